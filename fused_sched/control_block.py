@@ -1,0 +1,146 @@
+"""The control block: one small float64 device tensor per optimizer that every launch reads.
+
+Layout, in 8-byte slots (csrc/control_block.h has the same numbers; a test compares them)::
+
+    header | group 0 | group 1 | ... | counts
+    8        16        16              one int64 for each parameter
+
+The header's integers and the counts are int64, seen through ``tensor.view(torch.int64)``. A count is
+the number of updates applied to that parameter; it is per parameter because a parameter may miss
+gradients on some steps.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import MutableSequence, Sequence
+
+import torch
+
+HEADER: dict[str, int] = {
+    "skipped": 0,  # int64: 1 when the last update was skipped because found_inf was not 0
+}
+GROUPS_OFFSET = 8
+GROUP_STRIDE = 16
+FIELDS: dict[str, int] = {
+    "lr": 0,
+    "weight_decay": 1,
+    "momentum": 2,
+    "dampening": 3,
+    "beta1": 4,
+    "beta2": 5,
+    "eps": 6,
+    "flags": 7,  # a sum of FLAGS
+}
+FLAGS: dict[str, int] = {
+    "maximize": 1,
+    "nesterov": 2,
+    "amsgrad": 4,
+    "decoupled_weight_decay": 8,
+}
+GROUP_CAPACITY = 1024  # rows reserved, so that add_param_group does not move the block
+
+
+class HostedArray:
+    """A float64 device tensor that the host can read and write as numbers.
+
+    On the CPU, ``host`` is the tensor's own memory. Elsewhere (``remote``) it is a mirror: writes go
+    to both, in stream order and without a sync; a read waits for the device only while the mirror is
+    ``stale``, that is after the device alone decided something (a skipped step, a graph replay), or
+    ``volatile``: a live view was handed out, and what happens through it is not seen here.
+
+    Args:
+        values: float64 CPU tensor, one-dimensional: the first contents.
+        device: where the tensor lives.
+        hosted: how many leading elements the host may touch; default all.
+        remote: keep a mirror; default: whenever ``device`` is not the CPU.
+    """
+
+    def __init__(
+        self, values: torch.Tensor, device: torch.device, hosted: int | None = None, remote: bool | None = None
+    ) -> None:
+        self.tensor = values.to(device, copy=True)
+        self.remote = device.type != "cpu" if remote is None else remote
+        self.stale = False
+        self.volatile = False
+        self._hosted = values.numel() if hosted is None else hosted
+        self.host: MutableSequence[float]
+        if self.remote:
+            self.host = values[: self._hosted].tolist()
+        else:
+            self.host = (ctypes.c_double * self._hosted).from_address(self.tensor.data_ptr())  # type: ignore[assignment]
+
+    def read(self, index: int) -> float:
+        """The number at ``index``."""
+        if self.stale or self.volatile:
+            self._refresh()
+        return self.host[index]
+
+    def read_range(self, start: int, stop: int) -> list[float]:
+        """The numbers from ``start`` up to ``stop``."""
+        if self.stale or self.volatile:
+            self._refresh()
+        return list(self.host[start:stop])
+
+    def write(self, index: int, value: float) -> None:
+        """Set one number, on the device in stream order."""
+        self.host[index] = value
+        if self.remote:
+            self.tensor[index].fill_(value)
+
+    def write_range(self, start: int, values: Sequence[float]) -> None:
+        """Set consecutive numbers."""
+        self.host[start : start + len(values)] = values
+        if self.remote:
+            self.tensor[start : start + len(values)].copy_(torch.tensor(values, dtype=torch.float64), non_blocking=True)
+
+    def copy_from_device(self, index: int, value: torch.Tensor) -> None:
+        """Set one number from a one-element tensor without reading it on the host."""
+        self.tensor[index].copy_(value.detach().reshape(()), non_blocking=True)
+        self.stale = self.remote
+
+    def _refresh(self) -> None:
+        self.host[:] = self.tensor[: self._hosted].tolist()
+        self.stale = False
+
+
+class ControlBlock(HostedArray):
+    """The control block of one optimizer; see the module's docstring for the layout.
+
+    Args:
+        device: the device of the parameters.
+        n_tensors: number of parameters there is room for.
+        remote: see :class:`HostedArray`.
+    """
+
+    def __init__(self, device: torch.device, n_tensors: int, remote: bool | None = None) -> None:
+        self.n_groups = 0
+        self.count_capacity = n_tensors
+        self.counts_offset = GROUPS_OFFSET + GROUP_CAPACITY * GROUP_STRIDE
+        values = torch.zeros(self.counts_offset + n_tensors, dtype=torch.float64)
+        super().__init__(values, device, self.counts_offset, remote)
+        self.integers = self.tensor.view(torch.int64)
+        self.counts = self.integers[self.counts_offset :]
+
+    @staticmethod
+    def slot(group: int, field: str) -> int:
+        """Index of a group's field in the block."""
+        return GROUPS_OFFSET + group * GROUP_STRIDE + FIELDS[field]
+
+    def view(self, group: int, field: str) -> torch.Tensor:
+        """A 0-d float64 tensor that shares the field's memory: writing to it edits the field on the device."""
+        self.volatile = self.remote
+        return self.tensor[self.slot(group, field)]
+
+    def add_group(self) -> int:
+        """Claim the next row; returns its index."""
+        if self.n_groups == GROUP_CAPACITY:
+            raise ValueError(
+                f"an optimizer has at most {GROUP_CAPACITY} param groups: merge the groups that share their options"
+            )
+        self.n_groups += 1
+        return self.n_groups - 1
+
+    def skipped(self) -> bool:
+        """Whether the last update was skipped (reads the device)."""
+        return bool(self.integers[HEADER["skipped"]].item())

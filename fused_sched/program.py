@@ -1,0 +1,530 @@
+"""The program: a schedule as straight-line float64 arithmetic, and its evaluation on the host.
+
+A :class:`Program` is a tuple of operations in static single assignment form. Running it once is one
+*advance*: it reads registers (state of the schedule that lasts, such as ``last_epoch``), constants and
+the per-group fields of the control block, and writes the next registers and fields. All param groups
+advance at once; an operation that depends on no group is computed once (*uniform*), the rest once a group.
+
+Constants are data and operations are structure: a new value of ``gamma`` is written into the memory of
+the schedule and changes no code.
+
+Three evaluators share these semantics: :meth:`Program.compile_host` (Python floats), ``csrc/program.h``
+(CPU and CUDA) and the Triton source generator. All are IEEE float64 without contraction. Where
+Python raises (``1/0``, an overflowing power), a program gives the IEEE value instead: a kernel cannot raise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, MutableSequence, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from .control_block import FIELDS, GROUP_STRIDE, GROUPS_OFFSET
+
+# Name -> number of value operands. The position is the op code, shared with csrc/program.h.
+OPERATIONS: dict[str, int] = {
+    "load": 0,  # memory[offset]: a register or a constant
+    "load_group": 0,  # memory[offset + group]
+    "field": 0,  # control block, field of the group
+    "lookup": 1,  # memory[offset + row * width + (group if width > 1)]
+    "store": 1,
+    "store_group": 1,
+    "store_field": 1,
+    "add": 2,
+    "sub": 2,
+    "mul": 2,
+    "div": 2,
+    "pow": 2,
+    "mod": 2,  # Python's %: the sign of the divisor
+    "floordiv": 2,  # Python's //
+    "min": 2,  # Python's min(a, b): a unless b < a
+    "max": 2,
+    "lt": 2,
+    "le": 2,
+    "eq": 2,
+    "ne": 2,
+    "and": 2,
+    "or": 2,
+    "not": 1,
+    "neg": 1,
+    "abs": 1,
+    "sqrt": 1,
+    "exp": 1,
+    "log": 1,
+    "cos": 1,
+    "sin": 1,
+    "floor": 1,
+    "ceil": 1,
+    "trunc": 1,
+    "round": 1,  # half to even
+    "where": 3,  # where(condition, a, b); a condition is true when it is not 0
+}
+OP_CODES: dict[str, int] = {name: code for code, name in enumerate(OPERATIONS)}
+MAX_OPERATIONS = 4096  # csrc/program.h keeps the values of one advance on the stack
+CODE_WIDTH = 5  # int32 words of one encoded operation: code, a, b, c, width
+
+_STORES = ("store", "store_group", "store_field")
+
+LAST_EPOCH = "last_epoch"
+STEP_COUNT = "_step_count"
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One line of a program: ``value[i] = name(value[operands...])``; ``symbol`` names what a load or store touches."""
+
+    name: str
+    operands: tuple[int, ...] = ()
+    symbol: str | None = None
+
+    def __str__(self) -> str:
+        words = [self.name]
+        if self.symbol is not None:
+            words.append(self.symbol)
+        words += [f"%{i}" for i in self.operands]
+        return " ".join(words)
+
+
+class Value:
+    """A float64 value inside a program under construction; Python's operators append operations.
+
+    Comparisons give 1.0 or 0.0. ``&``, ``|`` and ``~`` are the logical and, or, not of such values.
+    """
+
+    __slots__ = ("builder", "index", "uniform")
+    __hash__ = object.__hash__
+
+    def __init__(self, builder: Builder, index: int, uniform: bool) -> None:
+        self.builder, self.index, self.uniform = builder, index, uniform
+
+    def __bool__(self) -> bool:
+        raise TypeError(
+            "a program value has no truth value while the program is built: use where(condition, a, b) instead of if"
+        )
+
+    def __add__(self, other: Operand) -> Value:
+        return self.builder.op("add", self, other)
+
+    def __radd__(self, other: Operand) -> Value:
+        return self.builder.op("add", other, self)
+
+    def __sub__(self, other: Operand) -> Value:
+        return self.builder.op("sub", self, other)
+
+    def __rsub__(self, other: Operand) -> Value:
+        return self.builder.op("sub", other, self)
+
+    def __mul__(self, other: Operand) -> Value:
+        return self.builder.op("mul", self, other)
+
+    def __rmul__(self, other: Operand) -> Value:
+        return self.builder.op("mul", other, self)
+
+    def __truediv__(self, other: Operand) -> Value:
+        return self.builder.op("div", self, other)
+
+    def __rtruediv__(self, other: Operand) -> Value:
+        return self.builder.op("div", other, self)
+
+    def __pow__(self, other: Operand) -> Value:
+        return self.builder.op("pow", self, other)
+
+    def __rpow__(self, other: Operand) -> Value:
+        return self.builder.op("pow", other, self)
+
+    def __mod__(self, other: Operand) -> Value:
+        return self.builder.op("mod", self, other)
+
+    def __floordiv__(self, other: Operand) -> Value:
+        return self.builder.op("floordiv", self, other)
+
+    def __neg__(self) -> Value:
+        return self.builder.op("neg", self)
+
+    def __abs__(self) -> Value:
+        return self.builder.op("abs", self)
+
+    def __lt__(self, other: Operand) -> Value:
+        return self.builder.op("lt", self, other)
+
+    def __le__(self, other: Operand) -> Value:
+        return self.builder.op("le", self, other)
+
+    def __gt__(self, other: Operand) -> Value:
+        return self.builder.op("lt", other, self)
+
+    def __ge__(self, other: Operand) -> Value:
+        return self.builder.op("le", other, self)
+
+    def __eq__(self, other: object) -> Value:  # type: ignore[override]
+        return self.builder.op("eq", self, other)  # type: ignore[arg-type]
+
+    def __ne__(self, other: object) -> Value:  # type: ignore[override]
+        return self.builder.op("ne", self, other)  # type: ignore[arg-type]
+
+    def __and__(self, other: Operand) -> Value:
+        return self.builder.op("and", self, other)
+
+    def __or__(self, other: Operand) -> Value:
+        return self.builder.op("or", self, other)
+
+    def __invert__(self) -> Value:
+        return self.builder.op("not", self)
+
+
+Operand = Value | float | int
+
+
+class Builder:
+    """Collects the operations of one program.
+
+    Args:
+        n_groups: number of param groups of the optimizer; lists given to :meth:`const` and
+            :meth:`group_register` must have this length.
+    """
+
+    def __init__(self, n_groups: int) -> None:
+        self.n_groups = n_groups
+        self._operations: list[Operation] = []
+        self._uniform: list[bool] = []
+        self._known: dict[Operation, Value] = {}
+        self._memory: dict[str, Slot] = {}
+        self._current: dict[tuple[str, str], Value] = {}
+
+    def register(self, name: str, initial: float) -> Value:
+        """A scalar that lasts from one advance to the next; the value as of the last :meth:`set_register`."""
+        self._declare(name, "register", [float(initial)], group=False)
+        return self._read("load", name, uniform=True)
+
+    def group_register(self, name: str, initial: Sequence[float]) -> Value:
+        """One lasting value for each param group."""
+        self._declare(name, "register", self._per_group(name, initial), group=True)
+        return self._read("load_group", name, uniform=False)
+
+    def const(self, name: str, value: float | Sequence[float]) -> Value:
+        """A named constant: a number, or a list with one number for each param group."""
+        if isinstance(value, (list, tuple)):
+            self._declare(name, "constant", self._per_group(name, value), group=True)
+            return self._read("load_group", name, uniform=False)
+        self._declare(name, "constant", [float(value)], group=False)  # type: ignore[arg-type]
+        return self._read("load", name, uniform=True)
+
+    def field(self, name: str) -> Value:
+        """The current value of a control-block field (``lr``, ``momentum``, ...) of each group."""
+        if name not in FIELDS:
+            raise ValueError(f"field={name!r} is not a control-block field; known are {', '.join(FIELDS)}")
+        return self._read("field", name, uniform=False)
+
+    def lookup(self, table: str, rows: int, width: int, row: Operand) -> Value:
+        """``table[row]`` of a table of ``rows`` rows, ``width`` 1 (one value) or ``n_groups`` (one a group)."""
+        if width not in (1, self.n_groups):
+            raise ValueError(f"{width=} of table {table!r} must be 1 or the number of param groups ({self.n_groups})")
+        self._declare(table, "table", [math.nan] * (rows * width), group=False, width=width)
+        index = self._coerce(row)
+        return self._append(Operation("lookup", (index.index,), table), uniform=index.uniform and width == 1)
+
+    def set_register(self, name: str, value: Operand) -> None:
+        """The value of a scalar or group register from the next advance on."""
+        slot = self._memory[name]
+        new = self._coerce(value)
+        if not slot.group and not new.uniform:
+            raise ValueError(f"register {name!r} holds one number, but the value differs between param groups")
+        self._current["load_group" if slot.group else "load", name] = new
+
+    def set_field(self, name: str, value: Operand) -> None:
+        """Write a control-block field of every group."""
+        if name not in FIELDS:
+            raise ValueError(f"field={name!r} is not a control-block field; known are {', '.join(FIELDS)}")
+        self._current["field", name] = self._coerce(value)
+
+    def op(self, name: str, *operands: Operand) -> Value:
+        """Append operation ``name``; Python numbers become constants."""
+        values = [self._coerce(x) for x in operands]
+        return self._append(Operation(name, tuple(v.index for v in values)), all(v.uniform for v in values))
+
+    def where(self, condition: Operand, a: Operand, b: Operand) -> Value:
+        """``a`` where ``condition`` is not 0, else ``b``; both are computed."""
+        return self.op("where", condition, a, b)
+
+    def finish(self, name: str) -> Program:
+        """The program: uniform operations first, then those of each group, then the writes."""
+        writes: list[tuple[Operation, bool]] = []
+        for (kind, symbol), value in self._current.items():
+            store = {"load": "store", "load_group": "store_group", "field": "store_field"}[kind]
+            if self._operations[value.index] != Operation(kind, (), symbol):
+                writes.append((Operation(store, (value.index,), symbol), store == "store"))
+        lines = [*zip(self._operations, self._uniform, strict=True), *writes]
+        if len(lines) > MAX_OPERATIONS:
+            raise ValueError(f"program {name!r} has {len(lines)} operations; at most {MAX_OPERATIONS} are supported")
+        order = [i for i, line in enumerate(lines) if line[1]] + [i for i, line in enumerate(lines) if not line[1]]
+        position = {old: new for new, old in enumerate(order)}
+        operations = tuple(
+            Operation(op.name, tuple(position[i] for i in op.operands), op.symbol) for op, _ in (lines[i] for i in order)
+        )
+        return Program(name, operations, sum(uniform for _, uniform in lines), self.n_groups, dict(self._memory))
+
+    def _read(self, kind: str, symbol: str, *, uniform: bool) -> Value:
+        current = self._current.get((kind, symbol))
+        if current is None:
+            current = self._current[kind, symbol] = self._append(Operation(kind, (), symbol), uniform)
+        return current
+
+    def _append(self, operation: Operation, uniform: bool) -> Value:
+        value = self._known.get(operation)
+        if value is None:
+            value = self._known[operation] = Value(self, len(self._operations), uniform)
+            self._operations.append(operation)
+            self._uniform.append(uniform)
+        return value
+
+    def _coerce(self, x: Operand) -> Value:
+        if isinstance(x, Value):
+            if x.builder is not self:
+                raise ValueError("a value of another program was used: values belong to the builder that made them")
+            return x
+        return self.const(f"{float(x)!r}", float(x))
+
+    def _declare(self, name: str, kind: str, initial: list[float], *, group: bool, width: int = 1) -> None:
+        slot = Slot(kind, tuple(initial), group, width)
+        known = self._memory.setdefault(name, slot)
+        if known != slot and not (math.isnan(initial[0]) if initial else False):
+            raise ValueError(f"{name!r} is declared twice in one program, as {known} and as {slot}")
+
+    def _per_group(self, name: str, values: Sequence[float]) -> list[float]:
+        if len(values) != self.n_groups:
+            raise ValueError(f"{name!r} has {len(values)} values for {self.n_groups} param groups; give one a group")
+        return [float(v) for v in values]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A named part of a schedule's memory: kind is register, constant or table."""
+
+    kind: str
+    initial: tuple[float, ...]
+    group: bool
+    width: int = 1
+
+
+@dataclass(frozen=True)
+class Program:
+    """A schedule: ``operations`` (the first ``n_uniform`` depend on no group) and the memory they use."""
+
+    name: str
+    operations: tuple[Operation, ...]
+    n_uniform: int
+    n_groups: int
+    memory: Mapping[str, Slot]
+    offsets: Mapping[str, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        offsets, end = {}, 0
+        for kind in ("register", "constant", "table"):  # registers first: resuming rewrites one contiguous part
+            for symbol, slot in self.memory.items():
+                if slot.kind == kind:
+                    offsets[symbol] = end
+                    end += len(slot.initial)
+        object.__setattr__(self, "offsets", offsets)
+
+    def __str__(self) -> str:
+        head = f"program {self.name}: {len(self.operations)} operations, {self.n_groups} param group(s)"
+        lines = [head]
+        for symbol, slot in self.memory.items():
+            shown = ", ".join(f"{x:g}" for x in slot.initial[:4]) + (", ..." if len(slot.initial) > 4 else "")
+            lines.append(f"  {slot.kind} {symbol}{' (one a group)' if slot.group else ''} = {shown}")
+        for i, op in enumerate(self.operations):
+            if i == self.n_uniform:
+                lines.append("  for each group:")
+            indent = "    " if i >= self.n_uniform else "  "
+            if op.name in _STORES:
+                lines.append(f"{indent}{op.name.removeprefix('store_')} {op.symbol} <- %{op.operands[0]}")
+            else:
+                lines.append(f"{indent}%{i} = {op}")
+        return "\n".join(lines)
+
+    @property
+    def fields_written(self) -> frozenset[str]:
+        """Names of the control-block fields that an advance writes."""
+        return frozenset(op.symbol for op in self.operations if op.name == "store_field" and op.symbol is not None)
+
+    @property
+    def structure(self) -> tuple[Operation, ...]:
+        """What has to be compiled: equal for programs that differ in values only."""
+        return self.operations
+
+    def initial_memory(self) -> torch.Tensor:
+        """Float64 CPU tensor: registers, then constants, then tables, at :attr:`offsets`."""
+        values: list[float] = []
+        for symbol in self.offsets:
+            values += self.memory[symbol].initial
+        return torch.tensor(values or [0.0], dtype=torch.float64)
+
+    def encode(self) -> torch.Tensor:
+        """Int32 CPU tensor of shape ``(operations, 5)``: op code, three operands, table width.
+
+        Arithmetic has its operands' positions in words 1 to 3. A load or store has the offset into the
+        schedule's memory (or the field number) in word 1 and the position of the value to store in
+        word 2; a lookup has offset, position of the row, number of rows, width.
+        """
+        rows = []
+        for op in self.operations:
+            words = [OP_CODES[op.name], *op.operands, 0, 0, 0]
+            if op.symbol is not None:
+                where = FIELDS[op.symbol] if op.name in ("field", "store_field") else self.offsets[op.symbol]
+                value = op.operands[0] if op.operands else 0
+                words = [OP_CODES[op.name], where, value, 0, 0]
+                if op.name == "lookup":
+                    slot = self.memory[op.symbol]
+                    words[3:] = [len(slot.initial) // slot.width, slot.width]
+            rows.append(words[:CODE_WIDTH])
+        return torch.tensor(rows or [[0] * CODE_WIDTH], dtype=torch.int32)
+
+    def compile_host(self) -> Callable[[MutableSequence[float], MutableSequence[float]], None]:
+        """``advance(memory, control)`` in Python float64, on flat sequences laid out as on the device."""
+        lines = ["def advance(memory, control):"]
+        lines += [f"    {line}" for line in map(self._host_line, *self._numbered(0, self.n_uniform))]
+        grouped = [f"        {line}" for line in map(self._host_line, *self._numbered(self.n_uniform, None))]
+        if grouped:
+            lines.append(f"    for g in range({self.n_groups}):")
+            lines.append(f"        row = {GROUPS_OFFSET} + g * {GROUP_STRIDE}")
+            lines += grouped
+        namespace: dict[str, object] = dict(_HOST_FUNCTIONS)
+        exec(compile("\n".join(lines) or "pass", f"<program {self.name}>", "exec"), namespace)  # noqa: S102
+        return namespace["advance"]  # type: ignore[return-value]
+
+    def _numbered(self, start: int, stop: int | None) -> tuple[list[int], list[Operation]]:
+        part = self.operations[start:stop]
+        return list(range(start, start + len(part))), list(part)
+
+    def _host_line(self, i: int, op: Operation) -> str:
+        a = [f"v{k}" for k in op.operands]
+        if op.symbol is not None and op.name in ("field", "store_field"):
+            place = f"control[row + {FIELDS[op.symbol]}]"
+        elif op.symbol is not None:
+            place = f"memory[{self.offsets[op.symbol]}{' + g' if op.name in ('load_group', 'store_group') else ''}]"
+        if op.name in _STORES:
+            return f"{place} = {a[0]}"
+        if op.name in ("load", "load_group", "field"):
+            return f"v{i} = {place}"
+        if op.name == "lookup":
+            assert op.symbol is not None
+            slot = self.memory[op.symbol]
+            last = len(slot.initial) // slot.width - 1
+            column = " + g" if slot.width > 1 else ""
+            return f"v{i} = memory[{self.offsets[op.symbol]} + _row({a[0]}, {last}) * {slot.width}{column}]"
+        return f"v{i} = " + _HOST_EXPRESSIONS[op.name].format(*a)
+
+
+_HOST_EXPRESSIONS = {
+    "add": "{0} + {1}",
+    "sub": "{0} - {1}",
+    "mul": "{0} * {1}",
+    "div": "_div({0}, {1})",
+    "pow": "_pow({0}, {1})",
+    "mod": "_mod({0}, {1})",
+    "floordiv": "_floordiv({0}, {1})",
+    "min": "({1} if {1} < {0} else {0})",
+    "max": "({1} if {1} > {0} else {0})",
+    "lt": "(1.0 if {0} < {1} else 0.0)",
+    "le": "(1.0 if {0} <= {1} else 0.0)",
+    "eq": "(1.0 if {0} == {1} else 0.0)",
+    "ne": "(1.0 if {0} != {1} else 0.0)",
+    "and": "(1.0 if {0} != 0.0 and {1} != 0.0 else 0.0)",
+    "or": "(1.0 if {0} != 0.0 or {1} != 0.0 else 0.0)",
+    "not": "(1.0 if {0} == 0.0 else 0.0)",
+    "neg": "-{0}",
+    "abs": "abs({0})",
+    "sqrt": "_sqrt({0})",
+    "exp": "_exp({0})",
+    "log": "_log({0})",
+    "cos": "_cos({0})",
+    "sin": "_sin({0})",
+    "floor": "_whole(math.floor, {0})",
+    "ceil": "_whole(math.ceil, {0})",
+    "trunc": "_whole(math.trunc, {0})",
+    "round": "_whole(round, {0})",
+    "where": "({1} if {0} != 0.0 else {2})",
+}
+
+
+def _div(a: float, b: float) -> float:
+    if b != 0.0:
+        return a / b
+    if a == 0.0 or a != a or b != b:
+        return math.nan
+    return math.copysign(math.inf, math.copysign(1.0, a) * math.copysign(1.0, b))
+
+
+def _pow(a: float, b: float) -> float:
+    try:
+        return math.pow(a, b)
+    except OverflowError:
+        return -math.inf if a < 0.0 and b % 2.0 == 1.0 else math.inf
+    except ValueError:
+        # pow(0, negative) is an infinity; a negative base with a fraction has no real power.
+        if a == 0.0:
+            return math.copysign(math.inf, a) if b % 2.0 == 1.0 else math.inf
+        return math.nan
+
+
+def _mod(a: float, b: float) -> float:
+    return a % b if b != 0.0 and math.isfinite(a) else math.nan
+
+
+def _floordiv(a: float, b: float) -> float:
+    if b == 0.0:
+        return math.nan if a == 0.0 or a != a else _div(a, b)
+    return a // b if math.isfinite(a) else math.nan
+
+
+def _sqrt(a: float) -> float:
+    return math.sqrt(a) if a >= 0.0 else math.nan
+
+
+def _exp(a: float) -> float:
+    try:
+        return math.exp(a)
+    except OverflowError:
+        return math.inf
+
+
+def _log(a: float) -> float:
+    if a > 0.0:
+        return math.log(a)
+    return -math.inf if a == 0.0 else math.nan
+
+
+def _cos(a: float) -> float:
+    return math.cos(a) if math.isfinite(a) else math.nan
+
+
+def _sin(a: float) -> float:
+    return math.sin(a) if math.isfinite(a) else math.nan
+
+
+def _whole(function: Callable[[float], int], a: float) -> float:
+    # copysign keeps the sign of zero, as the C functions do
+    return math.copysign(float(function(a)), a) if math.isfinite(a) else a
+
+
+def _row(x: float, last: int) -> int:
+    # a NaN row reads row 0, as the clamped conversion in C does
+    return int(min(max(x, 0.0), float(last))) if x == x else 0
+
+
+_HOST_FUNCTIONS: dict[str, object] = {
+    "math": math,
+    "_div": _div,
+    "_pow": _pow,
+    "_mod": _mod,
+    "_floordiv": _floordiv,
+    "_sqrt": _sqrt,
+    "_exp": _exp,
+    "_log": _log,
+    "_cos": _cos,
+    "_sin": _sin,
+    "_whole": _whole,
+    "_row": _row,
+}
