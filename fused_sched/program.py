@@ -217,13 +217,28 @@ class Builder:
             raise ValueError(f"field={name!r} is not a control-block field; known are {', '.join(FIELDS)}")
         return self._read("field", name, uniform=False)
 
-    def lookup(self, table: str, rows: int, width: int, row: Operand) -> Value:
-        """``table[row]`` of a table of ``rows`` rows, ``width`` 1 (one value) or ``n_groups`` (one a group)."""
+    def table(self, name: str, rows: Sequence[float], width: int = 1) -> None:
+        """Declare a table: ``len(rows) / width`` rows of ``width`` 1 (one value) or ``n_groups`` (one a group)."""
         if width not in (1, self.n_groups):
-            raise ValueError(f"{width=} of table {table!r} must be 1 or the number of param groups ({self.n_groups})")
-        self._declare(table, "table", [math.nan] * (rows * width), group=False, width=width)
+            raise ValueError(f"{width=} of table {name!r} must be 1 or the number of param groups ({self.n_groups})")
+        self._declare(name, "table", [float(x) for x in rows], group=False, width=width)
+
+    def lookup(self, table: str, row: Operand) -> Value:
+        """``table[row]``; a row outside the table reads the nearest one."""
         index = self._coerce(row)
-        return self._append(Operation("lookup", (index.index,), table), uniform=index.uniform and width == 1)
+        uniform = index.uniform and self._memory[table].width == 1
+        return self._append(Operation("lookup", (index.index,), table), uniform)
+
+    def count_below(self, table: str, rows: int, value: Operand) -> Value:
+        """How many of a sorted one-column table's ``rows`` entries are less than ``value`` (``bisect_left``)."""
+        below: Value = self._coerce(0.0)
+        span = 1 << max(0, rows.bit_length() - 1)
+        while span and rows:
+            probe = below + span
+            inside = (probe <= rows) & (self.lookup(table, probe - 1) < value)
+            below = self.where(inside, probe, below)
+            span //= 2
+        return below
 
     def set_register(self, name: str, value: Operand) -> None:
         """The value of a scalar or group register from the next advance on."""
@@ -289,7 +304,7 @@ class Builder:
     def _declare(self, name: str, kind: str, initial: list[float], *, group: bool, width: int = 1) -> None:
         slot = Slot(kind, tuple(initial), group, width)
         known = self._memory.setdefault(name, slot)
-        if known != slot and not (math.isnan(initial[0]) if initial else False):
+        if known != slot:
             raise ValueError(f"{name!r} is declared twice in one program, as {known} and as {slot}")
 
     def _per_group(self, name: str, values: Sequence[float]) -> list[float]:

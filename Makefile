@@ -1,0 +1,75 @@
+# make demo | test | bench | lint | clean
+#
+# Every target sets up .venv first when it is missing or out of date. Choices, with their defaults:
+#   make test PYTHON=python3.12            the interpreter that .venv is made with
+#   make test TORCH='torch==2.11.0'        what to install as torch; pip options may follow, such as
+#                                          TORCH='torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu'
+#   make test PYTEST_ARGS='-k cyclic'      what pytest is given
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+PYTEST_ARGS ?= -n 2
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+SOURCES := $(wildcard csrc/*.* csrc/*/*.*)
+
+.PHONY: help demo test bench lint clean FORCE
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo    train digits with every scheduler, beside torch; charts go to demo_output/"
+	@echo "make test    run the tests"
+	@echo "make bench   run the benchmarks"
+	@echo "make lint    ruff and mypy"
+	@echo "make clean   remove .venv and everything that was built"
+
+demo: $(VENV)/installed
+	$(BIN)/python examples/demo.py
+
+test: $(VENV)/installed
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+bench: $(VENV)/installed
+	$(BIN)/python benchmarks/run.py
+
+lint: $(VENV)/linters
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist demo_output *.egg-info fused_sched/*.so
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The empty files below $(VENV) are stamps: made after the step succeeded, compared by time.
+
+$(VENV)/created:
+	@command -v $(PYTHON) >/dev/null || { echo "error: PYTHON=$(PYTHON) is not there: install Python 3.10 or newer, or name one with make PYTHON=..." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "error: PYTHON=$(PYTHON) is $$($(PYTHON) -V 2>&1), but 3.10 or newer is needed: name one with make PYTHON=..." >&2; exit 1; }
+	@echo "== creating $(VENV) with $$($(PYTHON) -V)"
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "error: $(PYTHON) -m venv failed: on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }
+	@touch $@
+
+# Holds the value of TORCH, and is rewritten only when that changes.
+$(VENV)/torch: $(VENV)/created FORCE
+	@if [ "$$(cat $@ 2>/dev/null)" != "$(TORCH)" ]; then \
+		echo "== installing $(TORCH) (the first time this may download a lot)" && \
+		$(PIP) install $(TORCH) && \
+		printf '%s\n' "$(TORCH)" > $@; \
+	fi
+
+$(VENV)/installed: $(VENV)/torch pyproject.toml setup.py $(SOURCES)
+	@echo "== installing the build tools"
+	@$(PIP) install "setuptools>=77" wheel ninja numpy
+	@echo "== building fused_sched and installing it, editable, with what the tests need"
+	@$(PIP) install --no-build-isolation -e '.[test]' || { echo "error: fused_sched could not be built or installed: see above; it needs a C++17 compiler (on Debian and Ubuntu, apt install g++)" >&2; exit 1; }
+	@touch $@
+
+# fused_sched is installed already: this adds the tools of its extra without building it again.
+$(VENV)/linters: $(VENV)/installed
+	@echo "== installing the linters"
+	@$(PIP) install 'fused_sched[dev]'
+	@touch $@

@@ -1,0 +1,72 @@
+// Adam and AdamW: the scalars of one parameter, and the update of one element.
+#pragma once
+
+#include "arithmetic.h"
+#include "control_block.h"
+
+namespace fused_sched {
+
+// Computed in double once for each parameter, then rounded once to the compute type.
+template <typename T>
+struct AdamScalars {
+  T sign;           // -1 to maximize
+  T decay;          // decoupled weight decay: 1 - lr * weight_decay, else 1
+  T coupled_decay;  // weight decay added to the gradient, else 0
+  T grad_weight;    // 1 - beta1
+  T beta2;
+  T square_weight;   // 1 - beta2
+  T root_correction;  // sqrt(1 - beta2**t)
+  T eps;
+  T step;  // -lr / (1 - beta1**t)
+};
+
+namespace FUSED_SCHED_ISA {
+
+// row: the group's row of the control block. count: updates applied to the parameter so far.
+FUSED_SCHED_HD inline AdamScalars<double> adam_scalars(const double* row, int64_t count) {
+  const int flags = static_cast<int>(row[kFieldFlags]);
+  const bool decoupled = (flags & kFlagDecoupledWeightDecay) != 0;
+  const double t = static_cast<double>(count) + 1.0;
+  const double lr = row[kFieldLr];
+  const double decay = row[kFieldWeightDecay];
+  AdamScalars<double> s;
+  s.sign = (flags & kFlagMaximize) != 0 ? -1.0 : 1.0;
+  s.decay = decoupled && decay != 0.0 ? 1.0 - lr * decay : 1.0;
+  s.coupled_decay = decoupled ? 0.0 : decay;
+  s.grad_weight = 1.0 - row[kFieldBeta1];
+  s.beta2 = row[kFieldBeta2];
+  s.square_weight = 1.0 - row[kFieldBeta2];
+  s.root_correction = pow(1.0 - pow(row[kFieldBeta2], t), 0.5);
+  s.eps = row[kFieldEps];
+  s.step = -(lr / (1.0 - pow(row[kFieldBeta1], t)));
+  return s;
+}
+
+template <typename T>
+FUSED_SCHED_HD inline AdamScalars<T> round_scalars(const AdamScalars<double>& s) {
+  return {static_cast<T>(s.sign),          static_cast<T>(s.decay),
+          static_cast<T>(s.coupled_decay), static_cast<T>(s.grad_weight),
+          static_cast<T>(s.beta2),         static_cast<T>(s.square_weight),
+          static_cast<T>(s.root_correction), static_cast<T>(s.eps),
+          static_cast<T>(s.step)};
+}
+
+// Every branch is on a scalar of the same type as the elements: compilers turn those into selects
+// with a mask that stays the same for the whole loop.
+template <bool kAmsgrad, typename T>
+FUSED_SCHED_HD inline void adam_element(const AdamScalars<T>& s, T g, T& p, T& m, T& v, T& v_max) {
+  g = s.sign < T(0) ? -g : g;
+  p = p * s.decay;
+  g = s.coupled_decay != T(0) ? multiply_add(s.coupled_decay, p, g) : g;
+  // torch.lerp(m, g, w) starts from the nearer end.
+  const bool near_m = s.grad_weight < T(0.5);
+  const T weight = near_m ? s.grad_weight : s.grad_weight - T(1);
+  m = multiply_add(weight, g - m, near_m ? m : g);
+  v = multiply_add(s.square_weight * g, g, s.beta2 * v);
+  if (kAmsgrad) v_max = maximum(v_max, v);
+  const T root = square_root(kAmsgrad ? v_max : v);
+  p = p + (s.step * m) / (root / s.root_correction + s.eps);
+}
+
+}  // namespace FUSED_SCHED_ISA
+}  // namespace fused_sched

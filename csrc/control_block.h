@@ -1,0 +1,25 @@
+// Layout of the control block, in 8-byte slots: the same numbers as fused_sched/control_block.py.
+#pragma once
+
+namespace fused_sched {
+
+constexpr int kHeaderSkipped = 0;  // int64: 1 when the last update was skipped
+
+constexpr int kGroupsOffset = 8;
+constexpr int kGroupStride = 16;
+
+constexpr int kFieldLr = 0;
+constexpr int kFieldWeightDecay = 1;
+constexpr int kFieldMomentum = 2;
+constexpr int kFieldDampening = 3;
+constexpr int kFieldBeta1 = 4;
+constexpr int kFieldBeta2 = 5;
+constexpr int kFieldEps = 6;
+constexpr int kFieldFlags = 7;  // a sum of the flags below
+
+constexpr int kFlagMaximize = 1;
+constexpr int kFlagNesterov = 2;
+constexpr int kFlagAmsgrad = 4;
+constexpr int kFlagDecoupledWeightDecay = 8;
+
+}  // namespace fused_sched

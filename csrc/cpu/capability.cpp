@@ -1,0 +1,54 @@
+#include "capability.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+namespace fused_sched {
+namespace {
+
+constexpr const char* kVariable = "FUSED_SCHED_CPU_CAPABILITY";
+
+struct Candidate {
+  Capability capability;
+  bool supported;
+};
+
+}  // namespace
+
+bool choose_capability(Capability* chosen, char* message, int message_size) {
+#ifdef FUSED_SCHED_X86
+  __builtin_cpu_init();
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
+                      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+                      __builtin_cpu_supports("avx512dq");
+#endif
+  const Candidate candidates[] = {  // best first
+#ifdef FUSED_SCHED_X86
+      {{"avx512", &avx512::kKernels}, avx512},
+      {{"avx2", &avx2::kKernels}, avx2},
+#endif
+      {{"portable", &portable::kKernels}, true},
+  };
+  const char* wanted = getenv(kVariable);
+  const bool automatic = wanted == nullptr || wanted[0] == '\0';
+  for (const Candidate& candidate : candidates) {
+    if (automatic ? !candidate.supported : strcmp(wanted, candidate.capability.name) != 0) continue;
+    if (!candidate.supported) {
+      snprintf(message, message_size,
+               "%s=%s is not supported by this processor; unset it, or set it to portable",
+               kVariable, wanted);
+      return false;
+    }
+    *chosen = candidate.capability;
+    return true;
+  }
+  snprintf(message, message_size,
+           "%s=%s is not known to this build; use portable, avx2 or avx512 (the last two on x86-64 "
+           "only), or unset it",
+           kVariable, wanted);
+  return false;
+}
+
+}  // namespace fused_sched

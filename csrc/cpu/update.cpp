@@ -1,0 +1,190 @@
+#include "update.h"
+
+#include <stdio.h>
+
+#include <algorithm>
+#include <atomic>
+#include <vector>
+
+#include "../control_block.h"
+#include "parallel.h"
+
+namespace fused_sched {
+namespace {
+
+// Below this many elements, waking the other threads costs more than they save.
+constexpr int64_t kSerialElements = 32768;
+constexpr int64_t kMostChunksAtOnce = 16;
+
+// What to do with a record: no kernel if it has no gradient or no elements.
+struct Task {
+  Kernel kernel;
+  int64_t scalars;
+};
+
+// Kept from step to step, so that a step allocates nothing.
+struct Plan {
+  std::vector<Task> tasks;  // one a record
+  std::vector<Scalars> scalars;
+  int64_t elements;
+};
+thread_local Plan plan;
+
+struct Work {
+  const Update* update;
+  const Task* tasks;
+  const Scalars* scalars;
+  int64_t batch;
+  std::atomic<int64_t> next;
+};
+
+const double* group_row(const Update& u, int64_t group) {
+  return u.control + kGroupsOffset + group * kGroupStride;
+}
+
+int find_kind(int64_t kind) {
+  const int64_t* end = kKinds + kKindCount;
+  const int64_t* found = std::find(kKinds, end, kind);
+  return found == end ? -1 : static_cast<int>(found - kKinds);
+}
+
+// Consecutive records mostly share their group, count and kind, and then all of this.
+struct Choice {
+  int64_t group = -1;
+  int64_t count = -1;
+  int64_t kind = -1;
+  int states_needed = 0;
+  Task task = {};
+};
+
+bool same_choice(const Choice& c, const Record& r, int64_t count) {
+  return c.group == r.group && c.count == count && c.kind == r.kind;
+}
+
+// Returns what is wrong with a kind or group that is not known, else null.
+const char* choose(const Update& u, const Record& r, int64_t count, Choice* choice) {
+  const int kind = find_kind(r.kind);
+  if (kind < 0) return "has an unknown kind: use a supported combination of dtypes";
+  if (r.group < 0 || r.group >= u.n_groups) {
+    return "has a group outside of the control block: rebuild the records";
+  }
+  const double* row = group_row(u, r.group);
+  // Scalars cost two calls of pow; the kind does not matter to them.
+  if (choice->group != r.group || choice->count != count) {
+    Scalars scalars;
+    if (u.rule == Rule::kSgd) {
+      scalars.sgd = common::sgd_scalars(row);
+    } else {
+      scalars.adam = common::adam_scalars(row, count);
+    }
+    plan.scalars.push_back(scalars);
+  }
+  if (u.rule == Rule::kSgd) {
+    const Momentum momentum = common::momentum_mode(row, count);
+    choice->states_needed = momentum == Momentum::kNone ? 0 : 1;
+    choice->task.kernel = u.kernels->sgd[kind][u.scaled][static_cast<int>(momentum)];
+  } else {
+    const bool amsgrad = (static_cast<int>(row[kFieldFlags]) & kFlagAmsgrad) != 0;
+    choice->states_needed = amsgrad ? 3 : 2;
+    choice->task.kernel = u.kernels->adam[kind][u.scaled][amsgrad];
+  }
+  choice->task.scalars = static_cast<int64_t>(plan.scalars.size()) - 1;
+  choice->group = r.group;
+  choice->count = count;
+  choice->kind = r.kind;
+  return nullptr;
+}
+
+bool has_pointers(const Record& r, int states_needed) {
+  for (int i = 0; i < states_needed; ++i) {
+    if (r.state[i] == 0) return false;
+  }
+  return r.param != 0;
+}
+
+bool prepare_records(const Update& u, char* message, int message_size) {
+  plan.tasks.resize(u.n_records);
+  plan.scalars.clear();
+  Choice choice;
+  for (int64_t i = 0; i < u.n_records; ++i) {
+    const Record& r = u.records[i];
+    plan.tasks[i] = {};
+    if (r.grad == 0) continue;
+    const char* problem = nullptr;
+    if (!same_choice(choice, r, u.counts[i])) problem = choose(u, r, u.counts[i], &choice);
+    if (problem == nullptr && r.numel != 0 && !has_pointers(r, choice.states_needed)) {
+      problem = "lacks the parameter's or a state's address: create the state first";
+    }
+    if (problem != nullptr) {
+      snprintf(message, message_size, "records[%lld] (group=%lld, kind=%lld, numel=%lld) %s",
+               static_cast<long long>(i), static_cast<long long>(r.group),
+               static_cast<long long>(r.kind), static_cast<long long>(r.numel), problem);
+      return false;
+    }
+    if (r.numel != 0) plan.tasks[i] = choice.task;
+  }
+  return true;
+}
+
+int64_t chunk_length(const Update& u, const Chunk& chunk) {
+  return std::min(u.chunk_size, u.records[chunk.record].numel - chunk.start);
+}
+
+void run_chunks(const Work& work, int64_t begin, int64_t end) {
+  const Update& u = *work.update;
+  for (int64_t i = begin; i < end; ++i) {
+    const Chunk& chunk = u.chunks[i];
+    const Task& task = work.tasks[chunk.record];
+    if (task.kernel == nullptr) continue;
+    task.kernel(u.records[chunk.record], chunk.start, chunk_length(u, chunk),
+                work.scalars[task.scalars], u.grad_scale);
+  }
+}
+
+// Threads take the next chunks as they finish, so one that is held up delays nobody.
+void work_until_done(void* context) {
+  Work& work = *static_cast<Work*>(context);
+  const int64_t n_chunks = work.update->n_chunks;
+  for (;;) {
+    const int64_t begin = work.next.fetch_add(work.batch, std::memory_order_relaxed);
+    if (begin >= n_chunks) return;
+    run_chunks(work, begin, std::min(begin + work.batch, n_chunks));
+  }
+}
+
+}  // namespace
+
+bool prepare_update(const Update& u, char* message, int message_size) {
+  if (!prepare_records(u, message, message_size)) return false;
+  plan.elements = 0;
+  for (int64_t i = 0; i < u.n_chunks; ++i) {
+    const Chunk& chunk = u.chunks[i];
+    const bool known = chunk.record >= 0 && chunk.record < u.n_records;
+    if (!known || chunk.start < 0 || chunk.start >= u.records[chunk.record].numel) {
+      snprintf(message, message_size,
+               "chunks[%lld] = (%lld, %lld) is outside of the records: rebuild the chunks",
+               static_cast<long long>(i), static_cast<long long>(chunk.record),
+               static_cast<long long>(chunk.start));
+      return false;
+    }
+    if (plan.tasks[chunk.record].kernel != nullptr) plan.elements += chunk_length(u, chunk);
+  }
+  return true;
+}
+
+void run_update(const Update& u) {
+  const int threads = plan.elements < kSerialElements ? 1 : thread_count();
+  const int64_t share = u.n_chunks / (threads * 8);
+  Work work{&u, plan.tasks.data(), plan.scalars.data(),
+            std::clamp<int64_t>(share, 1, kMostChunksAtOnce), {0}};
+  if (threads > 1) run_on_threads(threads, work_until_done, &work);
+  work_until_done(&work);  // all that is left: everything if there is one thread, else nothing
+  for (int64_t i = 0; i < u.n_records; ++i) {
+    const Record& r = u.records[i];
+    if (r.grad == 0) continue;
+    const bool counted = u.rule == Rule::kAdam || group_row(u, r.group)[kFieldMomentum] != 0.0;
+    u.counts[i] += counted ? 1 : 0;
+  }
+}
+
+}  // namespace fused_sched

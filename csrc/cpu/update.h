@@ -1,0 +1,35 @@
+// One update of all parameters: the work list, and the threads that share it.
+#pragma once
+
+#include "capability.h"
+
+namespace fused_sched {
+
+struct Chunk {
+  int64_t record;
+  int64_t start;  // first element; the chunk ends chunk_size elements later or with the tensor
+};
+
+struct Update {
+  const KernelTable* kernels;
+  Rule rule;
+  const double* control;
+  int n_groups;
+  int64_t* counts;  // one a record
+  const Record* records;
+  int64_t n_records;
+  const Chunk* chunks;
+  int64_t n_chunks;
+  int64_t chunk_size;
+  bool scaled;
+  double grad_scale;
+};
+
+// Checks the work list and computes the scalars of each record, for the next run_update of this
+// thread. Returns false and sets message if a record or chunk is invalid; nothing is changed then.
+bool prepare_update(const Update& update, char* message, int message_size);
+
+// Updates every record that has a gradient and counts the update.
+void run_update(const Update& update);
+
+}  // namespace fused_sched

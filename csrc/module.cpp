@@ -1,0 +1,147 @@
+// The Python module fused_sched._C.
+#include <vector>
+
+#include "control_block.h"
+#include "cpu/update.h"
+#include "python.h"
+#include "schedule.h"
+
+namespace fused_sched {
+namespace {
+
+Capability chosen_capability;
+constexpr int kMessageSize = 512;
+
+// One-element float32 tensor or None. Returns false with a Python exception set.
+bool read_optional(PyObject* object, const char* name, bool* given, float* value) {
+  *given = object != Py_None;
+  if (!*given) return true;
+  Argument argument;
+  if (!read_tensor(object, {name, kDLFloat, 32, "float32", 0, 1}, &argument)) return false;
+  *value = *static_cast<const float*>(argument.data);
+  return true;
+}
+
+// Kept from step to step, so that a step allocates nothing.
+thread_local std::vector<Schedule> schedules;
+
+bool read_schedules(PyObject* tuple) {
+  const Py_ssize_t count = PyTuple_Size(tuple);
+  if (count < 0) return false;
+  schedules.resize(count);
+  for (Py_ssize_t i = 0; i < count; ++i) {
+    PyObject* item = PyTuple_GetItem(tuple, i);
+    if (!PyTuple_Check(item) || PyTuple_Size(item) != 4) {
+      PyErr_Format(PyExc_TypeError,
+                   "schedules[%zd]=%R must be a tuple (code, n_uniform, memory, guarded)", i, item);
+      return false;
+    }
+    if (!read_schedule(PyTuple_GetItem(item, 0), PyTuple_GetItem(item, 1),
+                       PyTuple_GetItem(item, 2), PyTuple_GetItem(item, 3), &schedules[i])) {
+      return false;
+    }
+  }
+  return true;
+}
+
+// Arguments 1 to 6 of update(): the control block and the work list.
+bool read_update(PyObject* const* args, Update* update, double** control) {
+  Argument counts, records, chunks;
+  int64_t rule, n_groups;
+  if (!read_int(args[0], "rule", 0, 1, &rule) ||
+      !read_int(args[6], "n_groups", 0, kMaxGroups, &n_groups) ||
+      !read_control(args[1], n_groups, control) ||
+      !read_tensor(args[3], {"records", kDLInt, 64, "int64", 8, 0}, &records) ||
+      !read_tensor(args[2], {"counts", kDLInt, 64, "int64", 0, records.count / 8}, &counts) ||
+      !read_tensor(args[4], {"chunks", kDLInt, 64, "int64", 2, 0}, &chunks) ||
+      !read_int(args[5], "chunk", 1, INT64_MAX, &update->chunk_size)) {
+    return false;
+  }
+  update->kernels = chosen_capability.kernels;
+  update->rule = static_cast<Rule>(rule);
+  update->control = *control;
+  update->n_groups = static_cast<int>(n_groups);
+  update->counts = static_cast<int64_t*>(counts.data);
+  update->records = static_cast<const Record*>(records.data);
+  update->n_records = records.count / 8;
+  update->chunks = static_cast<const Chunk*>(chunks.data);
+  update->n_chunks = chunks.count / 2;
+  return true;
+}
+
+PyMethodDef methods[] = {
+    {"scan", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(scan)), METH_FASTCALL,
+     "scan(groups, ids, layouts, records, require_state) -> int\n\n"
+     "Compare the parameter table with the tensors and follow moved gradients.\n"
+     "0: nothing changed; 1: a gradient's address changed; 2: rebuild the table."},
+    {"layout", layout, METH_O,
+     "layout(tensor) -> int\n\nNon-zero hash of dtype, shape and strides."},
+    {"update", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(update)), METH_FASTCALL,
+     "update(rule, control, counts, records, chunks, chunk, n_groups, grad_scale, found_inf,\n"
+     "       schedules) -> None\n\n"
+     "One optimizer step (rule 0: SGD, 1: Adam), then an advance of each schedule\n"
+     "(code, n_uniform, memory, guarded)."},
+    {"advance", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(advance_schedule)),
+     METH_FASTCALL,
+     "advance(control, n_groups, code, n_uniform, memory, guarded) -> None\n\n"
+     "One advance of a schedule. The code is trusted: see check_program."},
+    {"check_program", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(check_program)),
+     METH_FASTCALL,
+     "check_program(code, n_uniform, memory_len, n_groups) -> None\n\n"
+     "Raise ValueError if the code would touch what is not its own."},
+    {"capability", capability, METH_NOARGS,
+     "capability() -> str\n\nThe instruction set in use: portable, avx2 or avx512."},
+    {nullptr, nullptr, 0, nullptr},
+};
+
+PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, "fused_sched._C", "The CPU backend.", -1, methods,
+    nullptr,               nullptr,          nullptr,            nullptr,
+};
+
+bool load_capability() {
+  char message[kMessageSize];
+  if (choose_capability(&chosen_capability, message, kMessageSize)) return true;
+  PyErr_SetString(PyExc_ValueError, message);
+  return false;
+}
+
+}  // namespace
+
+PyObject* update(PyObject*, PyObject* const* args, Py_ssize_t n_args) {
+  Update step;
+  double* control;
+  bool guarded;
+  float grad_scale = 1.0f;
+  float found_inf = 0.0f;
+  if (!check_argument_count("update", n_args, 10) || !read_update(args, &step, &control) ||
+      !read_optional(args[7], "grad_scale", &step.scaled, &grad_scale) ||
+      !read_optional(args[8], "found_inf", &guarded, &found_inf) || !read_schedules(args[9])) {
+    return nullptr;
+  }
+  step.grad_scale = grad_scale;
+  const bool skipped = guarded && found_inf != 0.0f;
+  char message[kMessageSize];
+  if (!skipped && !prepare_update(step, message, kMessageSize)) {
+    PyErr_SetString(PyExc_ValueError, message);
+    return nullptr;
+  }
+  reinterpret_cast<int64_t*>(control)[kHeaderSkipped] = skipped ? 1 : 0;
+  Py_BEGIN_ALLOW_THREADS;
+  if (!skipped) run_update(step);
+  for (const Schedule& schedule : schedules) run_schedule(schedule, control, step.n_groups);
+  Py_END_ALLOW_THREADS;
+  Py_RETURN_NONE;
+}
+
+PyObject* capability(PyObject*, PyObject*) {
+  return PyUnicode_FromString(chosen_capability.name);
+}
+
+}  // namespace fused_sched
+
+PyMODINIT_FUNC PyInit__C() {
+  using namespace fused_sched;
+  if (!load_torch() || !load_scan() || !load_capability()) return nullptr;
+  return PyModule_Create(&definition);
+}

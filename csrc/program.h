@@ -1,0 +1,149 @@
+// Evaluates an encoded program (fused_sched/program.py) in double, bit for bit as Python does.
+#pragma once
+
+#include "arithmetic.h"
+#include "control_block.h"
+
+namespace fused_sched {
+
+// In the order of OPERATIONS in fused_sched/program.py.
+enum Op : int {
+  kOpLoad,
+  kOpLoadGroup,
+  kOpField,
+  kOpLookup,
+  kOpStore,
+  kOpStoreGroup,
+  kOpStoreField,
+  kOpAdd,
+  kOpSub,
+  kOpMul,
+  kOpDiv,
+  kOpPow,
+  kOpMod,
+  kOpFloordiv,
+  kOpMin,
+  kOpMax,
+  kOpLt,
+  kOpLe,
+  kOpEq,
+  kOpNe,
+  kOpAnd,
+  kOpOr,
+  kOpNot,
+  kOpNeg,
+  kOpAbs,
+  kOpSqrt,
+  kOpExp,
+  kOpLog,
+  kOpCos,
+  kOpSin,
+  kOpFloor,
+  kOpCeil,
+  kOpTrunc,
+  kOpRound,
+  kOpWhere,
+  kOpCount,
+};
+
+constexpr int kMaxOperations = 4096;
+constexpr int kCodeWidth = 5;  // op code, then four words
+
+namespace FUSED_SCHED_ISA {
+
+// Python's %: the sign of the divisor.
+FUSED_SCHED_HD inline double python_mod(double a, double b) {
+  const double rest = fmod(a, b);
+  if (rest == 0.0) return copysign(0.0, b);
+  return (b < 0.0) != (rest < 0.0) ? rest + b : rest;
+}
+
+// Python's //, with the IEEE quotient where Python raises.
+FUSED_SCHED_HD inline double python_floordiv(double a, double b) {
+  if (b == 0.0) return a / b;
+  const double rest = fmod(a, b);
+  double quotient = (a - rest) / b;
+  if (rest != 0.0 && (b < 0.0) != (rest < 0.0)) quotient -= 1.0;
+  if (quotient == 0.0) return copysign(0.0, a / b);
+  const double whole = floor(quotient);
+  return quotient - whole > 0.5 ? whole + 1.0 : whole;
+}
+
+// Row of a table: clamped, and row 0 for NaN.
+FUSED_SCHED_HD inline int64_t table_row(double x, int rows) {
+  const double last = static_cast<double>(rows - 1);
+  return x > 0.0 ? static_cast<int64_t>(x < last ? x : last) : 0;
+}
+
+// Arithmetic of one operation on the values of its operands.
+FUSED_SCHED_HD inline double apply(int op, double a, double b, double c) {
+  switch (op) {
+    case kOpAdd: return a + b;
+    case kOpSub: return a - b;
+    case kOpMul: return a * b;
+    case kOpDiv: return a / b;
+    case kOpPow: return pow(a, b);
+    case kOpMod: return python_mod(a, b);
+    case kOpFloordiv: return python_floordiv(a, b);
+    case kOpMin: return b < a ? b : a;
+    case kOpMax: return b > a ? b : a;
+    case kOpLt: return a < b ? 1.0 : 0.0;
+    case kOpLe: return a <= b ? 1.0 : 0.0;
+    case kOpEq: return a == b ? 1.0 : 0.0;
+    case kOpNe: return a != b ? 1.0 : 0.0;
+    case kOpAnd: return a != 0.0 && b != 0.0 ? 1.0 : 0.0;
+    case kOpOr: return a != 0.0 || b != 0.0 ? 1.0 : 0.0;
+    case kOpNot: return a == 0.0 ? 1.0 : 0.0;
+    case kOpNeg: return -a;
+    case kOpAbs: return fabs(a);
+    case kOpSqrt: return sqrt(a);
+    case kOpExp: return exp(a);
+    case kOpLog: return log(a);
+    case kOpCos: return cos(a);
+    case kOpSin: return sin(a);
+    case kOpFloor: return floor(a);
+    case kOpCeil: return ceil(a);
+    case kOpTrunc: return trunc(a);
+    case kOpRound: return nearbyint(a);
+    case kOpWhere: return a != 0.0 ? b : c;
+    default: return 0.0;  // loads and stores: see run_operation
+  }
+}
+
+// row: the control block's row of the group. values: one for each operation of the program.
+FUSED_SCHED_HD inline void run_operation(const int32_t* word, int group, double* memory, double* row,
+                                         double* values, double* result) {
+  switch (word[0]) {
+    case kOpLoad: *result = memory[word[1]]; break;
+    case kOpLoadGroup: *result = memory[word[1] + group]; break;
+    case kOpField: *result = row[word[1]]; break;
+    case kOpLookup: {
+      const int64_t cell = table_row(values[word[2]], word[3]) * word[4];
+      *result = memory[word[1] + cell + (word[4] > 1 ? group : 0)];
+      break;
+    }
+    case kOpStore: memory[word[1]] = values[word[2]]; break;
+    case kOpStoreGroup: memory[word[1] + group] = values[word[2]]; break;
+    case kOpStoreField: row[word[1]] = values[word[2]]; break;
+    default: *result = apply(word[0], values[word[1]], values[word[2]], values[word[3]]);
+  }
+}
+
+// One advance: operations [0, n_uniform) once, the others for each group.
+// values: scratch memory of n_ops doubles.
+FUSED_SCHED_HD inline void advance(const int32_t* code, int n_ops, int n_uniform, double* memory,
+                                   double* control, int n_groups, double* values) {
+  double* rows = control + kGroupsOffset;
+  for (int i = 0; i < n_uniform; ++i) {
+    run_operation(code + i * kCodeWidth, 0, memory, rows, values, values + i);
+  }
+  for (int group = 0; group < n_groups; ++group) {
+    double* row = rows + group * kGroupStride;
+    for (int i = n_uniform; i < n_ops; ++i) {
+      run_operation(code + i * kCodeWidth, group, memory, row, values, values + i);
+    }
+  }
+}
+
+}  // namespace FUSED_SCHED_ISA
+}  // namespace fused_sched

@@ -1,0 +1,141 @@
+#include "python.h"
+
+namespace fused_sched {
+namespace {
+
+const DLPackExchangeAPI* exchange = nullptr;
+PyTypeObject* tensor_type = nullptr;
+
+constexpr uint32_t kDLPackMajor = 1;
+
+}  // namespace
+
+bool load_torch() {
+  PyObject* torch = PyImport_ImportModule("torch");
+  if (torch == nullptr) return false;
+  PyObject* type = PyObject_GetAttrString(torch, "Tensor");
+  Py_DECREF(torch);
+  if (type == nullptr) return false;
+  tensor_type = reinterpret_cast<PyTypeObject*>(type);  // kept for the life of the process
+  PyObject* capsule = PyObject_GetAttrString(type, "__dlpack_c_exchange_api__");
+  if (capsule == nullptr) return false;
+  exchange = static_cast<const DLPackExchangeAPI*>(
+      PyCapsule_GetPointer(capsule, "dlpack_exchange_api"));
+  Py_DECREF(capsule);
+  if (exchange == nullptr) return false;
+  const bool usable = exchange->header.version.major == kDLPackMajor &&
+                      exchange->dltensor_from_py_object_no_sync != nullptr;
+  if (!usable) {
+    PyErr_Format(PyExc_ImportError,
+                 "this torch exchanges tensors by DLPack %u, but fused_sched._C was built for "
+                 "version %u: rebuild fused_sched against this torch",
+                 exchange->header.version.major, kDLPackMajor);
+  }
+  return usable;
+}
+
+bool is_tensor(PyObject* object) { return PyObject_TypeCheck(object, tensor_type); }
+
+bool view_tensor(PyObject* object, DLTensor* view) {
+  return exchange->dltensor_from_py_object_no_sync(object, view) == 0;
+}
+
+int64_t element_count(const DLTensor& view) {
+  int64_t count = 1;
+  for (int i = 0; i < view.ndim; ++i) count *= view.shape[i];
+  return count;
+}
+
+bool same_geometry(const DLTensor& a, const DLTensor& b) {
+  if (a.ndim != b.ndim) return false;
+  bool same_strides = true;
+  bool empty = false;
+  for (int i = 0; i < a.ndim; ++i) {
+    if (a.shape[i] != b.shape[i]) return false;
+    same_strides &= a.shape[i] == 1 || a.strides[i] == b.strides[i];
+    empty |= a.shape[i] == 0;
+  }
+  return same_strides || empty;
+}
+
+int64_t layout_hash(const DLTensor& view) {
+  uint64_t hash = view.dtype.code * 256u + view.dtype.bits;
+  const auto mix = [&hash](int64_t x) {
+    hash = (hash ^ static_cast<uint64_t>(x)) * 0x9e3779b97f4a7c15u;
+    hash ^= hash >> 29;
+  };
+  mix(view.ndim);
+  for (int i = 0; i < view.ndim; ++i) {
+    mix(view.shape[i]);
+    if (view.shape[i] != 1) mix(view.strides[i]);
+  }
+  return hash == 0 ? 1 : static_cast<int64_t>(hash);
+}
+
+namespace {
+
+bool is_contiguous(const DLTensor& view) {
+  int64_t stride = 1;
+  for (int i = view.ndim - 1; i >= 0; --i) {
+    if (view.shape[i] != 1 && view.strides[i] != stride) return false;
+    stride *= view.shape[i];
+  }
+  return true;
+}
+
+}  // namespace
+
+bool read_tensor(PyObject* object, const Expected& expected, Argument* argument) {
+  if (!is_tensor(object)) {
+    PyErr_Format(PyExc_TypeError, "%s=%R must be a %s tensor on the CPU", expected.name, object,
+                 expected.dtype);
+    return false;
+  }
+  DLTensor view;
+  if (!view_tensor(object, &view)) return false;
+  const bool typed = view.dtype.code == expected.code && view.dtype.bits == expected.bits;
+  if (!typed || view.device.device_type != kDLCPU) {
+    PyErr_Format(PyExc_TypeError, "%s=%R must be a %s tensor on the CPU", expected.name, object,
+                 expected.dtype);
+    return false;
+  }
+  argument->count = element_count(view);
+  if (!is_contiguous(view) && argument->count > 0) {
+    PyErr_Format(PyExc_ValueError, "%s must be contiguous: pass %s.contiguous()", expected.name,
+                 expected.name);
+    return false;
+  }
+  if (expected.width > 0 && (view.ndim != 2 || view.shape[1] != expected.width)) {
+    PyErr_Format(PyExc_ValueError, "%s must have the shape (rows, %lld), but has %d dimension(s)%s",
+                 expected.name, static_cast<long long>(expected.width), view.ndim,
+                 view.ndim == 2 ? " and another width" : "");
+    return false;
+  }
+  if (argument->count < expected.minimum) {
+    PyErr_Format(PyExc_ValueError, "%s has %lld element(s), but at least %lld are needed",
+                 expected.name, static_cast<long long>(argument->count),
+                 static_cast<long long>(expected.minimum));
+    return false;
+  }
+  argument->data = data_pointer(view);
+  return true;
+}
+
+bool read_int(PyObject* object, const char* name, int64_t low, int64_t high, int64_t* value) {
+  *value = PyLong_AsLongLong(object);
+  if (*value == -1 && PyErr_Occurred() != nullptr) return false;
+  if (*value >= low && *value <= high) return true;
+  PyErr_Format(PyExc_ValueError, "%s=%lld must be between %lld and %lld", name,
+               static_cast<long long>(*value), static_cast<long long>(low),
+               static_cast<long long>(high));
+  return false;
+}
+
+bool check_argument_count(const char* function, Py_ssize_t given, Py_ssize_t wanted) {
+  if (given == wanted) return true;
+  PyErr_Format(PyExc_TypeError, "%s() takes %zd positional arguments, but %zd were given", function,
+               wanted, given);
+  return false;
+}
+
+}  // namespace fused_sched

@@ -1,0 +1,142 @@
+// Compares the parameter table with the tensors as they are now, and follows gradients that moved.
+#include "cpu/kernels.h"
+#include "python.h"
+
+namespace fused_sched {
+namespace {
+
+PyObject* grad_name = nullptr;
+
+enum Result : int { kUnchanged = 0, kMoved = 1, kRebuild = 2, kError = -1 };
+
+constexpr int64_t kEmptyGradient = 1;  // stands for the gradient of a tensor without elements
+constexpr int kStateCount = 3;
+
+struct Table {
+  const int64_t* ids;
+  const int64_t* layouts;
+  Record* records;
+  int64_t count;
+  int states_needed;
+};
+
+bool has_dtype(const DLTensor& view, int dtype) {
+  static constexpr struct {
+    uint8_t code;
+    uint8_t bits;
+  } kTypes[] = {{kDLFloat, 32}, {kDLFloat, 64}, {kDLBfloat, 16}, {kDLFloat, 16}};
+  if (dtype < 0 || dtype >= 4) return false;
+  return view.dtype.code == kTypes[dtype].code && view.dtype.bits == kTypes[dtype].bits;
+}
+
+Result rebuild_instead_of_error() {
+  PyErr_Clear();
+  return kRebuild;
+}
+
+bool has_states(const Record& record, int states_needed) {
+  for (int i = 0; i < states_needed; ++i) {
+    if (record.state[i] == 0) return false;
+  }
+  return true;
+}
+
+Result follow(Record* record, int64_t grad) {
+  if (record->grad == grad) return kUnchanged;
+  record->grad = grad;
+  return kMoved;
+}
+
+Result scan_gradient(const DLTensor& param, PyObject* grad, int states_needed, Record* record) {
+  if (!is_tensor(grad)) return kRebuild;
+  DLTensor view;
+  if (!view_tensor(grad, &view)) return rebuild_instead_of_error();
+  if (view.device.device_type != kDLCPU || !has_dtype(view, (record->kind >> 4) & 15) ||
+      !same_geometry(param, view)) {
+    return kRebuild;
+  }
+  const bool empty = record->numel == 0;
+  if (!empty && !has_states(*record, states_needed)) return kRebuild;
+  return follow(record, empty ? kEmptyGradient : reinterpret_cast<int64_t>(data_pointer(view)));
+}
+
+Result scan_parameter(const Table& table, int64_t i, PyObject* param) {
+  if (reinterpret_cast<int64_t>(param) != table.ids[i]) return kRebuild;
+  if (table.layouts[i] == 0) return kUnchanged;  // Python looks after this one
+  Record* record = &table.records[i];
+  DLTensor view;
+  if (!is_tensor(param)) return kRebuild;
+  if (!view_tensor(param, &view)) return rebuild_instead_of_error();
+  if (view.device.device_type != kDLCPU || layout_hash(view) != table.layouts[i] ||
+      reinterpret_cast<int64_t>(data_pointer(view)) != record->param) {
+    return kRebuild;
+  }
+  PyObject* grad = PyObject_GetAttr(param, grad_name);
+  if (grad == nullptr) return kError;
+  const Result result = grad == Py_None
+                            ? follow(record, 0)
+                            : scan_gradient(view, grad, table.states_needed, record);
+  Py_DECREF(grad);
+  return result;
+}
+
+Result scan_groups(const Table& table, PyObject* groups) {
+  int64_t position = 0;
+  bool moved = false;
+  const Py_ssize_t n_groups = PyList_Size(groups);
+  for (Py_ssize_t g = 0; g < n_groups; ++g) {
+    PyObject* params = PyList_GetItem(groups, g);
+    const Py_ssize_t n_params = params == nullptr ? -1 : PyList_Size(params);
+    if (n_params < 0) return kError;
+    if (position + n_params > table.count) return kRebuild;
+    for (Py_ssize_t k = 0; k < n_params; ++k, ++position) {
+      PyObject* param = PyList_GetItem(params, k);
+      if (param == nullptr) return kError;
+      const Result result = scan_parameter(table, position, param);
+      if (result == kRebuild || result == kError) return result;
+      moved |= result == kMoved;
+    }
+  }
+  if (position != table.count) return kRebuild;
+  return moved ? kMoved : kUnchanged;
+}
+
+}  // namespace
+
+bool load_scan() {
+  grad_name = PyUnicode_InternFromString("grad");
+  return grad_name != nullptr;
+}
+
+PyObject* scan(PyObject*, PyObject* const* args, Py_ssize_t n_args) {
+  Argument ids, layouts, records;
+  int64_t states_needed;
+  if (!check_argument_count("scan", n_args, 5) ||
+      !read_tensor(args[1], {"ids", kDLInt, 64, "int64", 0, 0}, &ids) ||
+      !read_tensor(args[2], {"layouts", kDLInt, 64, "int64", 0, ids.count}, &layouts) ||
+      !read_tensor(args[3], {"records", kDLInt, 64, "int64", 8, 8 * ids.count}, &records) ||
+      !read_int(args[4], "require_state", 0, kStateCount, &states_needed)) {
+    return nullptr;
+  }
+  if (!PyList_Check(args[0])) {
+    PyErr_Format(PyExc_TypeError, "groups=%R must be a list of lists of parameters", args[0]);
+    return nullptr;
+  }
+  const Table table{static_cast<const int64_t*>(ids.data),
+                    static_cast<const int64_t*>(layouts.data), static_cast<Record*>(records.data),
+                    ids.count, static_cast<int>(states_needed)};
+  const Result result = scan_groups(table, args[0]);
+  return result == kError ? nullptr : PyLong_FromLong(result);
+}
+
+PyObject* layout(PyObject*, PyObject* tensor) {
+  if (!is_tensor(tensor)) {
+    PyErr_Format(PyExc_TypeError, "tensor=%R must be a torch.Tensor", tensor);
+    return nullptr;
+  }
+  DLTensor view;
+  if (!view_tensor(tensor, &view)) return nullptr;
+  return PyLong_FromLongLong(layout_hash(view));
+}
+
+}  // namespace fused_sched

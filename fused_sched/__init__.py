@@ -1,0 +1,10 @@
+"""Learning-rate schedules that live on the device, inside one fused multi-tensor optimizer launch.
+
+    from fused_sched.optim import AdamW
+    from fused_sched.lr_scheduler import CosineAnnealingLR
+"""
+
+from . import lr_scheduler, optim
+
+__version__ = "0.1.0"
+__all__ = ["lr_scheduler", "optim"]

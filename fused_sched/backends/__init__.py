@@ -1,0 +1,85 @@
+"""Backends, and which one is used where.
+
+A backend named explicitly (``backend=`` of an optimizer, or ``FUSED_SCHED_BACKEND``) that cannot run
+raises with the reason. The automatic choice takes the first that can; ``python -m fused_sched`` says
+which and why.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from functools import cache
+
+import torch
+
+from .base import Backend, Update
+
+__all__ = ["NAMES", "Backend", "Update", "choose", "reason_unavailable", "why"]
+
+ENVIRONMENT = "FUSED_SCHED_BACKEND"
+_MODULES = {"cpu": "cpu", "reference": "reference"}
+_DEVICES: dict[str, tuple[str, ...]] = {"cpu": ("cpu",), "reference": ("cpu", "cuda")}
+NAMES: tuple[str, ...] = tuple(_MODULES)  # in order of preference
+
+
+@cache
+def _load(name: str) -> Backend | str:
+    try:
+        module = importlib.import_module(f".{_MODULES[name]}", __name__)
+    except ImportError as error:
+        return str(error)
+    backend: Backend = module.make()
+    return backend
+
+
+def reason_unavailable(name: str) -> str | None:
+    """Why a backend cannot run on this machine; None if it can."""
+    loaded = _load(name)
+    return loaded if isinstance(loaded, str) else None
+
+
+def choose(device: torch.device, name: str | None = None) -> Backend:
+    """The backend for tensors on ``device``.
+
+    Args:
+        device: where the parameters are.
+        name: a backend's name; default the environment variable ``FUSED_SCHED_BACKEND``, else automatic.
+
+    Raises:
+        ValueError: the name is unknown, or that backend does not serve this kind of device.
+        RuntimeError: the named backend cannot run here; the message has the reason.
+    """
+    origin = "backend" if name is not None else ENVIRONMENT
+    name = name if name is not None else os.environ.get(ENVIRONMENT) or None
+    if name is None:
+        for candidate in NAMES:
+            loaded = _load(candidate)
+            if device.type in _DEVICES[candidate] and isinstance(loaded, Backend):
+                return loaded
+        raise RuntimeError(f"no backend serves device type {device.type!r}: move the parameters to the CPU or a GPU")
+    if name not in NAMES:
+        raise ValueError(f"{origin}={name!r} is not a backend: choose one of {', '.join(NAMES)}")
+    if device.type not in _DEVICES[name]:
+        serving = [n for n in NAMES if device.type in _DEVICES[n]]
+        raise ValueError(
+            f"{origin}={name!r} serves {', '.join(_DEVICES[name])} tensors, but the parameters are on {device}: "
+            f"choose one of {', '.join(serving) or 'none'}"
+        )
+    loaded = _load(name)
+    if isinstance(loaded, str):
+        raise RuntimeError(f"{origin}={name!r} cannot run here: {loaded}")
+    return loaded
+
+
+def why(device: torch.device) -> str:
+    """One line: the backend used for ``device`` and the reason."""
+    forced = os.environ.get(ENVIRONMENT)
+    if forced:
+        return f"{choose(device).name}: {ENVIRONMENT}={forced}"
+    passed = [
+        f"{name} is unavailable ({reason_unavailable(name)})"
+        for name in NAMES[: NAMES.index(choose(device).name)]
+        if device.type in _DEVICES[name]
+    ]
+    return f"{choose(device).name}: {'; '.join(passed) or f'first choice for {device.type}'}"

@@ -1,0 +1,71 @@
+"""The C++ backend: one parallel region over the chunks of all tensors, and the program in the same call."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from ..parameter_table import CHUNK, ParameterTable
+from .base import Backend, Update
+
+try:
+    from .. import _C
+except ImportError as error:
+    _failure = Path(__file__).parent.parent / "_build_failure.txt"
+    _reason = _failure.read_text().strip() if _failure.exists() else str(error)
+    raise ImportError(f"the C++ extension is missing: {_reason}") from error
+
+if TYPE_CHECKING:
+    from ..schedule import Schedule
+
+_RULES = {"sgd": 0, "adam": 1}
+_REBUILD = 2
+
+
+class CpuBackend(Backend):
+    name = "cpu"
+    walks_memory = True
+
+    def prepare(self, table: ParameterTable) -> None:
+        """Remember the memory layout of every parameter; 0 stands for a staged one."""
+        layouts = [0 if e.staging is not None else _C.layout(e.param) for e in table.entries]
+        table.layouts = torch.tensor(layouts, dtype=torch.int64)
+
+    def scan(self, table: ParameterTable, states: Sequence[int]) -> bool:
+        if _C.scan(table.lists, table.ids, table.layouts, table.records, table.needed) == _REBUILD:
+            return False
+        return all(e.param.grad is None or len(e.state) >= states[e.group] for _, e in table.staged)
+
+    def update(self, update: Update) -> None:
+        table, block = update.table, update.block
+        if table.staged:
+            table.stage_in()
+        _C.update(
+            _RULES[update.rule],
+            block.tensor,
+            block.counts,
+            table.records,
+            table.chunks,
+            CHUNK,
+            block.n_groups,
+            update.grad_scale,
+            update.found_inf,
+            tuple(s.launch_arguments() for s in update.schedules),
+        )
+        if table.staged:
+            table.stage_out(update.grad_scale is not None)
+
+    def advance(self, schedule: Schedule) -> None:
+        code, n_uniform, memory, guarded = schedule.launch_arguments()
+        _C.advance(schedule.block.tensor, schedule.program.n_groups, code, n_uniform, memory, guarded)
+
+    def check_program(self, schedule: Schedule) -> None:
+        program = schedule.program
+        _C.check_program(schedule.code, program.n_uniform, schedule.memory.tensor.numel(), program.n_groups)
+
+
+def make() -> Backend:
+    return CpuBackend()

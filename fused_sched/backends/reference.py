@@ -1,0 +1,208 @@
+"""The reference backend: the same update and program as plain torch operations, on any device.
+
+It is the oracle for the other backends and what runs where no compiler was found. Hyperparameters on
+the CPU are read as Python floats; elsewhere they stay 0-d float64 tensors, so nothing waits for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ..control_block import FIELDS, FLAGS, GROUP_STRIDE, GROUPS_OFFSET, HEADER, ControlBlock
+from ..program import Operation, Program
+from .base import Backend, Update
+
+if TYPE_CHECKING:
+    from ..parameter_table import Entry
+    from ..schedule import Schedule
+
+Scalar = Any  # a Python float on the CPU, a 0-d float64 tensor elsewhere
+
+
+class _Row:
+    """Hyperparameters of one group as scalars."""
+
+    def __init__(self, block: ControlBlock, group: int) -> None:
+        self._block, self._group = block, group
+        flags = int(block.host[block.slot(group, "flags")])  # only the host writes flags
+        self.flags = {name: bool(flags & bit) for name, bit in FLAGS.items()}
+
+    def __getattr__(self, field: str) -> Scalar:
+        slot = self._block.slot(self._group, field)
+        return self._block.tensor[slot] if self._block.remote else self._block.host[slot]
+
+
+def _is_zero(x: Scalar) -> bool:
+    return not isinstance(x, torch.Tensor) and x == 0.0
+
+
+def _real(x: torch.Tensor) -> torch.Tensor:
+    return torch.view_as_real(x) if x.is_complex() else x
+
+
+def _wide(x: torch.Tensor) -> torch.Tensor:
+    """16-bit types are computed in float32."""
+    x = _real(x.detach())
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+def _sgd(p: torch.Tensor, g: torch.Tensor, state: list[torch.Tensor], row: _Row, count: Scalar) -> list[torch.Tensor]:
+    if not state or _is_zero(row.momentum):
+        return [p - row.lr * g, *state]
+    buf = torch.where(torch.as_tensor(count, device=p.device) == 0, g, row.momentum * state[0] + (1 - row.dampening) * g)
+    step = g + row.momentum * buf if row.flags["nesterov"] else buf
+    return [p - row.lr * step, buf]
+
+
+def _adam(p: torch.Tensor, g: torch.Tensor, state: list[torch.Tensor], row: _Row, count: Scalar) -> list[torch.Tensor]:
+    t = count + 1
+    bias1, bias2 = 1 - row.beta1**t, 1 - row.beta2**t
+    if row.flags["decoupled_weight_decay"] and not _is_zero(row.weight_decay):
+        p = p * (1 - row.lr * row.weight_decay)
+    m = state[0] + (1 - row.beta1) * (g - state[0])
+    v = row.beta2 * state[1] + ((1 - row.beta2) * g) * g
+    new = [m, v]
+    if row.flags["amsgrad"]:
+        new.append(torch.maximum(state[2], v))
+    denominator = new[-1].sqrt() / bias2**0.5 + row.eps
+    return [p + (-(row.lr / bias1) * m) / denominator, *new]
+
+
+_RULES: dict[str, Callable[..., list[torch.Tensor]]] = {"sgd": _sgd, "adam": _adam}
+
+
+class ReferenceBackend(Backend):
+    name = "reference"
+
+    @torch.no_grad()
+    def update(self, update: Update) -> None:
+        block = update.block
+        skip = None if update.found_inf is None else update.found_inf.reshape(()) != 0
+        block.integers[HEADER["skipped"]] = 0 if skip is None else skip
+        rows = [_Row(block, g) for g in range(block.n_groups)]
+        for i, entry in enumerate(update.table.entries):
+            if entry.param.grad is not None:
+                self._update_one(update, entry, rows[entry.group], block.counts[i], skip)
+        for schedule in update.schedules:
+            self.advance(schedule)
+
+    @staticmethod
+    def _update_one(update: Update, entry: Entry, row: _Row, count: torch.Tensor, skip: torch.Tensor | None) -> None:
+        grad = entry.param.grad
+        assert grad is not None
+        g = _wide(grad)
+        unscaled = None
+        if update.grad_scale is not None:
+            g = unscaled = g / update.grad_scale.to(g.device)
+        if row.flags["maximize"]:
+            g = -g
+        p = _wide(entry.param)
+        coupled = update.rule == "sgd" or not row.flags["decoupled_weight_decay"]
+        if coupled and not _is_zero(row.weight_decay):
+            decayed = g + row.weight_decay * p
+            g = decayed if not update.block.remote else torch.where(row.weight_decay != 0, decayed, g)
+        number: Scalar = count.double() if update.block.remote else int(count)
+        new = _RULES[update.rule](p, g, [_wide(s) for s in entry.state], row, number)
+        targets = [entry.param, *entry.state]
+        if unscaled is not None:
+            targets.append(grad)
+            new.append(unscaled)
+        for target, value in zip(targets, new, strict=True):
+            place = _real(target.detach())
+            place.copy_(value if skip is None else torch.where(skip, place, value))
+        counted = torch.ones((), dtype=torch.int64, device=count.device)
+        if update.rule == "sgd":
+            counted = counted * int(bool(entry.state)) * (torch.as_tensor(row.momentum, device=count.device) != 0)
+        count += counted if skip is None else counted * ~skip
+
+    def advance(self, schedule: Schedule) -> None:
+        block, memory = schedule.block, schedule.memory.tensor
+        writes = _evaluate(schedule.program, memory, block.tensor)
+        if schedule.guarded:
+            skipped = block.integers[HEADER["skipped"]] != 0
+            writes = [(place, torch.where(skipped, place, value)) for place, value in writes]
+        for place, value in writes:
+            place.copy_(value)
+
+
+def _evaluate(
+    program: Program, memory: torch.Tensor, control: torch.Tensor
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """What one advance writes, as (view, new values); values are 0-d when uniform, else one a group."""
+    n = program.n_groups
+    groups = control[GROUPS_OFFSET : GROUPS_OFFSET + n * GROUP_STRIDE].view(n, GROUP_STRIDE)
+    values: list[torch.Tensor] = []
+    writes: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def place(op: Operation) -> torch.Tensor:
+        assert op.symbol is not None
+        if op.name in ("field", "store_field"):
+            return groups[:, FIELDS[op.symbol]]
+        offset = program.offsets[op.symbol]
+        return memory[offset : offset + n] if op.name in ("load_group", "store_group") else memory[offset]
+
+    for op in program.operations:
+        operands = [values[i] for i in op.operands]
+        if op.name.startswith("store"):
+            values.append(operands[0])
+            writes.append((place(op), operands[0]))
+        elif op.name in ("load", "load_group", "field"):
+            values.append(place(op).clone())
+        elif op.name == "lookup":
+            assert op.symbol is not None
+            slot, offset = program.memory[op.symbol], program.offsets[op.symbol]
+            table = memory[offset : offset + len(slot.initial)].view(-1, slot.width)
+            row = operands[0].nan_to_num(0.0).clamp(0, table.shape[0] - 1).long()
+            column = torch.arange(slot.width, device=memory.device) if slot.width > 1 else 0
+            values.append(table[row, column])
+        else:
+            values.append(_OPERATIONS[op.name](*operands))
+    return writes
+
+
+def _floordiv(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    # torch's floor_divide follows Python, but gives NaN where a program gives IEEE division by zero
+    return torch.where(b == 0, a / b, torch.floor_divide(a, b))
+
+
+def _truth(f: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Callable[..., torch.Tensor]:
+    return lambda a, b: f(a, b).double()
+
+
+_OPERATIONS: dict[str, Callable[..., torch.Tensor]] = {
+    "add": torch.add,
+    "sub": torch.sub,
+    "mul": torch.mul,
+    "div": torch.div,
+    "pow": torch.pow,
+    "mod": torch.remainder,
+    "floordiv": _floordiv,
+    "min": lambda a, b: torch.where(b < a, b, a),
+    "max": lambda a, b: torch.where(b > a, b, a),
+    "lt": _truth(torch.lt),
+    "le": _truth(torch.le),
+    "eq": _truth(torch.eq),
+    "ne": _truth(torch.ne),
+    "and": _truth(torch.logical_and),
+    "or": _truth(torch.logical_or),
+    "not": lambda a: (a == 0).double(),
+    "neg": torch.neg,
+    "abs": torch.abs,
+    "sqrt": torch.sqrt,
+    "exp": torch.exp,
+    "log": torch.log,
+    "cos": torch.cos,
+    "sin": torch.sin,
+    "floor": torch.floor,
+    "ceil": torch.ceil,
+    "trunc": torch.trunc,
+    "round": torch.round,
+    "where": lambda c, a, b: torch.where(c != 0, a, b),
+}
+
+
+def make() -> Backend:
+    return ReferenceBackend()

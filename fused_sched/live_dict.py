@@ -1,0 +1,125 @@
+"""A dict some of whose values live elsewhere, and that tells the same truth however it is read."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+class Changes:
+    """What users changed since the optimizer last looked; shared by an optimizer, its groups and its state.
+
+    Attributes:
+        structure: something the parameter table was built from (params, state tensors, flags).
+        lr_by_hand: an lr was assigned by hand, not by a scheduler.
+    """
+
+    __slots__ = ("lr_by_hand", "structure")
+
+    def __init__(self) -> None:
+        self.structure = True
+        self.lr_by_hand = False
+
+
+class LiveDict(dict[str, Any]):
+    """A dict whose keys in :attr:`live` are read from, and written to, another place.
+
+    ``d[k]``, ``get``, ``items``, ``values``, ``{**d}``, ``dict(d)``, ``|``, ``==``, ``repr``, ``json``,
+    ``copy``, ``deepcopy`` and ``pickle`` all see the live value. Copies are plain dicts.
+    Subclasses implement :meth:`_read` and :meth:`_write`.
+    """
+
+    live: frozenset[str] = frozenset()
+
+    def _read(self, key: str) -> Any:
+        """The present value of a live key."""
+        raise NotImplementedError
+
+    def _write(self, key: str, value: Any) -> Any:
+        """Take note of an assignment to any key; returns what the dict itself stores."""
+        raise NotImplementedError
+
+    def _removed(self, key: str) -> None:
+        """Take note of a deletion."""
+
+    def __getitem__(self, key: str) -> Any:
+        stored = super().__getitem__(key)
+        return self._read(key) if key in self.live else stored
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(key, self._write(key, value))
+
+    def __delitem__(self, key: str) -> None:
+        super().__delitem__(key)
+        self._removed(key)
+
+    # A dict subclass with the inherited __iter__ is read by {**d} and dict(d) behind __getitem__'s back.
+    def __iter__(self) -> Iterator[str]:
+        return super().__iter__()
+
+    def get(self, key: str, default: Any = None) -> Any:
+        return self[key] if key in self else default
+
+    def items(self) -> Any:
+        return [(key, self[key]) for key in self]
+
+    def values(self) -> Any:
+        return [self[key] for key in self]
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        if key not in self:
+            self[key] = default
+        return self[key]
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        for key, value in dict(*args, **kwargs).items():
+            self[key] = value
+
+    def pop(self, key: str, *default: Any) -> Any:
+        if key not in self:
+            return super().pop(key, *default)
+        value = self[key]
+        del self[key]
+        return value
+
+    def popitem(self) -> tuple[str, Any]:
+        key = next(reversed(self))
+        return key, self.pop(key)
+
+    def clear(self) -> None:
+        for key in list(self):
+            del self[key]
+
+    def copy(self) -> dict[str, Any]:
+        return {key: self[key] for key in self}
+
+    def __or__(self, other: Mapping[str, Any]) -> dict[str, Any]:  # type: ignore[override]
+        return self.copy() | dict(other)
+
+    def __ror__(self, other: Mapping[str, Any]) -> dict[str, Any]:  # type: ignore[override]
+        return dict(other) | self.copy()
+
+    def __ior__(self, other: Any) -> LiveDict:  # type: ignore[misc,override]
+        self.update(other)
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        return self is other or self.copy() == (other.copy() if isinstance(other, LiveDict) else other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return repr(self.copy())
+
+    def __copy__(self) -> dict[str, Any]:
+        return self.copy()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> dict[str, Any]:
+        return copy.deepcopy(self.copy(), memo)
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return dict, (self.copy(),)

@@ -1,0 +1,97 @@
+"""CyclicLR."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from torch.optim import lr_scheduler
+
+from ..program import Builder, Value
+from .on_device import HostTable, OnDevice
+
+_TABLE = "scale_fn"
+
+
+class CyclicLR(OnDevice, lr_scheduler.CyclicLR):
+    """Cycles the lr between two bounds, and momentum or beta1 against it (Smith, 2017).
+
+    After :class:`torch.optim.lr_scheduler.CyclicLR`. The built-in modes are part of the program; a
+    custom ``scale_fn`` runs on the host and its exact values reach the device as rows of a table.
+    Where torch's ``triangular2`` overflows, at cycle 1025, the amplitude stays 0.
+
+    Args:
+        lookahead: with a custom ``scale_fn``, how many steps are computed at a time. 1 calls the function
+            exactly when torch does; more is for functions that depend on their argument alone.
+
+    Raises:
+        ValueError: ``step_size_up`` is 0, ``lookahead`` is less than 1, or torch's reasons.
+    """
+
+    _constants = (
+        "base_lrs", "max_lrs", "total_size", "step_ratio", "mode", "gamma", "scale_mode", "_scale_fn_custom",
+        "cycle_momentum",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        optimizer: Any,
+        base_lr: float | list[float],
+        max_lr: float | list[float],
+        step_size_up: int = 2000,
+        step_size_down: int | None = None,
+        mode: str = "triangular",
+        gamma: float = 1.0,
+        scale_fn: Callable[[float], float] | None = None,
+        scale_mode: str = "cycle",
+        cycle_momentum: bool = True,
+        base_momentum: float | list[float] = 0.8,
+        max_momentum: float | list[float] = 0.9,
+        last_epoch: int = -1,
+        *,
+        lookahead: int = 1,
+        fused: bool = False,
+        skip_with_optimizer: bool = False,
+    ) -> None:
+        if step_size_up == 0:
+            raise ValueError(f"{step_size_up=} must not be 0: give the number of steps from base_lr up to max_lr")
+        self._table = HostTable(lookahead, self._row)
+        super().__init__(
+            optimizer, base_lr, max_lr, step_size_up, step_size_down, mode, gamma, scale_fn, scale_mode,
+            cycle_momentum, base_momentum, max_momentum, last_epoch, fused=fused, skip_with_optimizer=skip_with_optimizer,
+        )  # fmt: skip
+
+    def _row(self, epoch: int) -> list[float]:
+        cycle = math.floor(1 + epoch / self.total_size)
+        return [float(self.scale_fn(cycle if self.scale_mode == "cycle" else epoch))]
+
+    def _scale(self, b: Builder, epoch: Value, cycle: Value) -> Value:
+        if self._scale_fn_custom is not None:
+            b.table(_TABLE, [math.nan] * self._table.rows)
+            return b.lookup(_TABLE, epoch % b.const("rows", self._table.rows))
+        if self.mode == "triangular2":
+            return 1 / (2.0 ** (cycle - 1))
+        if self.mode == "exp_range":
+            return b.const("gamma", self.gamma) ** epoch
+        return b.const("triangular", 1.0)
+
+    def _next_lr(self, b: Builder, epoch: Value) -> Value:
+        total, ratio = b.const("total_size", self.total_size), b.const("step_ratio", self.step_ratio)
+        cycle = b.op("floor", 1 + epoch / total)
+        x = 1.0 + epoch / total - cycle
+        position = b.where(x <= ratio, x / ratio, (x - 1) / (ratio - 1))
+        scale = self._scale(b, epoch, cycle)
+        base = b.const("base_lrs", [float(v) for v in self.base_lrs])
+        height = (b.const("max_lrs", [float(v) for v in self.max_lrs]) - base) * position
+        if self.cycle_momentum:
+            low, high = (b.const(name, [float(v) for v in getattr(self, name)]) for name in self._momentums)
+            b.set_field("beta1" if self.use_beta1 else "momentum", high - (high - low) * position * scale)
+        return base + height * scale
+
+    _momentums = ("base_momentums", "max_momentums")
+
+    def _before_advance(self) -> None:
+        super()._before_advance()
+        if self._scale_fn_custom is not None:
+            self._table.ensure(self._schedule, _TABLE, self.last_epoch + 1)

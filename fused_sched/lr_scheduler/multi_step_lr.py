@@ -1,0 +1,23 @@
+"""MultiStepLR."""
+
+from torch.optim import lr_scheduler
+
+from ..program import Builder, Value
+from .on_device import OnDevice
+
+
+class MultiStepLR(OnDevice, lr_scheduler.MultiStepLR):
+    """Multiplies the lr by ``gamma`` at each milestone, after :class:`torch.optim.lr_scheduler.MultiStepLR`."""
+
+    _constants = ("milestones", "gamma")
+
+    def _next_lr(self, b: Builder, epoch: Value) -> Value:
+        lr = b.field("lr")
+        epochs = sorted(self.milestones)
+        if not epochs:
+            return lr
+        b.table("milestones", epochs)
+        b.table("times", [self.milestones[e] for e in epochs])
+        row = b.count_below("milestones", len(epochs), epoch)
+        reached = b.lookup("milestones", row) == epoch
+        return b.where(reached, lr * b.const("gamma", self.gamma) ** b.lookup("times", row), lr)

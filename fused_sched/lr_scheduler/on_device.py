@@ -1,0 +1,313 @@
+"""What the schedulers share: torch's bookkeeping around a program that runs on the device."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import warnings
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch.optim.lr_scheduler import LRScheduler
+
+from ..optim.fused_optimizer import FusedOptimizer
+from ..program import LAST_EPOCH, STEP_COUNT, Builder, Program, Value
+from ..schedule import Schedule
+
+LAST_LR = "_last_lr"
+
+
+class OnDevice:
+    """Mixin in front of a torch scheduler class; see the package's docstring for the two new keywords.
+
+    A subclass implements :meth:`_next_lr`. torch's constructor runs as it is, initial step included;
+    from then on ``step()`` advances the program. ``last_epoch``, ``_step_count`` and ``_last_lr`` are
+    registers of the program: reading them reads the schedule, writing them moves it.
+
+    Raises:
+        TypeError: ``optimizer`` is not one of fused_sched.optim.
+    """
+
+    # In slots, so that state_dict(), which is all of __dict__, has torch's keys and no others.
+    __slots__ = ("_fused", "_schedule", "_seen", "_skip_with_optimizer", "_table")
+
+    # Attributes of the torch class that are constants of the program; users may change them at any time.
+    _constants: ClassVar[tuple[str, ...]] = ()
+    _torch_class: ClassVar[type[LRScheduler]]
+
+    optimizer: Any
+    base_lrs: list[Any]
+    _opt_called: bool
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if OnDevice in cls.__bases__:
+            cls._torch_class = next(c for c in cls.__mro__[2:] if issubclass(c, LRScheduler))
+            own = [p for p in inspect.signature(cls.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY]
+            torchs = list(inspect.signature(cls._torch_class.__init__).parameters.values())
+            cls.__init__.__signature__ = inspect.Signature(torchs + own)  # type: ignore[attr-defined]
+
+    def __init__(
+        self, optimizer: Any, *args: Any, fused: bool = False, skip_with_optimizer: bool = False, **kwargs: Any
+    ) -> None:
+        if not isinstance(optimizer, FusedOptimizer):
+            name = type(optimizer).__name__
+            raise TypeError(
+                f"{type(self).__name__} drives the optimizers of fused_sched.optim, but got {name}: construct "
+                f"fused_sched.optim.{name if name in ('SGD', 'Adam', 'AdamW') else 'AdamW'}, or use "
+                f"torch.optim.lr_scheduler.{type(self)._torch_class.__name__}"
+            )
+        self._schedule: Schedule | None = None
+        self._seen: list[Any] = []
+        if not hasattr(self, "_table"):
+            self._table: HostTable | None = None
+        self._fused, self._skip_with_optimizer = bool(fused), bool(skip_with_optimizer)
+        super().__init__(optimizer, *args, **kwargs)
+        self._bind()
+        optimizer._changes.lr_by_hand = False
+
+    # -- the program ---------------------------------------------------------------------------------
+
+    def _next_lr(self, b: Builder, epoch: Value) -> Value:
+        """Append the operations that give the lr of each group at ``epoch`` (already incremented)."""
+        raise NotImplementedError
+
+    def _row(self, epoch: int) -> list[float]:
+        """The row of the host table for ``epoch``, in schedulers that have one."""
+        raise NotImplementedError
+
+    def _check(self) -> None:
+        """Refuse constants that torch would fail on at some later step."""
+
+    def _build(self) -> Program:
+        self._check()
+        state = self.__dict__
+        b = Builder(len(self.optimizer.param_groups))
+        epoch = b.register(LAST_EPOCH, state[LAST_EPOCH]) + 1
+        b.set_register(LAST_EPOCH, epoch)
+        b.set_register(STEP_COUNT, b.register(STEP_COUNT, state[STEP_COUNT]) + 1)
+        b.group_register(LAST_LR, [float(x) for x in state[LAST_LR]])
+        lr = self._next_lr(b, epoch)
+        b.set_field("lr", lr)
+        b.set_register(LAST_LR, lr)
+        return b.finish(type(self).__name__)
+
+    def _bind(self) -> None:
+        """Build the program and put it on the optimizer's device."""
+        overridden = [
+            name
+            for name in ("get_lr", "_update_lr", "_get_closed_form_lr")
+            if getattr(type(self), name, None) is not getattr(self._torch_class, name, None)
+        ]
+        if overridden:
+            message = f"{type(self).__name__} overrides {overridden[0]}, which only Python can run"
+            if self._fused or self._skip_with_optimizer:
+                raise ValueError(f"{message}: leave out fused and skip_with_optimizer")
+            warnings.warn(f"{message}: its lr is computed on the host at every step()", UserWarning, stacklevel=4)
+            return
+        optimizer = self.optimizer
+        previous = self._schedule
+        self._schedule = Schedule(self._build(), optimizer._block, optimizer._backend, self._skip_with_optimizer)
+        self._schedule.before_advance = self._before_advance
+        self._seen = self._look()
+        schedules = optimizer._schedules
+        if previous in schedules:
+            schedules[schedules.index(previous)] = self._schedule
+        elif self._fused:
+            schedules.append(self._schedule)
+        optimizer._changes.structure = True  # which state tensors are needed may depend on the program
+
+    def _look(self) -> list[Any]:
+        state = self.__dict__
+        return [copy.copy(state[name]) for name in self._constants]
+
+    def _before_advance(self) -> None:
+        """Take in constants that were changed by hand; subclasses also fill their tables."""
+        state = self.__dict__
+        for name, seen in zip(self._constants, self._seen, strict=True):
+            if state[name] != seen:
+                self._refresh()
+                return
+
+    def _refresh(self) -> None:
+        assert self._schedule is not None
+        self._pull()
+        if self._table is not None:
+            self._table.forget()
+        if not self._schedule.take_constants(self._build()):
+            self._bind()
+        self._seen = self._look()
+
+    # -- torch's interface ---------------------------------------------------------------------------
+
+    def step(self, epoch: int | None = None) -> None:
+        """One step of the schedule.
+
+        Args:
+            epoch: deprecated, as in torch: jump there, by the closed form where the schedule has one.
+
+        Raises:
+            RuntimeError: the scheduler is ``fused`` and the optimizer took no step since the last call.
+        """
+        schedule = self._schedule
+        if schedule is None or epoch is not None:
+            super().step(epoch)  # type: ignore[misc]
+            return
+        if schedule.program.n_groups != len(self.optimizer.param_groups):
+            super().step()  # type: ignore[misc]  # raises where torch does; else the new group is scheduled too
+            self._pull()
+            self._bind()
+            return
+        if self._fused:
+            if not schedule.pending:
+                raise RuntimeError(
+                    f"{type(self).__name__}.step() was called, but this scheduler is fused=True and advances inside "
+                    "optimizer.step(), which was not called since: call optimizer.step() first, or leave out fused"
+                )
+            schedule.pending = False
+            return
+        if self._step_count == 1:
+            self._check_order()
+        schedule.advance()
+
+    def _check_order(self) -> None:
+        if not hasattr(self.optimizer.step, "_wrapped_by_lr_sched"):
+            warnings.warn(
+                "Seems like `optimizer.step()` has been overridden after learning rate scheduler initialization; "
+                "call `optimizer.step()` before `lr_scheduler.step()`",
+                UserWarning,
+                stacklevel=3,
+            )
+        elif not getattr(self.optimizer, "_opt_called", False):
+            warnings.warn(
+                "Detected call of `lr_scheduler.step()` before `optimizer.step()`: the first value of the schedule "
+                "is skipped. Call `optimizer.step()` first",
+                UserWarning,
+                stacklevel=3,
+            )
+
+    def get_last_lr(self) -> list[Any]:
+        """The lr of each group as of the last step of the schedule: Python floats.
+
+        A group whose lr was given as a tensor has a tensor here too, a copy.
+        """
+        values = self._last_lr
+        groups = self.optimizer.param_groups
+        if len(values) == len(groups) and any(g._lr_is_tensor for g in groups):
+            return [torch.tensor(x) if g._lr_is_tensor else x for x, g in zip(values, groups, strict=True)]
+        return values
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state in torch's format; it loads into torch's class of the same name, and back."""
+        self._pull()
+        return super().state_dict()  # type: ignore[misc,no-any-return]
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a state of this class or of torch's. As in torch, load the optimizer's state too."""
+        super().load_state_dict(state_dict)  # type: ignore[misc]
+        if self._schedule is not None:
+            state = self.__dict__
+            if self._table is not None:
+                self._table.forget()
+            self.last_epoch = state[LAST_EPOCH]
+            self._step_count = state[STEP_COUNT]
+            self._last_lr = state[LAST_LR]
+
+    @property
+    def program(self) -> Program | None:
+        """The program of this schedule; None if it runs on the host."""
+        return None if self._schedule is None else self._schedule.program
+
+    # -- registers -----------------------------------------------------------------------------------
+
+    def _pull(self) -> None:
+        """Write the registers into ``__dict__``, where torch's code expects them."""
+        if self._schedule is not None:
+            state = self.__dict__
+            state[LAST_EPOCH], state[STEP_COUNT] = self.last_epoch, self._step_count
+            state[LAST_LR] = self._schedule.read_group(LAST_LR)
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._pull()
+        rows = None if self._table is None else self._table.rows
+        return {**self.__dict__, "_on_device": (self._fused, self._skip_with_optimizer, rows)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        state = dict(state)
+        self._schedule, self._seen = None, []
+        self._fused, self._skip_with_optimizer, rows = state.pop("_on_device")
+        self._table = None if rows is None else HostTable(rows, self._row)
+        self.__dict__.update(state)
+        self._bind()
+
+    def _read_register(self, name: str) -> int | float:
+        if self._schedule is None:
+            try:
+                return self.__dict__[name]  # type: ignore[no-any-return]
+            except KeyError:
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}") from None
+        value = self._schedule.read(name)
+        return int(value) if value.is_integer() else value
+
+    def _write_register(self, name: str, value: Any) -> None:
+        self.__dict__[name] = value
+        if self._schedule is not None:
+            self._schedule.write(name, float(value))
+
+    last_epoch: int = property(  # type: ignore[assignment]
+        lambda self: self._read_register(LAST_EPOCH), lambda self, value: self._write_register(LAST_EPOCH, value)
+    )
+    _step_count: int = property(  # type: ignore[assignment]
+        lambda self: self._read_register(STEP_COUNT), lambda self, value: self._write_register(STEP_COUNT, value)
+    )
+
+    @property
+    def _last_lr(self) -> list[Any]:
+        if self._schedule is None:
+            return self.__dict__[LAST_LR]  # type: ignore[no-any-return]
+        return self._schedule.read_group(LAST_LR)
+
+    @_last_lr.setter
+    def _last_lr(self, values: list[Any]) -> None:
+        self.__dict__[LAST_LR] = values
+        if self._schedule is not None and len(values) == self._schedule.program.n_groups:
+            self._schedule.write(LAST_LR, [float(x) for x in values])
+
+
+class HostTable:
+    """Rows of a program's table that Python computes, written ahead of the advance that reads them.
+
+    With ``rows=1`` each row is computed when torch would compute it. With more, a whole block is
+    computed when its first row is due, so the function must depend on the step alone.
+
+    Args:
+        rows: rows in the table; the row of ``epoch`` is ``epoch % rows``.
+        compute: the row for an epoch.
+    """
+
+    def __init__(self, rows: int, compute: Callable[[int], list[float]]) -> None:
+        if rows < 1:
+            raise ValueError(f"lookahead={rows} must be at least 1: it is the number of steps computed at a time")
+        self.rows = rows
+        self._compute = compute
+        self._first = self._end = 0
+
+    def forget(self) -> None:
+        """Compute every row anew from the next use on."""
+        self._end = self._first
+
+    def ensure(self, schedule: Schedule, symbol: str, epoch: int) -> None:
+        """Make sure that the row of ``epoch`` is on the device; raises what ``compute`` raises."""
+        if self.rows > 1 and self._first <= epoch < self._end:
+            return
+        self._first = self._end = epoch
+        for due in range(epoch, epoch + self.rows):
+            try:
+                row = self._compute(due)
+            except Exception:
+                if due == epoch:
+                    raise
+                return  # reported if that row is ever due
+            schedule.write(symbol, row, row=due % self.rows)
+            self._end = due + 1

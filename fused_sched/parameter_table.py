@@ -1,0 +1,179 @@
+"""The parameter table: what a launch has to know about every tensor of every param group.
+
+``records`` is an int64 tensor of shape ``(n, 8)``: the addresses of parameter, gradient and up to three
+state tensors, the number of elements, the group and the dtypes. ``chunks`` cuts all tensors into
+pieces of at most :data:`CHUNK` elements, so that one launch covers them all. Both are built when
+the set of tensors changes, with vectorised code; a step with unchanged pointers touches neither.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+CHUNK = 16384  # elements; 7 arrays of a chunk stay in a core's L2 cache
+RECORD_WIDTH = 8
+RECORD: dict[str, int] = {"param": 0, "grad": 1, "state0": 2, "state1": 3, "state2": 4, "numel": 5, "group": 6, "kind": 7}
+DTYPES: dict[torch.dtype, int] = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+_REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
+
+# What the update kernels compute with: (parameter, gradient, state).
+KINDS = frozenset((d, d, d) for d in DTYPES) | {
+    (torch.bfloat16, torch.bfloat16, torch.float32),
+    (torch.float16, torch.float16, torch.float32),
+    (torch.float32, torch.bfloat16, torch.float32),
+    (torch.float32, torch.float16, torch.float32),
+}
+
+
+def kind_code(param: torch.dtype, grad: torch.dtype, state: torch.dtype) -> int:
+    """The dtype word of a record."""
+    return DTYPES[param] + 16 * DTYPES[grad] + 256 * DTYPES[state]
+
+
+def real_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of the numbers a tensor holds: float32 for complex64."""
+    return _REAL.get(dtype, dtype)
+
+
+def is_dense(tensor: torch.Tensor) -> bool:
+    """Whether the elements fill one block of memory without gaps or overlap, in whatever order."""
+    if tensor.is_contiguous():
+        return True
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size == 1:
+            continue
+        if stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def same_layout(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether equal positions in memory mean equal indices (strides of size-1 dimensions do not count)."""
+    if a.shape != b.shape:
+        return False
+    return all(size <= 1 or s == t for size, s, t in zip(a.shape, a.stride(), b.stride(), strict=True))
+
+
+@dataclass
+class Staging:
+    """Buffers that stand in for a tensor whose memory the kernels cannot walk: gaps, complex, odd gradients."""
+
+    param: torch.Tensor
+    grad: torch.Tensor
+
+    @classmethod
+    def like(cls, param: torch.Tensor) -> Staging:
+        return cls(*(torch.empty_like(param, memory_format=torch.contiguous_format).detach() for _ in range(2)))
+
+
+class Entry:
+    """One parameter of the table.
+
+    Attributes:
+        param: the parameter.
+        group: index of its param group.
+        state: its state tensors in the rule's order; empty until its first gradient.
+        staging: buffers the kernels use in its place, or None.
+    """
+
+    __slots__ = ("group", "param", "staging", "state")
+
+    def __init__(self, param: torch.Tensor, group: int) -> None:
+        self.param, self.group = param, group
+        self.state: tuple[torch.Tensor, ...] = ()
+        self.staging: Staging | None = None
+
+    def needs_staging(self) -> bool:
+        """Whether the kernels cannot walk the parameter, or its present gradient, in place."""
+        p, g = self.param, self.param.grad
+        if p.is_complex() or not is_dense(p):
+            return True
+        if g is None:
+            return False
+        state = self.state[0].dtype if self.state else p.dtype
+        return not same_layout(p, g) or g.is_neg() or (p.dtype, g.dtype, state) not in KINDS
+
+
+class ParameterTable:
+    """Entries, and the tensors made of them.
+
+    ``ids`` (addresses of the parameter objects), ``layouts`` (a hash of shape and strides, 0 when staged)
+    and ``needed`` (state tensors) let a scan notice without Python work that a record is out of date.
+
+    Args:
+        groups: the params of every param group.
+    """
+
+    def __init__(self, groups: Sequence[Sequence[torch.Tensor]]) -> None:
+        self.entries = [Entry(p, g) for g, params in enumerate(groups) for p in params]
+        self.lists = list(groups)
+        self.records = torch.zeros(len(self.entries), RECORD_WIDTH, dtype=torch.int64)
+        self.ids = torch.tensor([id(e.param) for e in self.entries], dtype=torch.int64)
+        self.layouts = torch.zeros(len(self.entries), dtype=torch.int64)
+        self.needed = torch.zeros(len(self.entries), dtype=torch.int64)
+        self.chunks = torch.empty(0, 2, dtype=torch.int64)
+        self.staged: list[tuple[int, Entry]] = []
+
+    def same_params(self, groups: Sequence[Sequence[torch.Tensor]]) -> bool:
+        """Whether ``groups`` hold the very same parameter objects in the same places."""
+        new = [(id(p), g) for g, params in enumerate(groups) for p in params]
+        return new == [(id(e.param), e.group) for e in self.entries]
+
+    def fill(self, states: Sequence[int]) -> None:
+        """Write records and chunks from the entries; call after states or memory changed.
+
+        ``states``: how many state tensors each group's parameters need.
+        """
+        self.needed.copy_(torch.tensor([states[e.group] for e in self.entries], dtype=torch.int64))
+        rows = []
+        self.staged = []
+        for i, entry in enumerate(self.entries):
+            if entry.staging is not None:
+                self.staged.append((i, entry))
+            rows.append(self._row(entry))
+        self.records.copy_(torch.tensor(rows, dtype=torch.int64).reshape(-1, RECORD_WIDTH))
+        numel = self.records[:, RECORD["numel"]]
+        per_record = (numel + CHUNK - 1) // CHUNK
+        record = torch.repeat_interleave(per_record)
+        first = torch.cumsum(per_record, 0) - per_record
+        start = (torch.arange(record.numel()) - first[record]) * CHUNK
+        self.chunks = torch.stack([record, start], dim=1).contiguous()
+
+    def _row(self, entry: Entry) -> list[int]:
+        p = entry.param if entry.staging is None else entry.staging.param
+        g = entry.param.grad if entry.staging is None else None  # a staged gradient is set step by step
+        numel = p.numel() * (2 if p.is_complex() else 1)
+        dtype = real_dtype(p.dtype)
+        grad_dtype = dtype if g is None else real_dtype(g.dtype)
+        state_dtype = real_dtype(entry.state[0].dtype) if entry.state else dtype
+        pointers = [s.data_ptr() for s in entry.state] + [0, 0, 0]
+        kind = kind_code(dtype, grad_dtype, state_dtype)
+        grad = 0 if g is None else g.data_ptr() or 1  # an empty gradient is a gradient too
+        return [p.data_ptr(), grad, *pointers[:3], numel, entry.group, kind]
+
+    def stage_in(self) -> None:
+        """Copy staged parameters and gradients into their buffers, and mark which have a gradient."""
+        for i, entry in self.staged:
+            assert entry.staging is not None
+            g = entry.param.grad
+            if g is None:
+                self.records[i, RECORD["grad"]] = 0
+                continue
+            entry.staging.param.copy_(entry.param.detach())
+            entry.staging.grad.copy_(g.detach())
+            self.records[i, RECORD["grad"]] = entry.staging.grad.data_ptr() or 1
+
+    def stage_out(self, unscaled: bool) -> None:
+        """Copy the updated buffers back; ``unscaled``: the gradients were rewritten too."""
+        for _, entry in self.staged:
+            g = entry.param.grad
+            if g is not None:
+                assert entry.staging is not None
+                entry.param.detach().copy_(entry.staging.param)
+                if unscaled:
+                    g.detach().copy_(entry.staging.grad)

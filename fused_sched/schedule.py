@@ -1,0 +1,88 @@
+"""A schedule at work: one program, its memory on the device, and the optimizer it drives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from .control_block import ControlBlock, HostedArray
+from .program import Program
+
+if TYPE_CHECKING:
+    from .backends import Backend
+
+
+class Schedule:
+    """Runs a program on a device.
+
+    Args:
+        program: what one advance computes.
+        block: control block of the optimizer whose fields it reads and writes.
+        backend: who runs it.
+        guarded: do nothing when the optimizer's last update was skipped.
+    """
+
+    def __init__(self, program: Program, block: ControlBlock, backend: Backend, guarded: bool) -> None:
+        self.program = program
+        self.block = block
+        self.backend = backend
+        self.guarded = guarded
+        self.code = program.encode()
+        self.memory = HostedArray(program.initial_memory(), block.tensor.device, remote=block.remote)
+        self.host_advance = program.compile_host()
+        self.before_advance: Callable[[], None] | None = None
+        self.pending = False  # the optimizer advanced it since the scheduler's last step()
+        backend.check_program(self)
+
+    def advance(self) -> None:
+        """One step of the schedule, as its own launch."""
+        if self.before_advance is not None:
+            self.before_advance()
+        self.backend.advance(self)
+        self.follow()
+
+    def follow(self) -> None:
+        """Keep the host's mirror in step after the device advanced."""
+        if not self.block.remote:
+            return
+        if self.guarded or self.block.stale or self.block.volatile:
+            self.memory.stale = self.block.stale = True  # only the device knows what happened
+        else:
+            self.host_advance(self.memory.host, self.block.host)
+
+    def read(self, symbol: str) -> float:
+        """The present value of a scalar register."""
+        return self.memory.read(self.program.offsets[symbol])
+
+    def read_group(self, symbol: str) -> list[float]:
+        """The present values of a group register."""
+        start = self.program.offsets[symbol]
+        return self.memory.read_range(start, start + self.program.n_groups)
+
+    def write(self, symbol: str, values: float | Sequence[float], row: int = 0) -> None:
+        """Set a register or constant, or a row of a table."""
+        start = self.program.offsets[symbol]
+        if isinstance(values, Sequence):
+            self.memory.write_range(start + row * len(values), values)
+        else:
+            self.memory.write(start + row, float(values))
+
+    def take_constants(self, program: Program) -> bool:
+        """Write the constants and tables of ``program`` in place; False if its structure is another."""
+        if program.structure != self.program.structure or program.offsets != self.program.offsets:
+            return False
+        for symbol, slot in program.memory.items():
+            if slot.kind != "register" and slot != self.program.memory[symbol]:
+                self.memory.write_range(self.program.offsets[symbol], slot.initial)
+        self.program = program
+        return True
+
+    def follow_block(self, block: ControlBlock) -> None:
+        """Drive another control block from now on (the optimizer's was rebuilt)."""
+        self.block = block
+
+    def launch_arguments(self) -> tuple[torch.Tensor, int, torch.Tensor, int]:
+        """(code, uniform operations, memory, guarded), as the update launch takes a fused schedule."""
+        return self.code, self.program.n_uniform, self.memory.tensor, int(self.guarded)
