@@ -26,8 +26,11 @@ bool read_optional(PyObject* object, const char* name, bool* given, float* value
 thread_local std::vector<Schedule> schedules;
 
 bool read_schedules(PyObject* tuple) {
+  if (!PyTuple_Check(tuple)) {
+    PyErr_Format(PyExc_TypeError, "schedules=%R must be a tuple", tuple);
+    return false;
+  }
   const Py_ssize_t count = PyTuple_Size(tuple);
-  if (count < 0) return false;
   schedules.resize(count);
   for (Py_ssize_t i = 0; i < count; ++i) {
     PyObject* item = PyTuple_GetItem(tuple, i);
@@ -71,8 +74,9 @@ bool read_update(PyObject* const* args, Update* update, double** control) {
 
 PyMethodDef methods[] = {
     {"scan", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(scan)), METH_FASTCALL,
-     "scan(groups, ids, layouts, records, require_state) -> int\n\n"
-     "Compare the parameter table with the tensors and follow moved gradients.\n"
+     "scan(groups, ids, layouts, records, needed) -> int\n\n"
+     "Compare the parameter table with the tensors and follow moved gradients; needed counts the\n"
+     "state tensors of each record.\n"
      "0: nothing changed; 1: a gradient's address changed; 2: rebuild the table."},
     {"layout", layout, METH_O,
      "layout(tensor) -> int\n\nNon-zero hash of dtype, shape and strides."},

@@ -6,6 +6,7 @@ namespace fused_sched {
 namespace {
 
 PyObject* grad_name = nullptr;
+PyObject* is_neg_name = nullptr;
 
 enum Result : int { kUnchanged = 0, kMoved = 1, kRebuild = 2, kError = -1 };
 
@@ -15,9 +16,9 @@ constexpr int kStateCount = 3;
 struct Table {
   const int64_t* ids;
   const int64_t* layouts;
+  const int64_t* needed;  // state tensors
   Record* records;
   int64_t count;
-  int states_needed;
 };
 
 bool has_dtype(const DLTensor& view, int dtype) {
@@ -34,11 +35,22 @@ Result rebuild_instead_of_error() {
   return kRebuild;
 }
 
-bool has_states(const Record& record, int states_needed) {
-  for (int i = 0; i < states_needed; ++i) {
-    if (record.state[i] == 0) return false;
+bool has_states(const Record& record, int64_t needed) {
+  for (int i = 0; i < kStateCount; ++i) {
+    if (i < needed && record.state[i] == 0) return false;
   }
   return true;
+}
+
+// Whether the values are the negatives of what is in memory, as those of z.conj().imag. DLPack does
+// not tell. Such a view has stride 2, so only one of a single element has a parameter's layout.
+bool is_negative_view(const Record& record, PyObject* tensor) {
+  if (record.numel != 1) return false;
+  PyObject* answer = PyObject_CallMethodObjArgs(tensor, is_neg_name, nullptr);
+  const bool is_negative = answer == Py_True;
+  Py_XDECREF(answer);
+  PyErr_Clear();
+  return is_negative;
 }
 
 Result follow(Record* record, int64_t grad) {
@@ -47,7 +59,7 @@ Result follow(Record* record, int64_t grad) {
   return kMoved;
 }
 
-Result scan_gradient(const DLTensor& param, PyObject* grad, int states_needed, Record* record) {
+Result scan_gradient(const DLTensor& param, PyObject* grad, int64_t needed, Record* record) {
   if (!is_tensor(grad)) return kRebuild;
   DLTensor view;
   if (!view_tensor(grad, &view)) return rebuild_instead_of_error();
@@ -55,9 +67,14 @@ Result scan_gradient(const DLTensor& param, PyObject* grad, int states_needed, R
       !same_geometry(param, view)) {
     return kRebuild;
   }
-  const bool empty = record->numel == 0;
-  if (!empty && !has_states(*record, states_needed)) return kRebuild;
-  return follow(record, empty ? kEmptyGradient : reinterpret_cast<int64_t>(data_pointer(view)));
+  if (record->numel == 0) {
+    // The addresses of empty tensors tell nothing: a new gradient may or may not have its states.
+    if (record->grad != 0) return kUnchanged;
+    record->grad = kEmptyGradient;
+    return kRebuild;
+  }
+  if (!has_states(*record, needed) || is_negative_view(*record, grad)) return kRebuild;
+  return follow(record, reinterpret_cast<int64_t>(data_pointer(view)));
 }
 
 Result scan_parameter(const Table& table, int64_t i, PyObject* param) {
@@ -75,7 +92,7 @@ Result scan_parameter(const Table& table, int64_t i, PyObject* param) {
   if (grad == nullptr) return kError;
   const Result result = grad == Py_None
                             ? follow(record, 0)
-                            : scan_gradient(view, grad, table.states_needed, record);
+                            : scan_gradient(view, grad, table.needed[i], record);
   Py_DECREF(grad);
   return result;
 }
@@ -86,8 +103,11 @@ Result scan_groups(const Table& table, PyObject* groups) {
   const Py_ssize_t n_groups = PyList_Size(groups);
   for (Py_ssize_t g = 0; g < n_groups; ++g) {
     PyObject* params = PyList_GetItem(groups, g);
-    const Py_ssize_t n_params = params == nullptr ? -1 : PyList_Size(params);
-    if (n_params < 0) return kError;
+    if (!PyList_Check(params)) {
+      PyErr_Format(PyExc_TypeError, "groups[%zd]=%R must be a list of parameters", g, params);
+      return kError;
+    }
+    const Py_ssize_t n_params = PyList_Size(params);
     if (position + n_params > table.count) return kRebuild;
     for (Py_ssize_t k = 0; k < n_params; ++k, ++position) {
       PyObject* param = PyList_GetItem(params, k);
@@ -105,17 +125,17 @@ Result scan_groups(const Table& table, PyObject* groups) {
 
 bool load_scan() {
   grad_name = PyUnicode_InternFromString("grad");
-  return grad_name != nullptr;
+  is_neg_name = PyUnicode_InternFromString("is_neg");
+  return grad_name != nullptr && is_neg_name != nullptr;
 }
 
 PyObject* scan(PyObject*, PyObject* const* args, Py_ssize_t n_args) {
-  Argument ids, layouts, records;
-  int64_t states_needed;
+  Argument ids, layouts, records, needed;
   if (!check_argument_count("scan", n_args, 5) ||
       !read_tensor(args[1], {"ids", kDLInt, 64, "int64", 0, 0}, &ids) ||
       !read_tensor(args[2], {"layouts", kDLInt, 64, "int64", 0, ids.count}, &layouts) ||
       !read_tensor(args[3], {"records", kDLInt, 64, "int64", 8, 8 * ids.count}, &records) ||
-      !read_int(args[4], "require_state", 0, kStateCount, &states_needed)) {
+      !read_tensor(args[4], {"needed", kDLInt, 64, "int64", 0, ids.count}, &needed)) {
     return nullptr;
   }
   if (!PyList_Check(args[0])) {
@@ -123,8 +143,9 @@ PyObject* scan(PyObject*, PyObject* const* args, Py_ssize_t n_args) {
     return nullptr;
   }
   const Table table{static_cast<const int64_t*>(ids.data),
-                    static_cast<const int64_t*>(layouts.data), static_cast<Record*>(records.data),
-                    ids.count, static_cast<int>(states_needed)};
+                    static_cast<const int64_t*>(layouts.data),
+                    static_cast<const int64_t*>(needed.data), static_cast<Record*>(records.data),
+                    ids.count};
   const Result result = scan_groups(table, args[0]);
   return result == kError ? nullptr : PyLong_FromLong(result);
 }

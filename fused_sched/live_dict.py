@@ -13,13 +13,15 @@ class Changes:
     Attributes:
         structure: something the parameter table was built from (params, state tensors, flags).
         lr_by_hand: an lr was assigned by hand, not by a scheduler.
+        lent: states whose ``step`` was handed out as a tensor since the last optimizer step.
     """
 
-    __slots__ = ("lr_by_hand", "structure")
+    __slots__ = ("lent", "lr_by_hand", "structure")
 
     def __init__(self) -> None:
         self.structure = True
         self.lr_by_hand = False
+        self.lent: list[Any] = []
 
 
 class LiveDict(dict[str, Any]):

@@ -15,8 +15,8 @@ from .live_dict import Changes, LiveDict
 class ParamState(LiveDict):
     """``optimizer.state[param]``.
 
-    ``step`` (Adam) reads as a fresh 0-d float32 tensor; assigning to it, or changing it in place before
-    the next optimizer step, sets the count. SGD's count has no key: it says whether
+    ``step`` (Adam) reads as a 0-d float32 tensor, a new one after every optimizer step; assigning to it,
+    or changing it in place before the next optimizer step, sets the count. SGD's count has no key: it says whether
     ``momentum_buffer`` holds anything yet.
 
     Args:
@@ -55,8 +55,14 @@ class ParamState(LiveDict):
     def _read(self, key: str) -> torch.Tensor:
         if self._lent is None:
             tensor = self.block.counts[self.index].to(torch.float32)
-            self._lent = tensor, tensor._version
-        return self._lent[0]
+            self._changes.lent.append(self)
+        else:
+            tensor = self._lent[0]
+            self.take_back()
+            with torch.no_grad():
+                tensor.copy_(self.block.counts[self.index])
+        self._lent = tensor, tensor._version
+        return tensor
 
     def _write(self, key: str, value: Any) -> Any:
         if key in self.live:

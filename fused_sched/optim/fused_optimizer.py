@@ -103,9 +103,12 @@ class FusedOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if self._changes.lent:
+            self._take_back_steps()
         schedules = self._schedules
-        if self._structure_changed():
+        if self._changes.lr_by_hand:
             schedules = self._without_trial_step(schedules)
+        if self._structure_changed():
             self._rebuild()
         elif not self._backend.scan(self._table, self._needed):
             self._rebuild()
@@ -131,22 +134,36 @@ class FusedOptimizer(Optimizer):
         return (
             self._changes.structure
             or self.state is not self._known_state
-            or self.param_groups is not self._known_groups
-            or self._known_groups != self._group_snapshot
+            or self._groups_changed()
         )
+
+    def _groups_changed(self) -> bool:
+        known = self._group_snapshot
+        return (
+            self.param_groups is not self._known_groups
+            or len(self.param_groups) != len(known)
+            or any(a is not b for a, b in zip(self.param_groups, known, strict=True))
+        )
+
+    def _take_back_steps(self) -> None:
+        for state in self._changes.lent:
+            state.take_back()
+        self._changes.lent.clear()
 
     def _without_trial_step(self, schedules: list[Schedule]) -> list[Schedule]:
         """No schedule advances on the step by which torch's distributed checkpoint creates the state.
 
-        It sets every lr to 0 by hand, makes zero gradients and calls step() on an empty state.
+        It sets every lr to 0 by hand, makes zero gradients and calls step() on an empty state; SGD without
+        momentum has an empty state at any time.
         """
-        trial = not self.state and self._changes.lr_by_hand and all(g["lr"] == 0 for g in self.param_groups)
+        self._changes.lr_by_hand = False
+        trial = schedules and not self.state and all(g["lr"] == 0 for g in self.param_groups)
         return [] if trial else schedules
 
     def _rebuild(self) -> None:
         """Bring groups, states and table in line with what the user has now."""
         self._check_gradients()
-        if self.param_groups is not getattr(self, "_known_groups", None) or self._known_groups != self._group_snapshot:
+        if self._groups_changed():
             self._adopt_groups()
         if self.state is not self._known_state:
             state, self.state = self.state, OptimizerState(self._changes)
@@ -225,6 +242,7 @@ class FusedOptimizer(Optimizer):
 
     def _adopt_state(self, state: dict[Any, Any]) -> None:
         """Fill ``self.state`` from torch's plain form, reusing the tensors that are already in the table."""
+        self._take_back_steps()
         self._known_state = self.state
         known = {id(e.param): (i, e) for i, e in enumerate(self._table.entries)}
         seen = set()
@@ -259,8 +277,6 @@ class FusedOptimizer(Optimizer):
         """Point an entry to its state tensors, making those that are missing."""
         p, needed = entry.param, self._needed[entry.group]
         state = self.state.get(p)
-        if state is None and entry.state:
-            self._block.counts[index] = 0  # the user dropped it: start afresh
         entry.staging = None
         if p.grad is None and not state:
             entry.state = ()
@@ -268,8 +284,7 @@ class FusedOptimizer(Optimizer):
         if needed and not isinstance(state, ParamState):
             values = state or {}
             state = ParamState(self._rule == "adam", self._block, index, self._changes)
-            if self._rule == "adam" and "step" not in values:
-                self._block.counts[index] = 0
+            self._block.counts[index] = 0  # there is no state yet, or the user dropped it
             state.update(values)
             self.state[p] = state
         entry.state = self._state_tensors(entry, state, needed) if needed else ()

@@ -1,0 +1,89 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported, so before any test module
+
+sys.path.insert(0, str(Path(__file__).parent))  # for `support` and `tolerances`: importlib mode adds nothing
+
+from fused_sched import backends
+from fused_sched.optim.fused_optimizer import FusedOptimizer
+
+
+def _skip_unless_available(name: str) -> None:
+    reason = backends.reason_unavailable(name)
+    if reason is not None:
+        pytest.skip(f"backend {name} cannot run here: {reason}")
+
+
+@pytest.fixture(params=backends.NAMES)
+def backend(request: pytest.FixtureRequest) -> str:
+    """The name of each backend in turn; skipped, with the reason, where it cannot run."""
+    _skip_unless_available(request.param)
+    return str(request.param)
+
+
+@pytest.fixture
+def host_backend() -> str:
+    """The fastest backend for CPU tensors, for tests in which the backend does not matter."""
+    return "cpu" if backends.reason_unavailable("cpu") is None else "reference"
+
+
+@pytest.fixture
+def remote(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The control block keeps a host mirror, as on a GPU, though its memory is on the CPU."""
+    monkeypatch.setattr(FusedOptimizer, "_remote", True)
+
+
+@pytest.fixture(params=["local", "remote"])
+def mirrored(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Both homes of the control block: the host's own memory, and a device with a host mirror."""
+    monkeypatch.setattr(FusedOptimizer, "_remote", request.param == "remote")
+    return bool(request.param == "remote")
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """A fresh seed; pytest shows it when the test fails, FUSED_SCHED_TEST_SEED repeats it."""
+    value = int(os.environ.get("FUSED_SCHED_TEST_SEED", random.SystemRandom().randrange(2**31)))
+    print(f"FUSED_SCHED_TEST_SEED={value}")
+    torch.manual_seed(value)
+    return value
+
+
+@pytest.fixture
+def rng(seed: int) -> random.Random:
+    """Python's generator, started from ``seed``."""
+    return random.Random(seed)
+
+
+def _poisoned(make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    def poisoned(*args: object, **kwargs: object) -> torch.Tensor:
+        tensor = make(*args, **kwargs)
+        caller = sys._getframe(1).f_globals.get("__name__", "")
+        if caller.partition(".")[0] == "fused_sched" and tensor.device.type != "meta":
+            if tensor.is_floating_point() or tensor.is_complex():
+                tensor.fill_(float("nan"))
+            elif tensor.dtype != torch.bool:
+                tensor.fill_(torch.iinfo(tensor.dtype).max)
+        return tensor
+
+    return poisoned
+
+
+@pytest.fixture(autouse=True)
+def _uninitialised_memory_is_nan(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Memory that fused_sched takes uninitialised holds NaN, so that reading it before writing shows."""
+    monkeypatch.setattr(torch, "empty", _poisoned(torch.empty))
+    monkeypatch.setattr(torch, "empty_like", _poisoned(torch.empty_like))
+    yield

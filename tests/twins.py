@@ -1,0 +1,183 @@
+"""The same parameters twice: one set driven by fused_sched, the other by torch's own for-loop.
+
+Also the memory layouts and option sets that the optimizer tests run over.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import fused_sched
+
+SGD_OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "momentum": {"momentum": 0.9},
+    "dampening": {"momentum": 0.9, "dampening": 0.3},
+    "nesterov": {"momentum": 0.9, "nesterov": True},
+    "weight_decay": {"weight_decay": 0.01},
+    "maximize": {"maximize": True},
+    "maximize with weight_decay": {"momentum": 0.5, "weight_decay": 0.02, "maximize": True},
+    "nesterov, weight_decay, maximize": {"momentum": 0.95, "nesterov": True, "weight_decay": 0.1, "maximize": True},
+    "dampening and weight_decay": {"momentum": 0.8, "dampening": 1.0, "weight_decay": 0.3},
+    "no learning rate": {"lr": 0.0, "momentum": 0.9},
+}
+ADAM_OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "betas below a half": {"betas": (0.3, 0.4)},  # torch.lerp changes its formula at a weight of 0.5
+    "beta1 of a half": {"betas": (0.5, 0.9)},
+    "betas of 0": {"betas": (0.0, 0.0)},
+    "amsgrad": {"amsgrad": True},
+    "weight_decay": {"weight_decay": 0.1},
+    "decoupled": {"weight_decay": 0.1, "decoupled_weight_decay": True},
+    "maximize": {"maximize": True},
+    "large eps": {"eps": 0.1},
+    "amsgrad, weight_decay, maximize": {"amsgrad": True, "weight_decay": 0.2, "maximize": True, "betas": (0.8, 0.95)},
+    "decoupled, amsgrad, maximize": {
+        "amsgrad": True,
+        "weight_decay": 0.2,
+        "maximize": True,
+        "decoupled_weight_decay": True,
+    },
+}
+ADAMW_OPTIONS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "amsgrad": {"amsgrad": True, "weight_decay": 0.3},
+    "no weight_decay": {"weight_decay": 0.0, "maximize": True},
+}
+OPTIONS = {"SGD": SGD_OPTIONS, "Adam": ADAM_OPTIONS, "AdamW": ADAMW_OPTIONS}
+EVERY_VARIANT = [(name, case) for name, cases in OPTIONS.items() for case in cases]
+LR = {"SGD": 0.1, "Adam": 0.01, "AdamW": 0.01}
+
+
+def _contiguous(values: Tensor) -> Tensor:
+    return values.clone(memory_format=torch.contiguous_format)
+
+
+def _one_element_off(values: Tensor) -> Tensor:
+    return values.new_empty(values.numel() + 1)[1:].view(values.shape).copy_(values)
+
+
+def _transposed(values: Tensor) -> Tensor:
+    return values.mT.clone(memory_format=torch.contiguous_format).mT
+
+
+def _channels_last(values: Tensor) -> Tensor:
+    return values.clone(memory_format=torch.channels_last)
+
+
+def _with_gaps(values: Tensor) -> Tensor:
+    return values.new_zeros(*values.shape[:-1], 2 * values.shape[-1])[..., ::2].copy_(values)
+
+
+def _rows_with_gaps(values: Tensor) -> Tensor:
+    return values.new_zeros(*values.shape[:-1], values.shape[-1] + 3)[..., 1:-2].copy_(values)
+
+
+def _expanded(values: Tensor) -> Tensor:
+    return values.flatten()[:1].clone().expand(values.shape)
+
+
+PARAM_LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "contiguous": _contiguous,
+    "one element off": _one_element_off,
+    "transposed": _transposed,
+    "channels_last": _channels_last,
+    "with gaps": _with_gaps,
+    "rows with gaps": _rows_with_gaps,
+}
+GRAD_LAYOUTS = {**PARAM_LAYOUTS, "expanded": _expanded}  # torch refuses to update an expanded parameter
+
+
+def random_seed() -> int:
+    """A fresh seed; printed, so that pytest shows it with a failure."""
+    seed = int(os.environ.get("FUSED_SCHED_TEST_SEED") or int.from_bytes(os.urandom(4), "little"))
+    print(f"FUSED_SCHED_TEST_SEED={seed}")
+    return seed
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(random_seed())
+
+
+def normal(g: torch.Generator, shape: Sequence[int] | int, dtype: torch.dtype = torch.float32) -> Tensor:
+    shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    wide = torch.complex128 if dtype.is_complex else torch.float64
+    return torch.randn(shape, generator=g, dtype=wide).to(dtype)
+
+
+class Twins:
+    """Ours and torch's optimizer over equal parameters.
+
+    Args:
+        name: ``"SGD"``, ``"Adam"`` or ``"AdamW"``.
+        values: initial values, one list a param group.
+        backend: of our optimizer.
+        layout: how the parameters lie in memory.
+        group_options: options of each group; default none.
+        options: for both constructors.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        values: Sequence[Sequence[Tensor]],
+        backend: str | None,
+        layout: Callable[[Tensor], Tensor] = _contiguous,
+        group_options: Sequence[dict[str, Any]] | None = None,
+        **options: Any,
+    ) -> None:
+        self.name = name
+        options = {"lr": LR[name], **options}
+        extra = group_options or [{}] * len(values)
+        self.our_groups, self.torch_groups = (
+            [[layout(v).requires_grad_() for v in group] for group in values] for _ in range(2)
+        )
+        self.ours = getattr(fused_sched.optim, name)(
+            [{"params": p, **e} for p, e in zip(self.our_groups, extra, strict=True)], backend=backend, **options
+        )
+        self.torchs = getattr(torch.optim, name)(
+            [{"params": p, **e} for p, e in zip(self.torch_groups, extra, strict=True)],
+            foreach=False,
+            fused=False,
+            **options,
+        )
+
+    @property
+    def our_params(self) -> list[Tensor]:
+        return [p for group in self.our_groups for p in group]
+
+    @property
+    def torch_params(self) -> list[Tensor]:
+        return [p for group in self.torch_groups for p in group]
+
+    def set_grads(self, grads: Sequence[Tensor | None], layout: Callable[[Tensor], Tensor] = _contiguous) -> None:
+        for params in (self.our_params, self.torch_params):
+            for p, g in zip(params, grads, strict=True):
+                p.grad = None if g is None else layout(g)
+
+    def random_grads(self, g: torch.Generator, scale: float = 1.0) -> list[Tensor]:
+        return [(normal(g, p.shape, p.dtype) * scale) for p in self.our_params]
+
+    def step(self) -> None:
+        self.ours.step()
+        self.torchs.step()
+
+    def run(self, g: torch.Generator, steps: int) -> None:
+        for _ in range(steps):
+            self.set_grads(self.random_grads(g))
+            self.step()
+
+    def states(self) -> list[tuple[str, Tensor, Tensor]]:
+        """(key, ours, torch's) of every state tensor; asserts that both have the same ones."""
+        ours, torchs = self.ours.state_dict()["state"], self.torchs.state_dict()["state"]
+        assert ours.keys() == torchs.keys()
+        found = []
+        for index in torchs:
+            assert ours[index].keys() == torchs[index].keys(), f"state of parameter {index}"
+            found += [(key, ours[index][key], torchs[index][key]) for key in torchs[index]]
+        return found
