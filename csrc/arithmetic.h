@@ -33,18 +33,18 @@ FUSED_SCHED_HD inline double multiply_add(double a, double b, double c) { return
 FUSED_SCHED_HD inline float multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
 #else
 // In double the product is exact. Rounding the sum to double and then to float could round twice, so
-// the double is rounded to odd, which makes the last rounding the only one. libm's fmaf gives the
-// same bits but is a call for each element, which keeps the loop from being vectorised.
+// the double is rounded to odd, which makes the last rounding the only one. libm's fmaf has the same
+// bits, but without the instruction it is many times slower.
 inline float multiply_add(float a, float b, float c) {
   const double product = static_cast<double>(a) * b;
   const double sum = product + c;
   const double addend = sum - product;
   const double error = (product - (sum - addend)) + (c - addend);
-  int64_t bits;
+  uint64_t bits;
   memcpy(&bits, &sum, sizeof(bits));
-  const int64_t away = (error > 0.0 && sum > 0.0) || (error < 0.0 && sum < 0.0) ? 1 : -1;
-  const bool inexact = error > 0.0 || error < 0.0;
-  bits += inexact && (bits & 1) == 0 ? away : 0;
+  const bool away_from_zero = (error > 0.0) == (sum > 0.0);
+  const bool inexact = error > 0.0 || error < 0.0;  // false for NaN
+  if (inexact && (bits & 1) == 0) bits += away_from_zero ? 1 : -1;
   double odd;
   memcpy(&odd, &bits, sizeof(odd));
   return static_cast<float>(odd);

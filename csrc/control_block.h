@@ -4,6 +4,7 @@
 namespace fused_sched {
 
 constexpr int kHeaderSkipped = 0;  // int64: 1 when the last update was skipped
+constexpr int kHeaderTicket = 1;   // int64: programs of the running GPU update that are done
 
 constexpr int kGroupsOffset = 8;
 constexpr int kGroupStride = 16;

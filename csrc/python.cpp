@@ -83,42 +83,45 @@ bool is_contiguous(const DLTensor& view) {
   return true;
 }
 
+// Returns false with ValueError set.
+bool has_shape(const DLTensor& view, int64_t count, const Expected& expected) {
+  const char* name = expected.name;
+  if (count > 0 && !is_contiguous(view)) {
+    PyErr_Format(PyExc_ValueError, "%s must be contiguous: pass %s.contiguous()", name, name);
+    return false;
+  }
+  if (expected.width > 0 && view.ndim != 2) {
+    PyErr_Format(PyExc_ValueError, "%s has %d dimension(s), but must have 2", name, view.ndim);
+    return false;
+  }
+  if (expected.width > 0 && view.shape[1] != expected.width) {
+    PyErr_Format(PyExc_ValueError, "%s has rows of %lld elements, but they must have %lld", name,
+                 static_cast<long long>(view.shape[1]), static_cast<long long>(expected.width));
+    return false;
+  }
+  if (count < expected.minimum) {
+    PyErr_Format(PyExc_ValueError, "%s has %lld element(s), but at least %lld are needed", name,
+                 static_cast<long long>(count), static_cast<long long>(expected.minimum));
+    return false;
+  }
+  return true;
+}
+
 }  // namespace
 
 bool read_tensor(PyObject* object, const Expected& expected, Argument* argument) {
-  if (!is_tensor(object)) {
-    PyErr_Format(PyExc_TypeError, "%s=%R must be a %s tensor on the CPU", expected.name, object,
-                 expected.dtype);
-    return false;
-  }
   DLTensor view;
-  if (!view_tensor(object, &view)) return false;
-  const bool typed = view.dtype.code == expected.code && view.dtype.bits == expected.bits;
-  if (!typed || view.device.device_type != kDLCPU) {
-    PyErr_Format(PyExc_TypeError, "%s=%R must be a %s tensor on the CPU", expected.name, object,
-                 expected.dtype);
-    return false;
-  }
-  argument->count = element_count(view);
-  if (!is_contiguous(view) && argument->count > 0) {
-    PyErr_Format(PyExc_ValueError, "%s must be contiguous: pass %s.contiguous()", expected.name,
-                 expected.name);
-    return false;
-  }
-  if (expected.width > 0 && (view.ndim != 2 || view.shape[1] != expected.width)) {
-    PyErr_Format(PyExc_ValueError, "%s must have the shape (rows, %lld), but has %d dimension(s)%s",
-                 expected.name, static_cast<long long>(expected.width), view.ndim,
-                 view.ndim == 2 ? " and another width" : "");
-    return false;
-  }
-  if (argument->count < expected.minimum) {
-    PyErr_Format(PyExc_ValueError, "%s has %lld element(s), but at least %lld are needed",
-                 expected.name, static_cast<long long>(argument->count),
-                 static_cast<long long>(expected.minimum));
+  const bool viewed = is_tensor(object) && view_tensor(object, &view);
+  if (!viewed || view.dtype.code != expected.code || view.dtype.bits != expected.bits ||
+      view.device.device_type != kDLCPU) {
+    PyErr_Clear();
+    PyErr_Format(PyExc_TypeError, "%s=%R must be a tensor of dtype %s on the CPU", expected.name,
+                 object, expected.dtype);
     return false;
   }
   argument->data = data_pointer(view);
-  return true;
+  argument->count = element_count(view);
+  return has_shape(view, argument->count, expected);
 }
 
 bool read_int(PyObject* object, const char* name, int64_t low, int64_t high, int64_t* value) {

@@ -19,6 +19,7 @@ import torch
 
 HEADER: dict[str, int] = {
     "skipped": 0,  # int64: 1 when the last update was skipped because found_inf was not 0
+    "ticket": 1,  # int64: programs of the running GPU update that are done; 0 between updates
 }
 GROUPS_OFFSET = 8
 GROUP_STRIDE = 16

@@ -59,6 +59,12 @@ def same_layout(a: torch.Tensor, b: torch.Tensor) -> bool:
     return all(size <= 1 or s == t for size, s, t in zip(a.shape, a.stride(), b.stride(), strict=True))
 
 
+def state_format(param: torch.Tensor) -> torch.memory_format:
+    """How the state of a parameter, and buffers that stand in for it, lie in memory: all alike."""
+    walkable = is_dense(param) and not param.is_complex()
+    return torch.preserve_format if walkable else torch.contiguous_format
+
+
 @dataclass
 class Staging:
     """Buffers that stand in for a tensor whose memory the kernels cannot walk: gaps, complex, odd gradients."""
@@ -68,7 +74,7 @@ class Staging:
 
     @classmethod
     def like(cls, param: torch.Tensor) -> Staging:
-        return cls(*(torch.empty_like(param, memory_format=torch.contiguous_format).detach() for _ in range(2)))
+        return cls(*(torch.empty_like(param, memory_format=state_format(param)).detach() for _ in range(2)))
 
 
 class Entry:
@@ -87,6 +93,17 @@ class Entry:
         self.param, self.group = param, group
         self.state: tuple[torch.Tensor, ...] = ()
         self.staging: Staging | None = None
+
+    def is_current(self, states_needed: int) -> bool:
+        """Whether states and staging still suit the parameter and its gradient."""
+        p, g = self.param, self.param.grad
+        if g is None:
+            return True
+        if g.layout != torch.strided or len(self.state) < states_needed:
+            return False
+        return all(t.shape == p.shape for t in self.state) and (
+            self.staging is None or (self.staging.param.shape == p.shape and self.staging.param.dtype == p.dtype)
+        )
 
     def needs_staging(self) -> bool:
         """Whether the kernels cannot walk the parameter, or its present gradient, in place."""

@@ -37,9 +37,7 @@ class Schedule:
         backend.check_program(self)
 
     def advance(self) -> None:
-        """One step of the schedule, as its own launch."""
-        if self.before_advance is not None:
-            self.before_advance()
+        """One step of the schedule, as its own launch; the caller has run :attr:`before_advance`."""
         self.backend.advance(self)
         self.follow()
 
@@ -78,10 +76,6 @@ class Schedule:
                 self.memory.write_range(self.program.offsets[symbol], slot.initial)
         self.program = program
         return True
-
-    def follow_block(self, block: ControlBlock) -> None:
-        """Drive another control block from now on (the optimizer's was rebuilt)."""
-        self.block = block
 
     def launch_arguments(self) -> tuple[torch.Tensor, int, torch.Tensor, int]:
         """(code, uniform operations, memory, guarded), as the update launch takes a fused schedule."""

@@ -18,8 +18,11 @@ from .base import Backend, Update
 __all__ = ["NAMES", "Backend", "Update", "choose", "reason_unavailable", "why"]
 
 ENVIRONMENT = "FUSED_SCHED_BACKEND"
-_MODULES = {"cpu": "cpu", "reference": "reference"}
-_DEVICES: dict[str, tuple[str, ...]] = {"cpu": ("cpu",), "reference": ("cpu", "cuda")}
+_MODULES = {"triton": "triton", "cpu": "cpu", "reference": "reference"}
+_AUTOMATIC: dict[str, tuple[str, ...]] = {"triton": ("cuda",), "cpu": ("cpu",), "reference": ("cpu", "cuda")}
+_DEVICES = dict(_AUTOMATIC)
+if os.environ.get("TRITON_INTERPRET") == "1":
+    _DEVICES["triton"] = ("cuda", "cpu")  # slow, so only when named
 NAMES: tuple[str, ...] = tuple(_MODULES)  # in order of preference
 
 
@@ -54,9 +57,10 @@ def choose(device: torch.device, name: str | None = None) -> Backend:
     name = name if name is not None else os.environ.get(ENVIRONMENT) or None
     if name is None:
         for candidate in NAMES:
-            loaded = _load(candidate)
-            if device.type in _DEVICES[candidate] and isinstance(loaded, Backend):
-                return loaded
+            if device.type in _AUTOMATIC[candidate]:
+                loaded = _load(candidate)
+                if isinstance(loaded, Backend):
+                    return loaded
         raise RuntimeError(f"no backend serves device type {device.type!r}: move the parameters to the CPU or a GPU")
     if name not in NAMES:
         raise ValueError(f"{origin}={name!r} is not a backend: choose one of {', '.join(NAMES)}")
@@ -80,6 +84,6 @@ def why(device: torch.device) -> str:
     passed = [
         f"{name} is unavailable ({reason_unavailable(name)})"
         for name in NAMES[: NAMES.index(choose(device).name)]
-        if device.type in _DEVICES[name]
+        if device.type in _AUTOMATIC[name]
     ]
     return f"{choose(device).name}: {'; '.join(passed) or f'first choice for {device.type}'}"

@@ -37,7 +37,7 @@ class CpuBackend(Backend):
     def scan(self, table: ParameterTable, states: Sequence[int]) -> bool:
         if _C.scan(table.lists, table.ids, table.layouts, table.records, table.needed) == _REBUILD:
             return False
-        return all(e.param.grad is None or len(e.state) >= states[e.group] for _, e in table.staged)
+        return all(e.is_current(states[e.group]) for _, e in table.staged)
 
     def update(self, update: Update) -> None:
         table, block = update.table, update.block

@@ -39,21 +39,22 @@ def _is_zero(x: Scalar) -> bool:
     return not isinstance(x, torch.Tensor) and x == 0.0
 
 
-def _real(x: torch.Tensor) -> torch.Tensor:
-    return torch.view_as_real(x) if x.is_complex() else x
-
-
 def _wide(x: torch.Tensor) -> torch.Tensor:
     """16-bit types are computed in float32."""
-    x = _real(x.detach())
+    x = x.detach()
+    if x.is_complex():
+        x = torch.view_as_real(x.resolve_conj())
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def _sgd(p: torch.Tensor, g: torch.Tensor, state: list[torch.Tensor], row: _Row, count: Scalar) -> list[torch.Tensor]:
     if not state or _is_zero(row.momentum):
         return [p - row.lr * g, *state]
-    buf = torch.where(torch.as_tensor(count, device=p.device) == 0, g, row.momentum * state[0] + (1 - row.dampening) * g)
+    buf = row.momentum * state[0] + (1 - row.dampening) * g
+    buf = torch.where(torch.as_tensor(count, device=p.device) == 0, g, buf)
     step = g + row.momentum * buf if row.flags["nesterov"] else buf
+    if isinstance(row.momentum, torch.Tensor):  # it may be 0 without the host's knowing
+        buf, step = torch.where(row.momentum != 0, buf, state[0]), torch.where(row.momentum != 0, step, g)
     return [p - row.lr * step, buf]
 
 
@@ -62,7 +63,7 @@ def _adam(p: torch.Tensor, g: torch.Tensor, state: list[torch.Tensor], row: _Row
     bias1, bias2 = 1 - row.beta1**t, 1 - row.beta2**t
     if row.flags["decoupled_weight_decay"] and not _is_zero(row.weight_decay):
         p = p * (1 - row.lr * row.weight_decay)
-    m = state[0] + (1 - row.beta1) * (g - state[0])
+    m = torch.lerp(state[0], g, torch.as_tensor(1 - row.beta1, dtype=g.dtype, device=g.device))
     v = row.beta2 * state[1] + ((1 - row.beta2) * g) * g
     new = [m, v]
     if row.flags["amsgrad"]:
@@ -111,7 +112,9 @@ class ReferenceBackend(Backend):
             targets.append(grad)
             new.append(unscaled)
         for target, value in zip(targets, new, strict=True):
-            place = _real(target.detach())
+            place = target.detach()
+            if place.is_complex():
+                value = torch.view_as_complex(value.contiguous())
             place.copy_(value if skip is None else torch.where(skip, place, value))
         counted = torch.ones((), dtype=torch.int64, device=count.device)
         if update.rule == "sgd":

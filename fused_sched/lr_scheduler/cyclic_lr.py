@@ -31,7 +31,7 @@ class CyclicLR(OnDevice, lr_scheduler.CyclicLR):
 
     _constants = (
         "base_lrs", "max_lrs", "total_size", "step_ratio", "mode", "gamma", "scale_mode", "_scale_fn_custom",
-        "cycle_momentum",
+        "cycle_momentum", "base_momentums", "max_momentums",
     )  # fmt: skip
 
     def __init__(
@@ -58,8 +58,8 @@ class CyclicLR(OnDevice, lr_scheduler.CyclicLR):
             raise ValueError(f"{step_size_up=} must not be 0: give the number of steps from base_lr up to max_lr")
         self._table = HostTable(lookahead, self._row)
         super().__init__(
-            optimizer, base_lr, max_lr, step_size_up, step_size_down, mode, gamma, scale_fn, scale_mode,
-            cycle_momentum, base_momentum, max_momentum, last_epoch, fused=fused, skip_with_optimizer=skip_with_optimizer,
+            optimizer, base_lr, max_lr, step_size_up, step_size_down, mode, gamma, scale_fn, scale_mode, cycle_momentum,
+            base_momentum, max_momentum, last_epoch, fused=fused, skip_with_optimizer=skip_with_optimizer,
         )  # fmt: skip
 
     def _row(self, epoch: int) -> list[float]:
@@ -85,11 +85,10 @@ class CyclicLR(OnDevice, lr_scheduler.CyclicLR):
         base = b.const("base_lrs", [float(v) for v in self.base_lrs])
         height = (b.const("max_lrs", [float(v) for v in self.max_lrs]) - base) * position
         if self.cycle_momentum:
-            low, high = (b.const(name, [float(v) for v in getattr(self, name)]) for name in self._momentums)
+            low = b.const("base_momentums", [float(v) for v in self.base_momentums])
+            high = b.const("max_momentums", [float(v) for v in self.max_momentums])
             b.set_field("beta1" if self.use_beta1 else "momentum", high - (high - low) * position * scale)
         return base + height * scale
-
-    _momentums = ("base_momentums", "max_momentums")
 
     def _before_advance(self) -> None:
         super()._before_advance()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import EPOCH_DEPRECATION_WARNING, LRScheduler
 
 from ..optim.fused_optimizer import FusedOptimizer
 from ..program import LAST_EPOCH, STEP_COUNT, Builder, Program, Value
@@ -45,6 +45,12 @@ class OnDevice:
         if OnDevice in cls.__bases__:
             cls._torch_class = next(c for c in cls.__mro__[2:] if issubclass(c, LRScheduler))
             own = [p for p in inspect.signature(cls.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY]
+            if "__init__" not in cls.__dict__:  # its signature must not be another class's too
+
+                def __init__(self: OnDevice, *args: Any, **kwargs: Any) -> None:
+                    OnDevice.__init__(self, *args, **kwargs)
+
+                cls.__init__ = __init__  # type: ignore[method-assign]
             torchs = list(inspect.signature(cls._torch_class.__init__).parameters.values())
             cls.__init__.__signature__ = inspect.Signature(torchs + own)  # type: ignore[attr-defined]
 
@@ -110,6 +116,7 @@ class OnDevice:
         previous = self._schedule
         self._schedule = Schedule(self._build(), optimizer._block, optimizer._backend, self._skip_with_optimizer)
         self._schedule.before_advance = self._before_advance
+        optimizer._scheduled_fields |= self._schedule.program.fields_written
         self._seen = self._look()
         schedules = optimizer._schedules
         if previous in schedules:
@@ -120,15 +127,34 @@ class OnDevice:
 
     def _look(self) -> list[Any]:
         state = self.__dict__
-        return [copy.copy(state[name]) for name in self._constants]
+        return [copy.copy(state.get(name)) for name in self._constants]
 
     def _before_advance(self) -> None:
-        """Take in constants that were changed by hand; subclasses also fill their tables."""
-        state = self.__dict__
+        """Take in what was changed by hand: groups, constants; subclasses also fill their tables."""
+        state, schedule, groups = self.__dict__, self._schedule, self.optimizer.param_groups
+        assert schedule is not None
+        if schedule.block is not self.optimizer._block:
+            schedule.block = self.optimizer._block
+        if schedule.program.n_groups != len(groups):
+            if not self._covers_groups():
+                raise ValueError(
+                    f"{type(self).__name__} was made for {len(self.base_lrs)} param groups, but the optimizer has "
+                    f"{len(groups)}: make a new scheduler after adding or removing a group"
+                )
+            self._pull()
+            state[LAST_LR] = [float(g["lr"]) for g in groups]
+            if self._table is not None:
+                self._table.forget()
+            self._bind()
+            return
         for name, seen in zip(self._constants, self._seen, strict=True):
-            if state[name] != seen:
+            if state.get(name) != seen:
                 self._refresh()
                 return
+
+    def _covers_groups(self) -> bool:
+        """Whether the schedule can drive the groups that the optimizer has now."""
+        return "base_lrs" not in self._constants or len(self.base_lrs) == len(self.optimizer.param_groups)
 
     def _refresh(self) -> None:
         assert self._schedule is not None
@@ -151,15 +177,7 @@ class OnDevice:
             RuntimeError: the scheduler is ``fused`` and the optimizer took no step since the last call.
         """
         schedule = self._schedule
-        if schedule is None or epoch is not None:
-            super().step(epoch)  # type: ignore[misc]
-            return
-        if schedule.program.n_groups != len(self.optimizer.param_groups):
-            super().step()  # type: ignore[misc]  # raises where torch does; else the new group is scheduled too
-            self._pull()
-            self._bind()
-            return
-        if self._fused:
+        if self._fused and schedule is not None and epoch is None:
             if not schedule.pending:
                 raise RuntimeError(
                     f"{type(self).__name__}.step() was called, but this scheduler is fused=True and advances inside "
@@ -169,7 +187,14 @@ class OnDevice:
             return
         if self._step_count == 1:
             self._check_order()
-        schedule.advance()
+        if schedule is None or epoch is not None or not self._covers_groups():
+            self._step_count += 1
+            if epoch is not None:
+                warnings.warn(EPOCH_DEPRECATION_WARNING, UserWarning, stacklevel=2)
+            self._update_lr(epoch)  # type: ignore[attr-defined]
+            return
+        self._before_advance()
+        self._schedule.advance()  # type: ignore[union-attr]  # perhaps another one than before
 
     def _check_order(self) -> None:
         if not hasattr(self.optimizer.step, "_wrapped_by_lr_sched"):
@@ -194,8 +219,9 @@ class OnDevice:
         """
         values = self._last_lr
         groups = self.optimizer.param_groups
-        if len(values) == len(groups) and any(g._lr_is_tensor for g in groups):
-            return [torch.tensor(x) if g._lr_is_tensor else x for x, g in zip(values, groups, strict=True)]
+        if len(values) == len(groups):
+            pairs = zip(values, groups, strict=True)
+            return [torch.tensor(x, dtype=torch.float64) if g._lr_is_tensor else x for x, g in pairs]
         return values
 
     def state_dict(self) -> dict[str, Any]:
@@ -226,7 +252,7 @@ class OnDevice:
         if self._schedule is not None:
             state = self.__dict__
             state[LAST_EPOCH], state[STEP_COUNT] = self.last_epoch, self._step_count
-            state[LAST_LR] = self._schedule.read_group(LAST_LR)
+            state[LAST_LR] = self._last_lr
 
     def __getstate__(self) -> dict[str, Any]:
         self._pull()
@@ -264,8 +290,9 @@ class OnDevice:
 
     @property
     def _last_lr(self) -> list[Any]:
-        if self._schedule is None:
-            return self.__dict__[LAST_LR]  # type: ignore[no-any-return]
+        values: list[Any] = self.__dict__[LAST_LR]
+        if self._schedule is None or len(values) != self._schedule.program.n_groups:
+            return values
         return self._schedule.read_group(LAST_LR)
 
     @_last_lr.setter

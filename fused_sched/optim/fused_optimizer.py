@@ -14,7 +14,7 @@ from ..control_block import ControlBlock
 from ..live_dict import Changes
 from ..param_group import ParamGroup
 from ..param_state import OptimizerState, ParamState
-from ..parameter_table import DTYPES, Entry, ParameterTable, Staging, is_dense, real_dtype, same_layout
+from ..parameter_table import DTYPES, Entry, ParameterTable, Staging, real_dtype, same_layout, state_format
 from ..schedule import Schedule
 
 
@@ -52,6 +52,7 @@ class FusedOptimizer(Optimizer):
         self._backend_name = backend
         self._backend = backends.choose(device, backend)
         self._schedules: list[Schedule] = []
+        self._scheduled_fields: set[str] = set()  # what programs may write, unseen by the host
         self._changes = Changes()
         n_tensors = sum(len(g["params"]) for g in self.param_groups)
         self._block = ControlBlock(device, 2 * n_tensors + 16, self._remote)
@@ -197,7 +198,7 @@ class FusedOptimizer(Optimizer):
                 self._check_params([group])
                 self.param_groups[i] = ParamGroup(group, frozenset(self.defaults), self._block, self._changes)
         ordered = [g.index for g in self.param_groups]  # type: ignore[attr-defined]
-        if ordered != list(range(len(ordered))):
+        if ordered != list(range(self._block.n_groups)):
             self._move_block(ControlBlock(self._block.tensor.device, self._block.count_capacity, self._remote))
 
     def _list_params(self) -> None:
@@ -293,12 +294,13 @@ class FusedOptimizer(Optimizer):
 
     def _state_tensors(self, entry: Entry, state: ParamState, needed: int) -> tuple[torch.Tensor, ...]:
         p = entry.param
-        walkable = is_dense(p) and not p.is_complex()
+        memory_format = state_format(p)
+        walkable = memory_format == torch.preserve_format
         found = []
         for key in self._state_keys[:needed]:
             tensor = state.get(key)
             if tensor is None:
-                tensor = torch.zeros_like(p, memory_format=torch.preserve_format if walkable else torch.contiguous_format)
+                tensor = torch.zeros_like(p, memory_format=memory_format)
                 state.store(key, tensor)
             elif tensor.shape != p.shape:
                 raise ValueError(
@@ -306,8 +308,7 @@ class FusedOptimizer(Optimizer):
                     "assign a tensor of the parameter's shape, or delete the entry"
                 )
             elif not (same_layout(tensor, p) if walkable else tensor.is_contiguous()) or tensor.device != p.device:
-                layout = torch.empty_like(p, dtype=tensor.dtype, memory_format=torch.preserve_format if walkable else torch.contiguous_format)
-                tensor = layout.copy_(tensor)
+                tensor = torch.empty_like(p, dtype=tensor.dtype, memory_format=memory_format).copy_(tensor)
                 state.store(key, tensor)
             found.append(tensor.detach())
         return tuple(found)

@@ -59,6 +59,4 @@ class SGD(FusedOptimizer, torch.optim.SGD):
         self._start(backend)
 
     def _states_needed(self, group: dict[str, Any]) -> int:
-        # a scheduled momentum may become non-zero on the device, unseen by the host
-        scheduled = any("momentum" in s.program.fields_written for s in self._schedules)
-        return int(scheduled or group["momentum"] != 0)
+        return int("momentum" in self._scheduled_fields or group["momentum"] != 0)

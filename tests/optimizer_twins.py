@@ -5,10 +5,10 @@ Also the memory layouts and option sets that the optimizer tests run over.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import tolerances
 import torch
 from torch import Tensor
 
@@ -93,15 +93,8 @@ PARAM_LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
 GRAD_LAYOUTS = {**PARAM_LAYOUTS, "expanded": _expanded}  # torch refuses to update an expanded parameter
 
 
-def random_seed() -> int:
-    """A fresh seed; printed, so that pytest shows it with a failure."""
-    seed = int(os.environ.get("FUSED_SCHED_TEST_SEED") or int.from_bytes(os.urandom(4), "little"))
-    print(f"FUSED_SCHED_TEST_SEED={seed}")
-    return seed
-
-
-def generator() -> torch.Generator:
-    return torch.Generator().manual_seed(random_seed())
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
 def normal(g: torch.Generator, shape: Sequence[int] | int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -161,7 +154,9 @@ class Twins:
                 p.grad = None if g is None else layout(g)
 
     def random_grads(self, g: torch.Generator, scale: float = 1.0) -> list[Tensor]:
-        return [(normal(g, p.shape, p.dtype) * scale) for p in self.our_params]
+        """Normal; in float16 at least 0.5 in size, since the squares of small ones have no digits there."""
+        grads = [normal(g, p.shape, p.dtype) * scale for p in self.our_params]
+        return [x + torch.sign(x) * 0.5 if x.dtype == torch.float16 else x for x in grads]
 
     def step(self) -> None:
         self.ours.step()
@@ -181,3 +176,40 @@ class Twins:
             assert ours[index].keys() == torchs[index].keys(), f"state of parameter {index}"
             found += [(key, ours[index][key], torchs[index][key]) for key in torchs[index]]
         return found
+
+
+def distance(actual: Tensor, expected: Tensor) -> float:
+    """The largest error of an element, relative to its size plus the tensor's root mean square."""
+    wide = torch.complex128 if expected.dtype.is_complex else torch.float64
+    actual, expected = actual.detach().to(wide), expected.detach().to(wide)
+    if expected.numel() == 0:
+        return 0.0
+    size = expected.abs() + expected.abs().square().mean().sqrt()
+    error = (actual - expected).abs()
+    return float(torch.where(error == 0, 0.0, error / size).max())
+
+
+def assert_close(actual: Tensor, expected: Tensor, what: str = "", relative: float | None = None) -> None:
+    """Same shape and dtype, and within the tolerance of the dtype."""
+    assert actual.shape == expected.shape, what
+    assert actual.dtype == expected.dtype, what
+    real = torch.empty((), dtype=actual.dtype).real.dtype
+    tolerance = tolerances.UPDATE_RELATIVE[real] if relative is None else relative
+    assert distance(actual, expected) <= tolerance, f"{what}: {actual} is not {expected}"
+
+
+def assert_equal(actual: Tensor, expected: Tensor, what: str = "") -> None:
+    """Bit for bit, but for the sign of zero."""
+    assert actual.dtype == expected.dtype, what
+    assert torch.equal(actual, expected), f"{what}: {actual} is not {expected}"
+
+
+def assert_same(twins: Twins, relative: float | None = None) -> None:
+    """Parameters and states are within tolerance of torch's, counts are equal."""
+    for i, (p, q) in enumerate(zip(twins.our_params, twins.torch_params, strict=True)):
+        assert_close(p, q, f"parameter {i}", relative)
+    for key, mine, torchs in twins.states():
+        if key == "step":
+            assert_equal(mine, torchs, key)
+        else:
+            assert_close(mine, torchs, key, relative)

@@ -1,0 +1,278 @@
+"""Train a small network on handwritten digits with every scheduler, twice: with fused_sched and with torch.
+
+Both runs start from the same weights and see the same batches in the same order, step by step side by
+side. Prints how far they agree and what a step costs, writes two charts to demo_output/, and exits with
+status 1 if they do not agree. Runs on the CPU in under a minute; needs no network.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from sklearn.datasets import load_digits
+from tqdm import tqdm
+
+import fused_sched.lr_scheduler
+import fused_sched.optim
+from fused_sched import plotting
+
+SEED = 20
+BATCH = 64
+EPOCHS = 12
+OUTPUT = Path("demo_output")
+
+# The schedule is the same float64 arithmetic in the same order on both sides.
+LR_TOLERANCE = 1e-12
+# float32 updates may round differently in the last bit (6e-8), and training amplifies what differs:
+# parameters are compared with the largest one of their tensor, after the whole run.
+PARAMETER_TOLERANCE = 1e-3
+ACCURACY_TOLERANCE = 0.01
+
+SGD = {"lr": 0.05, "momentum": 0.9, "weight_decay": 1e-4}
+ADAMW = {"lr": 2e-3, "weight_decay": 1e-2}
+CYCLE = {"base_lr": 0.005, "max_lr": 0.1, "step_size_up": 30, "step_size_down": 40}
+
+
+@dataclass
+class Case:
+    """One training run: the names of the classes, the same in both libraries, and their arguments."""
+
+    title: str
+    scheduler: str
+    arguments: dict[str, Any]
+    optimizer: str = "SGD"
+    hyperparameters: dict[str, Any] = field(default_factory=lambda: SGD)
+    halve_at: int | None = None  # step after which the user halves the rate by hand
+
+
+CASES = [
+    Case("LambdaLR, 1/(1 + 0.02 t)", "LambdaLR", {"lr_lambda": lambda step: 1.0 / (1.0 + 0.02 * step)}),
+    Case("StepLR", "StepLR", {"step_size": 60, "gamma": 0.3}),
+    Case("StepLR, halved by hand", "StepLR", {"step_size": 60, "gamma": 0.3}, "AdamW", ADAMW, halve_at=130),
+    Case("MultiStepLR", "MultiStepLR", {"milestones": [80, 160, 220], "gamma": 0.2}, "AdamW", ADAMW),
+    Case("ExponentialLR", "ExponentialLR", {"gamma": 0.985}),
+    Case("CosineAnnealingLR", "CosineAnnealingLR", {"T_max": 276, "eta_min": 1e-5}, "AdamW", ADAMW),
+    Case("CyclicLR, triangular", "CyclicLR", CYCLE),
+    Case("CyclicLR, triangular2", "CyclicLR", {**CYCLE, "mode": "triangular2"}),
+    Case("CyclicLR, exp_range", "CyclicLR", {**CYCLE, "mode": "exp_range", "gamma": 0.99}),
+    Case("CyclicLR, own scale_fn", "CyclicLR", {**CYCLE, "scale_fn": lambda cycle: 1.0 / cycle, "scale_mode": "cycle"}),
+]
+
+
+@dataclass
+class Data:
+    """Standardised digits: float32 inputs of 64 pixels, int64 labels from 0 to 9."""
+
+    train_inputs: torch.Tensor
+    train_labels: torch.Tensor
+    test_inputs: torch.Tensor
+    test_labels: torch.Tensor
+
+
+class Side:
+    """One of the two runs of a case: network, optimizer, scheduler, and what is recorded of them."""
+
+    def __init__(self, case: Case, network: torch.nn.Module, optimizers: Any, schedulers: Any, **options: Any) -> None:
+        self.network = copy.deepcopy(network)
+        hyperparameters = {**case.hyperparameters, **options}
+        self.optimizer = getattr(optimizers, case.optimizer)(self.network.parameters(), **hyperparameters)
+        self.scheduler = getattr(schedulers, case.scheduler)(self.optimizer, **case.arguments)
+        self.rates: list[float] = []
+        self.losses: list[float] = []
+        self.seconds: list[float] = []
+
+    def step(self, inputs: torch.Tensor, labels: torch.Tensor) -> None:
+        """One training step; only the optimizer and the scheduler are timed."""
+        self.optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(self.network(inputs), labels)
+        loss.backward()
+        self.rates.append(float(self.optimizer.param_groups[0]["lr"]))
+        start = time.perf_counter()
+        self.optimizer.step()
+        self.scheduler.step()
+        self.seconds.append(time.perf_counter() - start)
+        self.losses.append(loss.item())
+
+    def accuracy(self, data: Data) -> float:
+        """The share of the test digits that the network names rightly."""
+        with torch.no_grad():
+            guesses = self.network(data.test_inputs).argmax(dim=1)
+        return (guesses == data.test_labels).double().mean().item()
+
+
+@dataclass
+class Result:
+    """How the two sides of a case compare."""
+
+    case: Case
+    ours: Side
+    theirs: Side
+    accuracies: tuple[float, float]
+    lr_error: float  # relative, the largest of all steps
+    parameter_error: float  # absolute, the largest of all parameters at the end
+    scaled_error: float  # the same, relative to the largest parameter of the tensor
+
+    @property
+    def agrees(self) -> bool:
+        return (
+            self.lr_error <= LR_TOLERANCE
+            and self.scaled_error <= PARAMETER_TOLERANCE
+            and abs(self.accuracies[0] - self.accuracies[1]) <= ACCURACY_TOLERANCE
+        )
+
+
+def load_data() -> Data:
+    """scikit-learn's bundled digits, shuffled, 80 % for training, scaled by the training part's statistics."""
+    digits = load_digits()
+    order = torch.randperm(len(digits.target), generator=torch.Generator().manual_seed(SEED))
+    inputs = torch.from_numpy(digits.data).float()[order]
+    labels = torch.from_numpy(digits.target).long()[order]
+    split = len(order) * 4 // 5
+    mean, deviation = inputs[:split].mean(0), inputs[:split].std(0)
+    inputs = (inputs - mean) / deviation.clamp(min=1e-3)  # some pixels are never inked
+    return Data(inputs[:split], labels[:split], inputs[split:], labels[split:])
+
+
+def batches(data: Data) -> list[torch.Tensor]:
+    """The indices of every minibatch of the whole run, in order."""
+    generator = torch.Generator().manual_seed(SEED)
+    count = len(data.train_labels)
+    return [part for _ in range(EPOCHS) for part in torch.randperm(count, generator=generator).split(BATCH)]
+
+
+def make_network() -> torch.nn.Module:
+    torch.manual_seed(SEED)
+    return torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 10))
+
+
+def compare(case: Case, data: Data, order: list[torch.Tensor], advance: Callable[[], object]) -> Result:
+    """Train both sides of ``case`` in lockstep; ``advance`` is called after every step."""
+    network = make_network()
+    ours = Side(case, network, fused_sched.optim, fused_sched.lr_scheduler)
+    theirs = Side(case, network, torch.optim, torch.optim.lr_scheduler, foreach=False, fused=False)
+    for step, indices in enumerate(order):
+        # taking turns at going first, neither side always finds the caches as the other left them
+        for side in (ours, theirs) if step % 2 else (theirs, ours):
+            side.step(data.train_inputs[indices], data.train_labels[indices])
+            if step == case.halve_at:
+                side.optimizer.param_groups[0]["lr"] /= 2
+        advance()
+
+    pairs = list(zip(ours.network.parameters(), theirs.network.parameters(), strict=True))
+    errors = [(a - b).abs().max().item() for a, b in pairs]
+    scales = [b.abs().max().item() for _, b in pairs]
+    return Result(
+        case=case,
+        ours=ours,
+        theirs=theirs,
+        accuracies=(ours.accuracy(data), theirs.accuracy(data)),
+        lr_error=max(relative_error(a, b) for a, b in zip(ours.rates, theirs.rates, strict=True)),
+        parameter_error=nan_to_inf(max(errors, key=nan_to_inf)),
+        scaled_error=max(nan_to_inf(e) / s for e, s in zip(errors, scales, strict=True)),
+    )
+
+
+def relative_error(value: float, expected: float) -> float:
+    """``|value - expected| / |expected|``; 0 for equal numbers, infinite where one is NaN or only one is 0."""
+    if value == expected:
+        return 0.0
+    return nan_to_inf(abs(value - expected) / abs(expected)) if expected else math.inf
+
+
+def nan_to_inf(value: float) -> float:
+    return math.inf if math.isnan(value) else value
+
+
+def print_table(results: list[Result]) -> None:
+    print(f"{'':<27}{'':<7}{'test accuracy':>17}{'largest difference from torch':>34}{'time per step, us':>20}")
+    print(
+        f"{'scheduler':<27}{'with':<7}{'ours':>8}{'torch':>9}"
+        f"{'lr (rel.)':>12}{'parameter':>11}{'scaled':>11}{'ours':>10}{'torch':>10}"
+    )
+    for result in results:
+        ours, theirs = (statistics.median(side.seconds) * 1e6 for side in (result.ours, result.theirs))
+        print(
+            f"{result.case.title:<27}{result.case.optimizer:<7}"
+            f"{result.accuracies[0]:>8.2%}{result.accuracies[1]:>9.2%}"
+            f"{result.lr_error:>12.1e}{result.parameter_error:>11.1e}{result.scaled_error:>11.1e}"
+            f"{ours:>10.1f}{theirs:>10.1f}{'' if result.agrees else '   DIFFERS'}"
+        )
+
+
+def print_verdict(results: list[Result]) -> None:
+    print(f"""
+The time is the median of optimizer.step() + scheduler.step() with one thread; torch runs with foreach=False.
+'scaled' is the largest difference within a parameter tensor over the largest parameter of that tensor.
+
+Allowed are:
+  lr         {LR_TOLERANCE:g}, relative, at every step: both sides run the same float64 recurrence
+  parameters {PARAMETER_TOLERANCE:g}, scaled, at the end: a float32 update may round its last bit (6e-8) differently,
+             and {len(results[0].ours.rates)} steps of training amplify whatever differs
+  accuracy   {ACCURACY_TOLERANCE:.0%} of the test digits""")
+    failed = [result.case.title for result in results if not result.agrees]
+    if failed:
+        print(f"\nFAILED: outside the tolerance with {'; '.join(failed)}")
+    else:
+        print(f"\nAll {len(results)} runs agree with torch within these tolerances.")
+
+
+def draw(results: list[Result], path: Path, what: str, pick: Callable[[Side], list[float]], log: bool) -> None:
+    """One small chart for each case, torch's curve as a broad band below ours."""
+    columns = 5
+    rows = math.ceil(len(results) / columns)
+    figure = plotting.new_figure(15, 0.7 + 2.7 * rows)
+    axes = figure.subplots(rows, columns, squeeze=False).flat
+    for axis, result in zip(axes, results, strict=False):
+        axis.plot(pick(result.theirs), color="#f0b48f", linewidth=5, label="torch")
+        axis.plot(pick(result.ours), color="#1f5fa8", linewidth=1.3, label="fused_sched")
+        axis.set_title(f"{result.case.title} ({result.case.optimizer})", fontsize=9.5, loc="left")
+        if log:
+            axis.set_yscale("log")
+        plotting.style(axis)
+    for axis in list(axes)[len(results) :]:
+        axis.set_visible(False)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", ncols=2, frameon=False)
+    figure.suptitle(what, x=0.01, ha="left", fontsize=13)
+    figure.supxlabel("step", fontsize=10)
+    plotting.save(figure, path)
+
+
+def smooth(values: list[float], width: int = 9) -> list[float]:
+    """Means of the last ``width`` values: the loss of single minibatches is noisy."""
+    return [statistics.fmean(values[max(0, i - width + 1) : i + 1]) for i in range(len(values))]
+
+
+def main() -> int:
+    torch.set_num_threads(1)  # the network is small: more threads make the times noisy, not shorter
+    data = load_data()
+    order = batches(data)
+    print(
+        f"fused_sched {fused_sched.__version__} and torch {torch.__version__} on digits: "
+        f"{len(data.train_labels)} images to train, {len(data.test_labels)} to test, {len(order)} steps a run\n"
+    )
+    results = []
+    with tqdm(total=len(CASES) * len(order), unit="step", leave=False) as progress:
+        for case in CASES:
+            progress.set_description(f"{case.title:<26}")
+            results.append(compare(case, data, order, progress.update))
+    print_table(results)
+    print_verdict(results)
+    OUTPUT.mkdir(exist_ok=True)
+    draw(results, OUTPUT / "lr_curves.png", "Learning rate at every step", lambda side: side.rates, log=False)
+    draw(results, OUTPUT / "loss.png", "Training loss, mean of 9 steps", lambda side: smooth(side.losses), log=True)
+    print(f"Charts: {OUTPUT / 'lr_curves.png'}, {OUTPUT / 'loss.png'}")
+    return 0 if all(result.agrees for result in results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,83 @@
+"""The one place that knows how Triton compiles and launches; its interfaces change between releases.
+
+A kernel is compiled once for each device and each :class:`Kernel`. A launch then takes plain addresses and
+integers: no tensor is inspected, nothing is specialised on values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import triton
+from triton.compiler import ASTSource
+
+from .numerics import INTERPRETED
+from .variants import Kernel
+
+Argument = torch.Tensor | int
+
+
+def compile_kernel(kernel: Kernel, target: Any = None) -> Any:
+    """Triton's compiled kernel; ``target``: a ``GPUTarget``, default the current device's."""
+    constants = dict(kernel.constants)
+    given = dict(kernel.signature) | dict.fromkeys(constants, "constexpr")
+    source = ASTSource(
+        fn=kernel.function,
+        signature={name: given[name] for name in kernel.function.arg_names},
+        constexprs=constants,
+    )
+    # fusion is off because the rules say where a multiply-add is one operation
+    options = {"num_warps": kernel.warps, "enable_fp_fusion": False}
+    return triton.compile(source, target=target or triton.runtime.driver.active.get_current_target(), options=options)
+
+
+class Launcher:
+    """Compiles, launches, and counts both: ``launches`` and ``compilations``."""
+
+    def __init__(self) -> None:
+        self.launches = 0
+        self.compilations = 0
+        self._compiled: dict[tuple[Kernel, int | None], Any] = {}
+
+    def get(self, kernel: Kernel, device: torch.device) -> Any:
+        """What :meth:`launch` needs to run ``kernel`` on ``device``; compiled at the first call."""
+        key = kernel, device.index
+        if key not in self._compiled:
+            self.compilations += 1
+            self._compiled[key] = kernel if INTERPRETED else compile_kernel(kernel)
+        return self._compiled[key]
+
+    def has(self, kernel: Kernel, device: torch.device) -> bool:
+        """Whether :meth:`get` would not compile."""
+        return (kernel, device.index) in self._compiled
+
+    def launch(self, compiled: Any, programs: int, arguments: Sequence[Argument]) -> None:
+        """Run ``programs`` programs on the current device and stream, which must be the arguments' device.
+
+        Args:
+            compiled: from :meth:`get`.
+            programs: at least 1.
+            arguments: in the order of the kernel's signature; tensors where the interpreter runs,
+                else addresses (see :meth:`argument`).
+        """
+        self.launches += 1
+        if INTERPRETED:
+            compiled.function[(programs,)](*arguments, **dict(compiled.constants))
+            return
+        driver = triton.runtime.driver.active
+        stream = driver.get_current_stream(driver.get_current_device())
+        run = compiled.run
+        enter, leave = triton.knobs.runtime.launch_enter_hook, triton.knobs.runtime.launch_exit_hook
+        constants = (None,) * (len(compiled.src.fn.arg_names) - len(arguments))  # in the signature, but ignored
+        metadata = compiled.launch_metadata((programs, 1, 1), stream, *arguments, *constants)
+        run(
+            programs, 1, 1, stream, compiled.function, compiled.packed_metadata, metadata, enter, leave,
+            *arguments, *constants,
+        )  # fmt: skip
+
+    @staticmethod
+    def argument(tensor: torch.Tensor) -> Argument:
+        """A tensor in the form that :meth:`launch` takes; the caller keeps it alive."""
+        return tensor if INTERPRETED else tensor.data_ptr()

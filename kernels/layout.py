@@ -1,0 +1,35 @@
+"""The layouts of control block and records as constants that kernels may use."""
+
+import triton.language as tl
+
+from ..control_block import FIELDS, FLAGS, GROUP_CAPACITY, GROUP_STRIDE, GROUPS_OFFSET, HEADER
+from ..parameter_table import RECORD, RECORD_WIDTH
+
+UNIT = 1024  # elements; chunks start at multiples of it
+
+CHUNK_UNIT = tl.constexpr(UNIT)
+SKIPPED = tl.constexpr(HEADER["skipped"])
+TICKET = tl.constexpr(HEADER["ticket"])
+GROUPS = tl.constexpr(GROUPS_OFFSET)
+STRIDE = tl.constexpr(GROUP_STRIDE)
+COUNTS = tl.constexpr(GROUPS_OFFSET + GROUP_CAPACITY * GROUP_STRIDE)
+
+LR = tl.constexpr(FIELDS["lr"])
+WEIGHT_DECAY = tl.constexpr(FIELDS["weight_decay"])
+MOMENTUM = tl.constexpr(FIELDS["momentum"])
+DAMPENING = tl.constexpr(FIELDS["dampening"])
+BETA1 = tl.constexpr(FIELDS["beta1"])
+BETA2 = tl.constexpr(FIELDS["beta2"])
+EPS = tl.constexpr(FIELDS["eps"])
+FLAGS_FIELD = tl.constexpr(FIELDS["flags"])
+MAXIMIZE = tl.constexpr(FLAGS["maximize"])
+NESTEROV = tl.constexpr(FLAGS["nesterov"])
+DECOUPLED = tl.constexpr(FLAGS["decoupled_weight_decay"])
+
+WIDTH = tl.constexpr(RECORD_WIDTH)
+PARAM = tl.constexpr(RECORD["param"])
+STATE0 = tl.constexpr(RECORD["state0"])
+STATE1 = tl.constexpr(RECORD["state1"])
+STATE2 = tl.constexpr(RECORD["state2"])
+NUMEL = tl.constexpr(RECORD["numel"])
+GROUP = tl.constexpr(RECORD["group"])

@@ -1,0 +1,93 @@
+"""Comparing the parameter table with the tensors as they are now: in C++ where possible, else here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from ..parameter_table import DTYPES, RECORD, ParameterTable, real_dtype, same_layout
+
+try:
+    from .. import _C
+except ImportError:
+    _C = None
+
+UNCHANGED, MOVED, REBUILD = 0, 1, 2  # as _C.scan
+
+
+def _layout(tensor: torch.Tensor) -> int:
+    if _C is not None:
+        return int(_C.layout(tensor))
+    strides = [stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size != 1]
+    return hash((tensor.dtype, tuple(tensor.shape), *strides)) or 1
+
+
+def note_layouts(table: ParameterTable) -> None:
+    """Remember the memory layout of every parameter; 0 stands for a staged one."""
+    layouts = [0 if e.staging is not None else _layout(e.param) for e in table.entries]
+    table.layouts = torch.tensor(layouts, dtype=torch.int64)
+
+
+def follows_in_c(table: ParameterTable) -> bool:
+    """Whether the C++ scan can read these tensors; call it on a table that was just filled."""
+    return _C is not None and _C.scan(table.lists, table.ids, table.layouts, table.records, table.needed) != REBUILD
+
+
+def scan(table: ParameterTable, states: Sequence[int], in_c: bool) -> int:
+    """Follow moved gradients in ``table.records``.
+
+    Args:
+        table: to bring up to date.
+        states: how many state tensors each group's parameters need.
+        in_c: use the C++ scan; see :func:`follows_in_c`.
+
+    Returns:
+        ``UNCHANGED``, ``MOVED`` (some gradient's address changed) or ``REBUILD``.
+    """
+    if in_c:
+        result = int(_C.scan(table.lists, table.ids, table.layouts, table.records, table.needed))
+    else:
+        result = _scan(table)
+    if not all(e.is_current(states[e.group]) for _, e in table.staged):
+        return REBUILD
+    return result
+
+
+def _scan(table: ParameterTable) -> int:
+    position, moved = 0, False
+    layouts, records = table.layouts.tolist(), table.records.tolist()
+    for params in table.lists:
+        for p in params:
+            if position == len(records) or p is not table.entries[position].param:
+                return REBUILD
+            if layouts[position] != 0:
+                if layouts[position] != _layout(p):
+                    return REBUILD
+                grad = _grad_address(p, records[position], int(table.needed[position]))
+                if grad is None:
+                    return REBUILD
+                if grad != records[position][RECORD["grad"]]:
+                    moved = True
+                    table.records[position, RECORD["grad"]] = grad
+            position += 1
+    if position != len(records):
+        return REBUILD
+    return MOVED if moved else UNCHANGED
+
+
+def _grad_address(p: torch.Tensor, record: list[int], needed: int) -> int | None:
+    """Address of the gradient, 0 for none, 1 if it is empty; None if the record does not suit it."""
+    if p.data_ptr() != record[RECORD["param"]]:
+        return None
+    g = p.grad
+    if g is None:
+        return 0
+    if g.layout != torch.strided or g.is_neg() or not same_layout(p, g) or g.device != p.device:
+        return None
+    if DTYPES.get(real_dtype(g.dtype)) != record[RECORD["kind"]] // 16 % 16:
+        return None
+    if p.numel() == 0:
+        return 1
+    states = record[RECORD["state0"] : RECORD["state0"] + needed]
+    return g.data_ptr() if all(states) else None

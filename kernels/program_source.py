@@ -1,0 +1,150 @@
+"""Programs as generated Triton source: one line for each operation, no file on disk.
+
+Uniform operations are scalars, the others blocks with one lane for each param group. Constants stay
+in the schedule's memory, so a new value compiles nothing; offsets and table sizes are part of the
+structure and stand in the source. All reads come before a barrier and all writes after it, because a
+scalar is written by one thread while others may still be reading.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import linecache
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import triton
+import triton.language as tl
+
+from ..control_block import FIELDS, GROUP_STRIDE, GROUPS_OFFSET
+from . import numerics
+
+if TYPE_CHECKING:
+    from ..program import Operation, Program
+
+EXPRESSIONS = {
+    "add": "{0} + {1}",
+    "sub": "{0} - {1}",
+    "mul": "{0} * {1}",
+    "div": "{0} / {1}",
+    "pow": "power({0}, {1})",
+    "mod": "python_mod({0}, {1})",
+    "floordiv": "python_floordiv({0}, {1})",
+    "min": "tl.where({1} < {0}, {1}, {0})",
+    "max": "tl.where({1} > {0}, {1}, {0})",
+    "lt": "({0} < {1}).to(tl.float64)",
+    "le": "({0} <= {1}).to(tl.float64)",
+    "eq": "({0} == {1}).to(tl.float64)",
+    "ne": "({0} != {1}).to(tl.float64)",
+    "and": "(({0} != 0.0) & ({1} != 0.0)).to(tl.float64)",
+    "or": "(({0} != 0.0) | ({1} != 0.0)).to(tl.float64)",
+    "not": "({0} == 0.0).to(tl.float64)",
+    "neg": "-{0}",
+    "abs": "tl.abs({0})",
+    "sqrt": "tl.sqrt({0})",
+    "exp": "tl.exp({0})",
+    "log": "tl.log({0})",
+    "cos": "tl.cos({0})",
+    "sin": "tl.sin({0})",
+    "floor": "tl.floor({0})",
+    "ceil": "tl.ceil({0})",
+    "trunc": "truncate({0})",
+    "round": "round_even({0})",
+    "where": "tl.where({0} != 0.0, {1}, {2})",
+}
+_FUNCTIONS = ("power", "python_mod", "python_floordiv", "truncate", "round_even", "table_row")
+_STORES = ("store", "store_group", "store_field")
+_known: dict[str, Any] = {}
+
+
+def _place(program: Program, op: Operation) -> tuple[str, bool]:
+    """Where a load or store goes, and whether that is a block of lanes."""
+    assert op.symbol is not None
+    if op.name in ("field", "store_field"):
+        return f"fields + {FIELDS[op.symbol]}", True
+    offset = f"memory + {program.offsets[op.symbol]}"
+    return (f"{offset} + lanes", True) if op.name in ("load_group", "store_group") else (offset, False)
+
+
+def _lookup(program: Program, op: Operation, row: str, uniform: bool) -> str:
+    assert op.symbol is not None
+    slot = program.memory[op.symbol]
+    last = len(slot.initial) // slot.width - 1
+    place = f"memory + {program.offsets[op.symbol]} + table_row({row}, {float(last)!r}) * {slot.width}"
+    if slot.width > 1:
+        place += " + lanes"
+    return f"tl.load({place})" if uniform else f"tl.load({place} + no_lanes, mask=inside, other=0.0)"
+
+
+def program_source(program: Program) -> str:
+    """Source of ``name(control, memory)``, where the name depends on the rest of the source."""
+    n = program.n_groups
+    lines = [
+        f"lanes = tl.arange(0, {triton.next_power_of_2(max(n, 1))})",
+        f"inside = lanes < {n}",
+        "no_lanes = lanes * 0",
+        f"fields = control + {GROUPS_OFFSET} + lanes * {GROUP_STRIDE}",
+    ]
+    stores = []
+    for i, op in enumerate(program.operations):
+        a = [f"v{k}" for k in op.operands]
+        if op.name in _STORES:
+            place, block = _place(program, op)
+            stores.append(f"tl.store({place}, {a[0]}" + (", mask=inside)" if block else ")"))
+        elif op.name == "lookup":
+            lines.append(f"v{i} = " + _lookup(program, op, a[0], i < program.n_uniform))
+        elif op.symbol is not None:
+            place, block = _place(program, op)
+            lines.append(f"v{i} = tl.load({place}" + (", mask=inside, other=0.0)" if block else ")"))
+        else:
+            lines.append(f"v{i} = " + EXPRESSIONS[op.name].format(*a))
+    body = "".join(f"    {line}\n" for line in [*lines, "tl.debug_barrier()", *stores])
+    return f"def program_{_digest(body)}(control, memory):\n{body}"
+
+
+def advance_source(programs: Sequence[tuple[Program, bool]]) -> tuple[str, list[str]]:
+    """Source of ``name(control, schedules, skipped)`` and of the programs it calls.
+
+    Args:
+        programs: each program, and whether it stands still when the update was ``skipped``.
+    """
+    body, sources = "", []
+    for i, (program, guarded) in enumerate(programs):
+        sources.append(program_source(program))
+        call = f"{_name(sources[-1])}(control, tl.load(schedules + {i}).to(tl.pointer_type(tl.float64)))"
+        if i > 0:
+            body += "    tl.debug_barrier()\n"
+        body += f"    if skipped == 0:\n        {call}\n" if guarded else f"    {call}\n"
+    return f"def advance_{_digest(body)}(control, schedules, skipped):\n{body}", sources
+
+
+def advance_function(programs: Sequence[tuple[Program, bool]]) -> Any:
+    """The jitted function of :func:`advance_source`; the same object for the same source."""
+    source, parts = advance_source(programs)
+    if source not in _known:
+        functions = {_name(part): _jit(part, _namespace()) for part in parts}
+        _known[source] = _jit(source, {"tl": tl, **functions})
+    return _known[source]
+
+
+def _namespace() -> dict[str, Any]:
+    return {"tl": tl, **{name: getattr(numerics, name) for name in _FUNCTIONS}}
+
+
+def _jit(source: str, namespace: dict[str, Any]) -> Any:
+    if source not in _known:
+        name = _name(source)
+        file = f"<fused_sched {name}>"
+        linecache.cache[file] = (len(source), None, source.splitlines(True), file)
+        namespace["__name__"] = "fused_sched.generated"
+        exec(compile(source, file, "exec"), namespace)  # noqa: S102 - the source is written above, from op codes
+        _known[source] = triton.jit(namespace[name])
+    return _known[source]
+
+
+def _name(source: str) -> str:
+    return source[len("def ") : source.index("(")]
+
+
+def _digest(body: str) -> str:
+    return hashlib.sha256(body.encode()).hexdigest()[:16]

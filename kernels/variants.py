@@ -1,0 +1,120 @@
+"""Which kernels there are: dtypes and options of one launch, and what is compiled for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton.language as tl
+
+from ..parameter_table import DTYPES
+from . import rules
+from .update import advance_kernel, finish_kernel, update_kernel
+
+WARPS = 4
+_TYPES = {torch.float32: tl.float32, torch.float64: tl.float64, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
+_BY_CODE = {code: dtype for dtype, code in DTYPES.items()}
+_RULES = {"sgd": rules.SGD, "adam": rules.ADAM}
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A kernel to compile: ``function`` with these types of arguments and these constants."""
+
+    function: Any
+    signature: tuple[tuple[str, str], ...]  # argument, type as Triton writes it
+    constants: tuple[tuple[str, Any], ...]
+    warps: int = WARPS
+
+
+@dataclass(frozen=True)
+class Options:
+    """What an update kernel is specialised for, besides dtypes; hyperparameters are not among it.
+
+    Attributes:
+        rule: ``"sgd"`` or ``"adam"``.
+        extra: some parameter has SGD's momentum buffer or Adam's ``max_exp_avg_sq``.
+        scaled, guarded: a ``grad_scale``, a ``found_inf`` is given.
+        last: the launch ends the step.
+        advance: jitted function that runs the fused schedules, or None.
+    """
+
+    rule: str
+    extra: bool
+    scaled: bool = False
+    guarded: bool = False
+    last: bool = True
+    advance: Any = None
+
+
+def dtypes_of(kind: int) -> tuple[torch.dtype, torch.dtype, torch.dtype]:
+    """Parameter, gradient and state dtype of a record's kind."""
+    return _BY_CODE[kind % 16], _BY_CODE[kind // 16 % 16], _BY_CODE[kind // 256]
+
+
+def block_shape(kind: int) -> tuple[int, int, int]:
+    """(block, small block, hint for 16-bit elements) of a kind.
+
+    A thread of the aligned path handles 16 bytes of the widest type at a time. Beside wider types,
+    16-bit arrays are accessed by 8 bytes, so that no layout has to be converted in shared memory.
+    """
+    widest = max(dtype.itemsize for dtype in dtypes_of(kind))
+    threads = WARPS * 32
+    return threads * 16 // widest, threads, 16 if widest == 2 else 8
+
+
+def update(kind: int, options: Options) -> Kernel:
+    """The update kernel for one dtype signature."""
+    param, grad, state = (_TYPES[dtype] for dtype in dtypes_of(kind))
+    block, small_block, hint16 = block_shape(kind)
+    return Kernel(
+        update_kernel,
+        (
+            ("control", "*fp64"),
+            ("records", "*i64"),
+            ("grads", "*i64"),
+            ("chunks", "*i32"),
+            ("schedules", "*i64"),
+            ("grad_scale", "*fp32"),
+            ("found_inf", "*fp32"),
+            ("n_records", "i32"),
+            ("chunk_size", "i32"),
+        ),
+        (
+            ("RULE", _RULES[options.rule]),
+            ("P", param),
+            ("G", grad),
+            ("S", state),
+            ("T", tl.float64 if param is tl.float64 else tl.float32),
+            ("EXTRA", options.extra),
+            ("SCALED", options.scaled),
+            ("GUARDED", options.guarded),
+            ("LAST", options.last),
+            ("ADVANCE", options.advance if options.last else None),
+            ("BLOCK", block),
+            ("SMALL_BLOCK", small_block),
+            ("HINT16", hint16),
+        ),
+    )
+
+
+def finish(options: Options) -> Kernel:
+    """The kernel of a step in which no tensor has elements."""
+    return Kernel(
+        finish_kernel,
+        (
+            ("control", "*fp64"),
+            ("records", "*i64"),
+            ("grads", "*i64"),
+            ("schedules", "*i64"),
+            ("found_inf", "*fp32"),
+            ("n_records", "i32"),
+        ),
+        (("RULE", _RULES[options.rule]), ("GUARDED", options.guarded), ("ADVANCE", options.advance)),
+    )
+
+
+def advance(function: Any) -> Kernel:
+    """The kernel of ``scheduler.step()``; ``function`` as :func:`advance_function` makes it."""
+    return Kernel(advance_kernel, (("control", "*fp64"), ("schedules", "*i64")), (("ADVANCE", function),))

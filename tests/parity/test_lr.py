@@ -1,0 +1,357 @@
+"""The lr that users see, step by step, against torch's own schedulers with a float lr."""
+
+from __future__ import annotations
+
+import math
+import random
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from schedule_twins import (
+    CASES, DEFAULTS, NAMES, Case, Decay, Twins, assert_alike, inverse_square_root, optimizer, random_lrs, seen, twins,
+)  # fmt: skip
+
+import fused_sched
+from fused_sched import backends
+from fused_sched.lr_scheduler import CyclicLR, LambdaLR, StepLR
+from fused_sched.optim.fused_optimizer import FusedOptimizer
+
+REFERENCE_STEPS = 150  # torch operations one by one: about 0.5 ms an advance
+
+Edit = Callable[[list[dict[str, Any]]], None]
+
+
+def _halve(groups: list[dict[str, Any]]) -> None:
+    groups[0]["lr"] /= 2
+
+
+def _set_last(groups: list[dict[str, Any]]) -> None:
+    groups[-1]["lr"] = 0.01
+
+
+def _update_many(groups: list[dict[str, Any]]) -> None:
+    for group in groups:
+        group.update(lr=group["lr"] * 1.5, weight_decay=0.25)
+        if "momentum" in group:
+            group.update({"momentum": 0.25})
+        if "betas" in group:
+            group["betas"] = (0.25, 0.5)
+
+
+def _zero(groups: list[dict[str, Any]]) -> None:
+    groups[0]["lr"] = 0.0
+
+
+def _negative(groups: list[dict[str, Any]]) -> None:
+    groups[-1] |= {"lr": -0.3}
+
+
+EDITS: dict[int, Edit] = {3: _halve, 11: _set_last, 30: _update_many, 64: _zero, 65: _set_last, 97: _negative, 98: _halve}
+
+
+def _compare(pair: Twins, steps: int, relative: float, edits: dict[int, Edit]) -> None:
+    assert_alike(seen(pair.our_optimizer), seen(pair.torch_optimizer), relative, "after construction")
+    for step in range(1, steps + 1):
+        if step in edits:
+            pair.edit(edits[step])
+        pair.step()
+        ours, theirs = pair.our_optimizer, pair.torch_optimizer
+        if step < 200 or step % 37 == 0 or step > steps - 3:
+            assert_alike(seen(ours), seen(theirs), relative, f"step {step}")
+            last = [{"lr": float(x)} for x in pair.torchs.get_last_lr()]
+            assert_alike([{"lr": x} for x in pair.ours.get_last_lr()], last, relative, f"get_last_lr() at step {step}")
+            assert pair.ours.last_epoch == pair.torchs.last_epoch
+
+
+def _assert_device_agrees(made: Any, relative: float) -> None:
+    block = made._block
+    for group in made.param_groups:
+        for name in ("lr", "momentum", "beta1"):
+            slot = block.slot(group.index, name)
+            device, host = block.tensor[slot].item(), block.host[slot]
+            assert device == host or (math.isnan(device) and math.isnan(host)) or (
+                relative and math.isclose(device, host, rel_tol=relative)
+            ), f"{name} of group {group.index} is {device!r} on the device, {host!r} on the host"
+
+
+@pytest.mark.parametrize("edited", [False, True], ids=["untouched", "edited by hand"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_host_mirror_has_torchs_bits(
+    case: Case, edited: bool, rng: random.Random, remote: None, host_backend: str
+) -> None:
+    pair = twins(case.name, case.arguments(n := rng.randint(1, 4)), lrs=random_lrs(rng, n), backend=host_backend)
+    steps = min(case.steps, 300) if edited or host_backend == "reference" else case.steps
+    _compare(pair, steps, 0.0, EDITS if edited else {})
+    _assert_device_agrees(pair.our_optimizer, case.relative)
+
+
+@pytest.mark.parametrize("edited", [False, True], ids=["untouched", "edited by hand"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_every_backend_agrees_with_torch(case: Case, edited: bool, rng: random.Random, backend: str) -> None:
+    pair = twins(case.name, case.arguments(n := rng.randint(1, 4)), lrs=random_lrs(rng, n), backend=backend)
+    most = 100_000 if backend == "cpu" and not edited else REFERENCE_STEPS
+    _compare(pair, min(case.steps, most), case.relative, EDITS if edited else {})
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW"])
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("n_groups", [1, 2, 3, 4])
+def test_every_optimizer_and_number_of_groups(
+    name: str, kind: str, n_groups: int, rng: random.Random, host_backend: str, mirrored: bool
+) -> None:
+    pair = twins(name, lrs=random_lrs(rng, n_groups), kind=kind, backend=host_backend)
+    for _ in range(25):
+        pair.optimizer_step()
+        pair.step()
+        assert_alike(seen(pair.our_optimizer), seen(pair.torch_optimizer), 0.0, f"epoch {pair.torchs.last_epoch}")
+
+
+def test_random_edits_between_steps(rng: random.Random, host_backend: str, mirrored: bool) -> None:
+    for name in NAMES:
+        n = rng.randint(1, 4)
+        pair = twins(name, lrs=random_lrs(rng, n), kind=rng.choice(["SGD", "Adam"]), backend=host_backend)
+        edits = {s: rng.choice([_halve, _set_last, _update_many, _zero]) for s in rng.sample(range(1, 120), 40)}
+        _compare(pair, 120, 0.0, edits)
+
+
+@pytest.mark.parametrize("lookahead", [2, 7, 64])
+def test_lookahead_gives_the_same_sequence(lookahead: int, host_backend: str, mirrored: bool) -> None:
+    arguments = {"lr_lambda": [Decay(0.99), inverse_square_root]}
+    pair = twins("LambdaLR", arguments, lrs=[0.3, 0.7], backend=host_backend, ours={"lookahead": lookahead})
+    _compare(pair, 200, 0.0, EDITS)
+    pair.both(lambda s, _: setattr(s, "last_epoch", 20))  # back, into rows that were overwritten
+    _compare_steps(pair, 100)
+    arguments = {"base_lr": 0.1, "max_lr": 0.5, "step_size_up": 3, "scale_fn": Decay(0.5)}
+    pair = twins("CyclicLR", arguments, lrs=[0.3], backend=host_backend, ours={"lookahead": lookahead})
+    _compare(pair, 200, 0.0, {})
+
+
+def _compare_steps(pair: Twins, steps: int, relative: float = 0.0) -> None:
+    for step in range(1, steps + 1):
+        pair.step()
+        assert_alike(seen(pair.our_optimizer), seen(pair.torch_optimizer), relative, f"{step} steps on")
+        assert pair.ours.last_epoch == pair.torchs.last_epoch
+
+
+def test_lookahead_calls_the_function_once_a_step_ahead(host_backend: str) -> None:
+    calls: list[int] = []
+
+    def record(step: int) -> float:
+        assert type(step) is int
+        calls.append(step)
+        return 1.0 / (step + 1)
+
+    made = optimizer(fused_sched.optim, "SGD", [0.1], backend=host_backend)
+    scheduler = LambdaLR(made, record)
+    for _ in range(5):
+        scheduler.step()
+    assert calls == [0, 1, 2, 3, 4, 5]
+
+    calls.clear()
+    scheduler = LambdaLR(optimizer(fused_sched.optim, "SGD", [0.1], backend=host_backend), record, lookahead=4)
+    for _ in range(6):
+        scheduler.step()
+    assert calls == [0, 1, 2, 3, 4, 5, 6, 7, 8]
+
+
+@pytest.mark.parametrize("lookahead", [1, 5, 50])
+@pytest.mark.parametrize("fused", [False, True], ids=["separate", "fused"])
+def test_exception_at_step_37_leaves_everything_as_it_was(
+    lookahead: int, fused: bool, host_backend: str, mirrored: bool
+) -> None:
+    broken = True
+
+    def fails(step: int) -> float:
+        if step == 37 and broken:
+            raise ArithmeticError("no value for 37")
+        return 1.0 / (step + 1)
+
+    made = optimizer(fused_sched.optim, "SGD", [0.1, 0.2], backend=host_backend)
+    scheduler = LambdaLR(made, fails, lookahead=lookahead, fused=fused)
+
+    def advance() -> None:
+        if fused:
+            made.step()
+        scheduler.step()
+
+    for group in made.param_groups:
+        group["params"][0].grad = torch.ones(3)
+    for _ in range(36):
+        advance()
+    before = seen(made), scheduler.get_last_lr(), scheduler.last_epoch, scheduler._step_count
+    weights = [g["params"][0].detach().clone() for g in made.param_groups]
+    assert scheduler.last_epoch == 36
+    for _ in range(2):
+        with pytest.raises(ArithmeticError, match="^no value for 37$"):
+            advance()
+        assert (seen(made), scheduler.get_last_lr(), scheduler.last_epoch, scheduler._step_count) == before
+        assert all(torch.equal(g["params"][0], w) for g, w in zip(made.param_groups, weights, strict=True))
+    broken = False
+    advance()
+    assert [g["lr"] for g in made.param_groups] == [0.1 * (1.0 / 38), 0.2 * (1.0 / 38)]
+
+
+def test_subclass_of_lambda_lr_stays_on_the_device(host_backend: str, mirrored: bool) -> None:
+    def build(base: type) -> type:
+        class WarmupConstantSchedule(base):  # type: ignore[misc]
+            def __init__(self, optimizer: Any, warmup_steps: int, last_epoch: int = -1) -> None:
+                def lr_lambda(step: int) -> float:
+                    return step / max(1.0, warmup_steps) if step < warmup_steps else 1.0
+
+                super().__init__(optimizer, lr_lambda, last_epoch=last_epoch)
+
+        return WarmupConstantSchedule
+
+    lrs = [0.3, 0.4]
+    mine = optimizer(fused_sched.optim, "SGD", lrs, backend=host_backend)
+    theirs = optimizer(torch.optim, "SGD", lrs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ours = build(LambdaLR)(mine, 10)
+    assert ours.program is not None
+    _compare(Twins(ours, build(torch.optim.lr_scheduler.LambdaLR)(theirs, 10), mine, theirs), 30, 0.0, {})
+
+
+@pytest.mark.parametrize("override", ["get_lr", "_get_closed_form_lr", "_update_lr"])
+def test_subclass_with_python_of_its_own_runs_on_the_host_and_says_so(override: str, host_backend: str) -> None:
+    def build(base: type) -> type:
+        def get_lr(self: Any) -> list[float]:
+            return [g["lr"] * 0.5 if self.last_epoch % 2 else g["lr"] for g in self.optimizer.param_groups]
+
+        def _get_closed_form_lr(self: Any) -> list[float]:
+            return [x / (1 + self.last_epoch) for x in self.base_lrs]
+
+        def _update_lr(self: Any, epoch: int | None = None) -> None:
+            base._update_lr(self, epoch)
+            for group in self.optimizer.param_groups:
+                group["lr"] += 0.125
+            self._last_lr = [g["lr"] for g in self.optimizer.param_groups]
+
+        return type("Custom", (base,), {override: locals()[override]})
+
+    lrs = [0.3, 0.4]
+    mine = optimizer(fused_sched.optim, "SGD", lrs, backend=host_backend)
+    theirs = optimizer(torch.optim, "SGD", lrs)
+    with pytest.warns(UserWarning, match=rf"^Custom overrides {override}, .* computed on the host") as caught:
+        ours = build(StepLR)(mine, 3)
+    assert caught[0].filename == __file__
+    assert ours.program is None
+    pair = Twins(ours, build(torch.optim.lr_scheduler.StepLR)(theirs, 3), mine, theirs)
+    _compare(pair, 30, 0.0, EDITS)
+    with pytest.warns(UserWarning, match="epoch parameter"):
+        pair.both(lambda s, _: s.step(7))
+    _compare_steps(pair, 5)
+    for keyword in ("fused", "skip_with_optimizer"):
+        fresh = optimizer(fused_sched.optim, "SGD", lrs, backend=host_backend)
+        with pytest.raises(ValueError, match=f"^Custom overrides {override}, .*: leave out fused"):
+            build(StepLR)(fresh, 3, **{keyword: True})
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Adam"])
+@pytest.mark.parametrize("mode", ["triangular", "triangular2", "exp_range"])
+def test_cyclic_momentum_follows_torch(kind: str, mode: str, host_backend: str, mirrored: bool) -> None:
+    arguments = {"base_lr": 0.1, "max_lr": 0.3, "step_size_up": 3, "step_size_down": 5, "mode": mode, "gamma": 0.9,
+                 "base_momentum": [0.7, 0.5], "max_momentum": [0.95, 0.8]}  # fmt: skip
+    pair = twins("CyclicLR", arguments, lrs=[0.1, 0.2], kind=kind, backend=host_backend)
+    key = "momentum" if kind == "SGD" else "beta1"
+    assert [row[key] for row in seen(pair.our_optimizer)] == [0.95, 0.8]
+    _compare(pair, 40, 0.0, {})
+    for ours, theirs in zip(pair.our_optimizer.param_groups, pair.torch_optimizer.param_groups, strict=True):
+        for name in ("max_momentum", "base_momentum", "initial_lr"):
+            assert ours[name] == theirs[name]
+
+
+def test_cyclic_triangular2_past_torchs_overflow(host_backend: str, mirrored: bool) -> None:
+    arguments = {"base_lr": 0.125, "max_lr": 0.5, "step_size_up": 1, "mode": "triangular2", "cycle_momentum": False}
+    pair = twins("CyclicLR", arguments, lrs=[0.1], backend=host_backend)
+    _compare(pair, 2047, 0.0, {})
+    with pytest.raises(OverflowError):
+        pair.torchs.step()
+    pair.ours.step()
+    for _ in range(10):
+        pair.ours.step()
+        assert pair.our_optimizer.param_groups[0]["lr"] == 0.125
+
+
+def test_cyclic_with_an_initial_lr_already_there(host_backend: str, mirrored: bool) -> None:
+    mine = optimizer(fused_sched.optim, "SGD", [0.1], backend=host_backend)
+    mine.param_groups[0]["initial_lr"] = 0.7
+    scheduler = CyclicLR(mine, 0.1, 0.2, step_size_up=2)
+    found = [mine.param_groups[0]["lr"]]
+    for _ in range(3):
+        scheduler.step()
+        found.append(mine.param_groups[0]["lr"])
+    theirs = optimizer(torch.optim, "SGD", [0.1])
+    theirs.param_groups[0]["initial_lr"] = 0.7
+    oracle = torch.optim.lr_scheduler.CyclicLR(theirs, 0.1, 0.2, step_size_up=2)
+    expected = [theirs.param_groups[0]["lr"]]
+    for _ in range(3):
+        oracle.step()
+        expected.append(theirs.param_groups[0]["lr"])
+    assert found == expected
+    assert found[1] == pytest.approx(0.15)
+
+
+def test_known_numbers(backend: str) -> None:
+    """Written out, so that they do not depend on the torch that is installed."""
+
+    def sequence(name: str, steps: int, **arguments: Any) -> list[float]:
+        made = optimizer(fused_sched.optim, "SGD", [0.1], backend=backend)
+        scheduler = getattr(fused_sched.lr_scheduler, name)(made, **arguments)
+        found = [made.param_groups[0]["lr"]]
+        for _ in range(steps):
+            scheduler.step()
+            found.append(made.param_groups[0]["lr"])
+        return found
+
+    assert sequence("StepLR", 5, step_size=-2, gamma=0.5) == [0.1, 0.1, 0.05, 0.05, 0.025, 0.025]
+    assert sequence("MultiStepLR", 3, milestones=[2, 2, 3], gamma=0.5) == [0.1, 0.1, 0.025, 0.0125]
+    assert sequence("MultiStepLR", 1, milestones=[0], gamma=0.5) == [0.05, 0.05]
+    assert sequence("CosineAnnealingLR", 3, T_max=1) == [0.1, 0.0, 0.1, 0.0]
+    expected = [0.1, 0.0655, 0.0095, 0.0095, 0.0655, 0.1]
+    assert sequence("CosineAnnealingLR", 5, T_max=2.5) == pytest.approx(expected, abs=5e-5)
+    assert sequence("ExponentialLR", 3, gamma=0.5) == [0.1, 0.05, 0.025, 0.0125]
+    assert sequence("CyclicLR", 4, base_lr=0.5, max_lr=1.0, step_size_up=2) == [0.5, 0.75, 1.0, 0.75, 0.5]
+    assert sequence("LambdaLR", 3, lr_lambda=lambda e: e) == [0.0, 0.1, 0.2, 0.1 * 3]
+
+
+def test_cosine_forgets_an_edit_at_the_trough(backend: str, mirrored: bool) -> None:
+    made = optimizer(fused_sched.optim, "SGD", [0.1], backend=backend)
+    scheduler = fused_sched.lr_scheduler.CosineAnnealingLR(made, T_max=10, eta_min=0.01)
+    for _ in range(5):
+        scheduler.step()
+    made.param_groups[0]["lr"] = 0.0
+    scheduler.step()
+    assert made.param_groups[0]["lr"] == pytest.approx(0.00309, abs=1e-5)  # below eta_min
+    for _ in range(4):
+        scheduler.step()
+    assert made.param_groups[0]["lr"] == 0.01
+    for _ in range(10):
+        scheduler.step()
+    assert made.param_groups[0]["lr"] == pytest.approx(0.1)
+
+
+def test_mirror_never_waits_for_the_device(remote: None, host_backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a loop that the host drives, reads and edits are answered by the host's own run of the program."""
+    pairs = [twins(name, lrs=[0.1, 0.2], backend=host_backend) for name in NAMES]
+
+    def forbidden(self: Any) -> None:
+        raise AssertionError("the host read the device")
+
+    monkeypatch.setattr("fused_sched.control_block.HostedArray._refresh", forbidden)
+    for pair in pairs:
+        for _ in range(5):
+            pair.optimizer_step()
+            pair.step()
+            pair.edit(_halve)
+            assert pair.ours.get_last_lr() == pytest.approx(pair.torchs.get_last_lr())
+            pair.ours.state_dict()
+
+
+def test_every_scheduler_has_cases() -> None:
+    assert {case.name for case in CASES} == set(NAMES) == set(DEFAULTS) == set(fused_sched.lr_scheduler.__all__)
+    assert FusedOptimizer._remote is None
+    assert "reference" in backends.NAMES
