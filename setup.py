@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -16,7 +17,7 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).parent
 WANTED = os.environ.get("FUSED_SCHED_BUILD_CPU", "auto")
 IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
-EXACT = ["-std=c++17", "-ffp-contract=off", "-fvisibility=hidden"]
+EXACT = ["-std=c++17", "-ffp-contract=off", "-fvisibility=hidden", "-g0"]
 LOOPS = ["-O3", "-fno-math-errno", "-fno-trapping-math"]
 AVX2 = ["-mavx2", "-mfma"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mprefer-vector-width=512"]
@@ -58,14 +59,14 @@ class BuildExtension(build_ext):
         except Exception as error:
             if WANTED == "1":
                 raise
-            self.failure = f"{type(error).__name__}: {error}"
+            message = re.sub(r"\['(.*?)',.*\]", r"\1 ...", str(error))  # a compiler's command line is long
+            self.failure = f"{type(error).__name__}: {message}"
             print(f"fused_sched: the CPU extension was not built ({self.failure}); the reference backend will be used")
 
     def _build(self, extension: Extension) -> None:
-        import torch  # only a build needs it, an sdist does not
+        # only a build needs torch, an sdist does not
         from torch.utils.cpp_extension import include_paths, library_paths
 
-        del torch
         extension.include_dirs = include_paths()
         extension.library_dirs = library_paths()
         for source, flags in KERNELS.items():

@@ -11,8 +11,8 @@
 #define FUSED_SCHED_HD
 #endif
 
-// Sources compiled for one instruction set define this to a name of their own. Inline functions then
-// have distinct symbols, so the linker cannot replace portable code by a copy that uses AVX-512.
+// Sources compiled for one instruction set define this to a name of their own. Inline functions
+// then have distinct symbols: the linker cannot replace portable code by a copy that uses AVX-512.
 #ifndef FUSED_SCHED_ISA
 #define FUSED_SCHED_ISA common
 #endif
@@ -32,9 +32,9 @@ FUSED_SCHED_HD inline double multiply_add(double a, double b, double c) { return
 #if FUSED_SCHED_HARDWARE_FMA
 FUSED_SCHED_HD inline float multiply_add(float a, float b, float c) { return fmaf(a, b, c); }
 #else
-// In double the product is exact. Rounding the sum to double and then to float could round twice, so
-// the double is rounded to odd, which makes the last rounding the only one. libm's fmaf has the same
-// bits, but without the instruction it is many times slower.
+// In double the product is exact. Rounding the sum to double and then to float could round twice,
+// so the double is rounded to odd, which makes the last rounding the only one. libm's fmaf has the
+// same bits, but without the instruction it is many times slower.
 inline float multiply_add(float a, float b, float c) {
   const double product = static_cast<double>(a) * b;
   const double sum = product + c;

@@ -111,8 +111,8 @@ FUSED_SCHED_HD inline double apply(int op, double a, double b, double c) {
 }
 
 // row: the control block's row of the group. values: one for each operation of the program.
-FUSED_SCHED_HD inline void run_operation(const int32_t* word, int group, double* memory, double* row,
-                                         double* values, double* result) {
+FUSED_SCHED_HD inline void run_operation(const int32_t* word, int group, double* memory,
+                                         double* row, double* values, double* result) {
   switch (word[0]) {
     case kOpLoad: *result = memory[word[1]]; break;
     case kOpLoadGroup: *result = memory[word[1] + group]; break;

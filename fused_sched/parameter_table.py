@@ -65,6 +65,11 @@ def state_format(param: torch.Tensor) -> torch.memory_format:
     return torch.preserve_format if walkable else torch.contiguous_format
 
 
+def state_dtype_fits(param: torch.Tensor, dtype: torch.dtype) -> bool:
+    """Whether state tensors of ``dtype`` can go with a parameter."""
+    return dtype == param.dtype or (param.dtype, param.dtype, dtype) in KINDS
+
+
 @dataclass
 class Staging:
     """Buffers that stand in for a tensor whose memory the kernels cannot walk: gaps, complex, odd gradients."""
@@ -101,7 +106,7 @@ class Entry:
             return True
         if g.layout != torch.strided or len(self.state) < states_needed:
             return False
-        return all(t.shape == p.shape for t in self.state) and (
+        return all(t.shape == p.shape and state_dtype_fits(p, t.dtype) for t in self.state) and (
             self.staging is None or (self.staging.param.shape == p.shape and self.staging.param.dtype == p.dtype)
         )
 

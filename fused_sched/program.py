@@ -275,9 +275,8 @@ class Builder:
             raise ValueError(f"program {name!r} has {len(lines)} operations; at most {MAX_OPERATIONS} are supported")
         order = [i for i, line in enumerate(lines) if line[1]] + [i for i, line in enumerate(lines) if not line[1]]
         position = {old: new for new, old in enumerate(order)}
-        operations = tuple(
-            Operation(op.name, tuple(position[i] for i in op.operands), op.symbol) for op, _ in (lines[i] for i in order)
-        )
+        ordered = [lines[i][0] for i in order]
+        operations = tuple(Operation(op.name, tuple(position[i] for i in op.operands), op.symbol) for op in ordered)
         return Program(name, operations, sum(uniform for _, uniform in lines), self.n_groups, dict(self._memory))
 
     def _read(self, kind: str, symbol: str, *, uniform: bool) -> Value:
@@ -369,6 +368,11 @@ class Program:
         """What has to be compiled: equal for programs that differ in values only."""
         return self.operations
 
+    @property
+    def layout(self) -> tuple[tuple[str, int, int], ...]:
+        """Symbol, length and width of each part of the memory, in order."""
+        return tuple((symbol, len(self.memory[symbol].initial), self.memory[symbol].width) for symbol in self.offsets)
+
     def initial_memory(self) -> torch.Tensor:
         """Float64 CPU tensor: registers, then constants, then tables, at :attr:`offsets`."""
         values: list[float] = []
@@ -406,7 +410,9 @@ class Program:
             lines.append(f"        row = {GROUPS_OFFSET} + g * {GROUP_STRIDE}")
             lines += grouped
         namespace: dict[str, object] = dict(_HOST_FUNCTIONS)
-        exec(compile("\n".join(lines) or "pass", f"<program {self.name}>", "exec"), namespace)  # noqa: S102
+        if len(lines) == 1:
+            lines.append("    pass")
+        exec(compile("\n".join(lines), f"<program {self.name}>", "exec"), namespace)  # noqa: S102
         return namespace["advance"]  # type: ignore[return-value]
 
     def _numbered(self, start: int, stop: int | None) -> tuple[list[int], list[Operation]]:

@@ -69,7 +69,7 @@ class Schedule:
 
     def take_constants(self, program: Program) -> bool:
         """Write the constants and tables of ``program`` in place; False if its structure is another."""
-        if program.structure != self.program.structure or program.offsets != self.program.offsets:
+        if program.structure != self.program.structure or program.layout != self.program.layout:
             return False
         for symbol, slot in program.memory.items():
             if slot.kind != "register" and slot != self.program.memory[symbol]:

@@ -13,7 +13,7 @@ import torch
 import triton
 from triton.compiler import ASTSource
 
-from .numerics import INTERPRETED
+from .numerics import INTERPRETED, quiet
 from .variants import Kernel
 
 Argument = torch.Tensor | int
@@ -64,7 +64,8 @@ class Launcher:
         """
         self.launches += 1
         if INTERPRETED:
-            compiled.function[(programs,)](*arguments, **dict(compiled.constants))
+            with quiet():
+                compiled.function[(programs,)](*arguments, **dict(compiled.constants))
             return
         driver = triton.runtime.driver.active
         stream = driver.get_current_stream(driver.get_current_device())

@@ -36,8 +36,9 @@ EXPRESSIONS = {
     "le": "({0} <= {1}).to(tl.float64)",
     "eq": "({0} == {1}).to(tl.float64)",
     "ne": "({0} != {1}).to(tl.float64)",
-    "and": "(({0} != 0.0) & ({1} != 0.0)).to(tl.float64)",
-    "or": "(({0} != 0.0) | ({1} != 0.0)).to(tl.float64)",
+    # not & and |: the interpreter cannot broadcast truth values
+    "and": "tl.where({0} != 0.0, tl.where({1} != 0.0, 1.0, 0.0), 0.0).to(tl.float64)",
+    "or": "tl.where({0} != 0.0, 1.0, tl.where({1} != 0.0, 1.0, 0.0)).to(tl.float64)",
     "not": "({0} == 0.0).to(tl.float64)",
     "neg": "-{0}",
     "abs": "tl.abs({0})",

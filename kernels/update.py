@@ -27,7 +27,7 @@ from .layout import (
 from .numerics import divide, narrow
 from .rules import ADAM, SGD, adam_block, adam_scalars, sgd_block, sgd_scalars
 
-COUNT_LANES = tl.constexpr(256)  # records that the last program counts at a time
+COUNT_LANES = tl.constexpr(128)  # records that the last program counts at a time: one a thread
 
 
 @triton.jit

@@ -13,6 +13,7 @@ from . import rules
 from .update import advance_kernel, finish_kernel, update_kernel
 
 WARPS = 4
+WARP_SIZE = 32 if torch.version.hip is None else 64
 _TYPES = {torch.float32: tl.float32, torch.float64: tl.float64, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 _BY_CODE = {code: dtype for dtype, code in DTYPES.items()}
 _RULES = {"sgd": rules.SGD, "adam": rules.ADAM}
@@ -53,21 +54,21 @@ def dtypes_of(kind: int) -> tuple[torch.dtype, torch.dtype, torch.dtype]:
     return _BY_CODE[kind % 16], _BY_CODE[kind // 16 % 16], _BY_CODE[kind // 256]
 
 
-def block_shape(kind: int) -> tuple[int, int, int]:
+def block_shape(kind: int, warp_size: int = WARP_SIZE) -> tuple[int, int, int]:
     """(block, small block, hint for 16-bit elements) of a kind.
 
     A thread of the aligned path handles 16 bytes of the widest type at a time. Beside wider types,
     16-bit arrays are accessed by 8 bytes, so that no layout has to be converted in shared memory.
     """
     widest = max(dtype.itemsize for dtype in dtypes_of(kind))
-    threads = WARPS * 32
+    threads = WARPS * warp_size
     return threads * 16 // widest, threads, 16 if widest == 2 else 8
 
 
-def update(kind: int, options: Options) -> Kernel:
+def update(kind: int, options: Options, warp_size: int = WARP_SIZE) -> Kernel:
     """The update kernel for one dtype signature."""
     param, grad, state = (_TYPES[dtype] for dtype in dtypes_of(kind))
-    block, small_block, hint16 = block_shape(kind)
+    block, small_block, hint16 = block_shape(kind, warp_size)
     return Kernel(
         update_kernel,
         (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -48,7 +48,7 @@ def remote(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(params=["local", "remote"])
 def mirrored(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Both homes of the control block: the host's own memory, and a device with a host mirror."""
-    monkeypatch.setattr(FusedOptimizer, "_remote", request.param == "remote")
+    monkeypatch.setattr(FusedOptimizer, "_remote", True if request.param == "remote" else None)
     return bool(request.param == "remote")
 
 
@@ -82,8 +82,7 @@ def _poisoned(make: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
 
 
 @pytest.fixture(autouse=True)
-def _uninitialised_memory_is_nan(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _uninitialised_memory_is_nan(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory that fused_sched takes uninitialised holds NaN, so that reading it before writing shows."""
     monkeypatch.setattr(torch, "empty", _poisoned(torch.empty))
     monkeypatch.setattr(torch, "empty_like", _poisoned(torch.empty_like))
-    yield

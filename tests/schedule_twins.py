@@ -6,7 +6,7 @@ import functools
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from tolerances import COSINE_PAST_TROUGH_RELATIVE, SCHEDULE_RELATIVE
 from torch.optim import lr_scheduler as torch_lr_scheduler
 
 import fused_sched
+from fused_sched import backends
 
 NAMES = ("CosineAnnealingLR", "CyclicLR", "ExponentialLR", "LambdaLR", "MultiStepLR", "StepLR")
 
@@ -53,8 +54,6 @@ class Case:
     relative: float = 0.0
     steps: int = 2_000
     label: str = ""
-    optimizers: tuple[str, ...] = ("SGD",)
-    resume: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.name}-{self.label}"
@@ -131,13 +130,27 @@ CASES: list[Case] = [
 ]  # fmt: skip
 
 
-def parameters(n_groups: int) -> list[torch.nn.Parameter]:
-    return [torch.nn.Parameter(torch.full((3,), 1.0 + i)) for i in range(n_groups)]
+def parameters(n_groups: int, device: str = "cpu") -> list[torch.nn.Parameter]:
+    return [torch.nn.Parameter(torch.full((3,), 1.0 + i, device=device)) for i in range(n_groups)]
+
+
+def device_of(backend: str | None) -> str:
+    """Where the parameters go: to the CPU if the backend serves it."""
+    return "cpu" if backend is None or "cpu" in backends._DEVICES[backend] else "cuda"
+
+
+def patience(backend: str, steps: int) -> int:
+    """``steps``, or fewer: the reference backend takes about 0.5 ms an advance, Triton's interpreter much longer."""
+    if backend == "cpu":
+        return steps
+    interpreted = backend == "triton" and not torch.cuda.is_available()
+    return min(steps, 6 if interpreted else 150)
 
 
 def optimizer(module: Any, kind: str, lrs: list[float], **options: Any) -> Any:
     """An optimizer of ``module`` with one param group of one parameter for each lr."""
-    groups = [{"params": [p], "lr": lr} for p, lr in zip(parameters(len(lrs)), lrs, strict=True)]
+    device = device_of(options.get("backend"))
+    groups = [{"params": [p], "lr": lr} for p, lr in zip(parameters(len(lrs), device), lrs, strict=True)]
     if kind == "SGD":
         options = {"momentum": 0.7, **options}
     if module is torch.optim:

@@ -1,5 +1,5 @@
-// The update loops. Each kernels_*.cpp includes this once, with FUSED_SCHED_ISA set to a namespace of
-// its own and compiler flags of its own; the compiler vectorises the loops.
+// The update loops. Each kernels_*.cpp includes this once, with a namespace (FUSED_SCHED_ISA) and
+// compiler flags of its own; the compiler vectorises the loops.
 #include "../dtypes.h"
 #include "kernels.h"
 

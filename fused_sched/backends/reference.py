@@ -166,6 +166,14 @@ def _evaluate(
     return writes
 
 
+def _mod(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    # Python's %. On the CPU torch.remainder and fmod give NaN where the quotient overflows: reduce in three steps.
+    far = b * 2.0**700
+    rest = torch.fmod(torch.fmod(torch.fmod(a, far * 2.0**700), far), b)
+    signed = torch.where((b < 0) != (rest < 0), rest + b, rest)
+    return torch.where(rest == 0, torch.copysign(rest, b), signed)
+
+
 def _floordiv(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     # torch's floor_divide follows Python, but gives NaN where a program gives IEEE division by zero
     return torch.where(b == 0, a / b, torch.floor_divide(a, b))
@@ -181,7 +189,7 @@ _OPERATIONS: dict[str, Callable[..., torch.Tensor]] = {
     "mul": torch.mul,
     "div": torch.div,
     "pow": torch.pow,
-    "mod": torch.remainder,
+    "mod": _mod,
     "floordiv": _floordiv,
     "min": lambda a, b: torch.where(b < a, b, a),
     "max": lambda a, b: torch.where(b > a, b, a),

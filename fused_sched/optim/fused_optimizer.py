@@ -14,7 +14,7 @@ from ..control_block import ControlBlock
 from ..live_dict import Changes
 from ..param_group import ParamGroup
 from ..param_state import OptimizerState, ParamState
-from ..parameter_table import DTYPES, Entry, ParameterTable, Staging, real_dtype, same_layout, state_format
+from ..parameter_table import DTYPES, Entry, ParameterTable, Staging, real_dtype, same_layout, state_dtype_fits, state_format
 from ..schedule import Schedule
 
 
@@ -296,19 +296,26 @@ class FusedOptimizer(Optimizer):
         p = entry.param
         memory_format = state_format(p)
         walkable = memory_format == torch.preserve_format
+        dtype = next((state[k].dtype for k in self._state_keys[:needed] if state.get(k) is not None), p.dtype)
+        if not state_dtype_fits(p, dtype):
+            dtype = p.dtype
         found = []
         for key in self._state_keys[:needed]:
             tensor = state.get(key)
             if tensor is None:
-                tensor = torch.zeros_like(p, memory_format=memory_format)
+                tensor = torch.zeros_like(p, dtype=dtype, memory_format=memory_format)
                 state.store(key, tensor)
             elif tensor.shape != p.shape:
                 raise ValueError(
                     f"state {key!r} has shape {tuple(tensor.shape)}, but its parameter has {tuple(p.shape)}: "
                     "assign a tensor of the parameter's shape, or delete the entry"
                 )
-            elif not (same_layout(tensor, p) if walkable else tensor.is_contiguous()) or tensor.device != p.device:
-                tensor = torch.empty_like(p, dtype=tensor.dtype, memory_format=memory_format).copy_(tensor)
+            elif (
+                tensor.dtype != dtype
+                or tensor.device != p.device
+                or not (same_layout(tensor, p) if walkable else tensor.is_contiguous())
+            ):
+                tensor = torch.empty_like(p, dtype=dtype, memory_format=memory_format).copy_(tensor)
                 state.store(key, tensor)
             found.append(tensor.detach())
         return tuple(found)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,16 @@ def test_thousand_scheduled_steps_of_sgd_in_float32_are_bit_equal(case: str, cpu
         assert_equal(mine, torchs, key)
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 class Errors:
     """Errors of our run, of torch's for-loop and of torch's fused kernel, against a float64 run."""
 
@@ -103,7 +115,10 @@ class Errors:
         return {"param": p.detach(), **{k: v for k, v in state.items() if k != "step"}}
 
     def rms(self, who: str, key: str) -> float:
-        return float(self._errors[who][key].square().mean().sqrt())
+        """Over the elements for which torch's for-loop has a number: in float16 it divides 0 by 0 here and there."""
+        error = self._errors[who][key]
+        assert who != "ours" or error.isfinite().all()
+        return float(error[self._errors["loop"][key].isfinite()].square().mean().sqrt())
 
     def largest(self, who: str, key: str) -> float:
         return float(self._errors[who][key].abs().max())
@@ -113,7 +128,8 @@ class Errors:
 def test_float32_is_as_near_to_the_truth_as_torchs_fused_kernel(
     name: str, case: str, host_backend: str, seed: int
 ) -> None:
-    errors = Errors(name, case, torch.float32, 300, 4000, host_backend, seed)
+    with one_thread():  # torch's fused kernels wake all threads for any size
+        errors = Errors(name, case, torch.float32, 300, 4000, host_backend, seed)
     for key in errors.keys:
         ours, fused = errors.rms("ours", key), errors.rms("fused", key)
         print(f"{key}: rms {ours:.4e}, torch fused {fused:.4e}, torch for-loop {errors.rms('loop', key):.4e}")
