@@ -63,9 +63,10 @@ $(VENV)/torch: $(VENV)/created FORCE
 
 $(VENV)/installed: $(VENV)/torch pyproject.toml setup.py $(SOURCES)
 	@echo "== installing the build tools"
-	@$(PIP) install "setuptools>=77" wheel ninja numpy
+	@$(PIP) install "setuptools>=77" wheel numpy
 	@echo "== building fused_sched and installing it, editable, with what the tests need"
 	@$(PIP) install --no-build-isolation -e '.[test]' || { echo "error: fused_sched could not be built or installed: see above; it needs a C++17 compiler (on Debian and Ubuntu, apt install g++)" >&2; exit 1; }
+	@$(BIN)/python -m fused_sched | sed -n '/^backends/,/^$$/p'
 	@touch $@
 
 # fused_sched is installed already: this adds the tools of its extra without building it again.

@@ -17,8 +17,9 @@ import torch
 
 ENVIRONMENT = {
     "FUSED_SCHED_BACKEND": "backend to use instead of the automatic choice",
-    "FUSED_SCHED_CPU_CAPABILITY": "instruction set of the cpu backend, instead of the best one found",
+    "FUSED_SCHED_CPU_CAPABILITY": "instruction set of the cpu backend (portable, avx2, avx512), instead of the best",
     "FUSED_SCHED_BUILD_CPU": "when building: 0 leaves the C++ extension out, 1 makes its failure an error",
+    "TRITON_INTERPRET": "1 runs the triton kernels on the CPU, slowly, for tests",
 }
 MAX_TEXT = 10_000  # characters of a schedule given as text
 MAX_STEPS = 10_000_000
@@ -89,10 +90,10 @@ def _backend_lines() -> list[str]:
     for kind in devices:
         device = torch.device(kind)
         try:
-            chosen = f"{backends.choose(device).name} ({_one_line(backends.why(device))})"
+            chosen = _one_line(backends.why(device))
         except Exception as error:  # a diagnosis that fails has to say why, not to stop
             chosen = f"none: {_one_line(error)}"
-        lines.append(f"  for {kind} tensors: {chosen}")
+        lines.append(f"  {kind} tensors use {chosen}")
     return lines
 
 

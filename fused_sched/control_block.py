@@ -42,6 +42,15 @@ FLAGS: dict[str, int] = {
 GROUP_CAPACITY = 1024  # rows reserved, so that add_param_group does not move the block
 
 
+def refuse_in_capture(tensor: torch.Tensor, what: str) -> None:
+    """Raise RuntimeError if what the host does now to ``tensor``'s device would end up in a CUDA graph."""
+    if tensor.is_cuda and torch.cuda.is_current_stream_capturing():
+        raise RuntimeError(
+            f"{what} inside a CUDA graph capture, where it would be recorded once and repeated by every replay: "
+            "do it before the capture or between replays"
+        )
+
+
 class HostedArray:
     """A float64 device tensor that the host can read and write as numbers.
 
@@ -84,13 +93,21 @@ class HostedArray:
         return list(self.host[start:stop])
 
     def write(self, index: int, value: float) -> None:
-        """Set one number, on the device in stream order."""
+        """Set one number, on the device in stream order.
+
+        Raises:
+            RuntimeError: inside a CUDA graph capture, as every replay would set it again.
+        """
+        if self.remote:
+            refuse_in_capture(self.tensor, "a hyperparameter was set by hand")
         self.host[index] = value
         if self.remote:
             self.tensor[index].fill_(value)
 
     def write_range(self, start: int, values: Sequence[float]) -> None:
-        """Set consecutive numbers."""
+        """Set consecutive numbers; see :meth:`write`."""
+        if self.remote:
+            refuse_in_capture(self.tensor, "a schedule was changed by hand")
         self.host[start : start + len(values)] = values
         if self.remote:
             self.tensor[start : start + len(values)].copy_(torch.tensor(values, dtype=torch.float64), non_blocking=True)

@@ -35,6 +35,7 @@ class ParamGroup(LiveDict):
         self._block = block
         self._changes = changes
         self._lr_is_tensor = False
+        self._lr_view: torch.Tensor | None = None  # the view that reads of lr hand out, always the same
         self.update(values)
 
     def replace(self, values: Mapping[str, Any]) -> None:
@@ -46,23 +47,27 @@ class ParamGroup(LiveDict):
     def move_to(self, block: ControlBlock, index: int) -> None:
         """Live in another control block from now on; the caller has copied the row."""
         self._block, self.index = block, index
+        if self._lr_view is not None:
+            self._lr_view.data = block.view(index, "lr")
 
     def _read(self, key: str) -> Any:
         if key in _BETAS:
             return tuple(self._block.read(self._block.slot(self.index, f)) for f in _BETAS[key])
         if key == "lr" and self._lr_is_tensor:
-            return self._block.view(self.index, "lr")
+            if self._lr_view is None:
+                self._lr_view = self._block.view(self.index, "lr")
+            return self._lr_view
         return self._block.read(self._block.slot(self.index, key))
 
     def _write(self, key: str, value: Any) -> Any:
         if key in _BETAS and key in self.live:
             return self._write_pair(key, value)
         if key in self.live:
-            self._write_number(key, key, value)
             if key == "lr":
-                self._lr_is_tensor = isinstance(value, torch.Tensor)
-                self._changes.lr_by_hand = True
-            elif key == "momentum":
+                self._write_lr(value)
+                return None
+            self._write_number(key, key, value)
+            if key == "momentum":
                 self._changes.structure = True  # a momentum buffer may be needed from now on
             return None  # the number is in the block only
         if key in self.flags:
@@ -74,6 +79,16 @@ class ParamGroup(LiveDict):
         elif key == "params":
             self._changes.structure = True
         return value
+
+    def _write_lr(self, value: Any) -> None:
+        view = self._lr_view
+        before = None if view is None or view is value else view.detach().clone()
+        self._write_number("lr", "lr", value)
+        if view is not None and before is not None:
+            view.data = before  # as in torch, a tensor read earlier keeps its value when another is assigned
+            self._lr_view = None
+        self._lr_is_tensor = isinstance(value, torch.Tensor)
+        self._changes.lr_by_hand = True
 
     def _write_number(self, key: str, field: str, value: Any) -> None:
         slot = self._block.slot(self.index, field)
@@ -98,11 +113,12 @@ class ParamGroup(LiveDict):
             pair = []
         if len(pair) != len(fields):
             raise TypeError(f"{key}={value!r} must be a pair of numbers, such as (0.9, 0.999)")
-        for x in pair:
-            if not isinstance(x, torch.Tensor):
-                try:
-                    float(x)
-                except (TypeError, ValueError):
-                    raise TypeError(f"{key}={value!r} must be a pair of numbers, such as (0.9, 0.999)") from None
+        for x in pair:  # all of it, before any of it is written
+            try:
+                good = x.numel() == 1 if isinstance(x, torch.Tensor) else isinstance(float(x), float)
+            except (TypeError, ValueError):
+                good = False
+            if not good:
+                raise TypeError(f"{key}={value!r} must be a pair of numbers, such as (0.9, 0.999)")
         for field, x in zip(fields, pair, strict=True):
             self._write_number(key, field, x)

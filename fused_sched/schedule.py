@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-import torch
-
 from .control_block import ControlBlock, HostedArray
 from .program import Program
 
@@ -26,12 +24,15 @@ class Schedule:
 
     def __init__(self, program: Program, block: ControlBlock, backend: Backend, guarded: bool) -> None:
         self.program = program
+        self.n_groups = program.n_groups
         self.block = block
         self.backend = backend
         self.guarded = guarded
         self.code = program.encode()
         self.memory = HostedArray(program.initial_memory(), block.tensor.device, remote=block.remote)
         self.host_advance = program.compile_host()
+        # (code, uniform operations, memory, guarded), as the launches take it
+        self.launch_arguments = self.code, program.n_uniform, self.memory.tensor, int(guarded)
         self.before_advance: Callable[[], None] | None = None
         self.pending = False  # the optimizer advanced it since the scheduler's last step()
         backend.check_program(self)
@@ -59,13 +60,13 @@ class Schedule:
         start = self.program.offsets[symbol]
         return self.memory.read_range(start, start + self.program.n_groups)
 
-    def write(self, symbol: str, values: float | Sequence[float], row: int = 0) -> None:
-        """Set a register or constant, or a row of a table."""
-        start = self.program.offsets[symbol]
-        if isinstance(values, Sequence):
-            self.memory.write_range(start + row * len(values), values)
-        else:
-            self.memory.write(start + row, float(values))
+    def write(self, symbol: str, value: float) -> None:
+        """Set a scalar register."""
+        self.memory.write(self.program.offsets[symbol], value)
+
+    def write_row(self, symbol: str, values: Sequence[float], row: int = 0) -> None:
+        """Set a group register, or a row of a table."""
+        self.memory.write_range(self.program.offsets[symbol] + row * len(values), values)
 
     def take_constants(self, program: Program) -> bool:
         """Write the constants and tables of ``program`` in place; False if its structure is another."""
@@ -76,7 +77,3 @@ class Schedule:
                 self.memory.write_range(self.program.offsets[symbol], slot.initial)
         self.program = program
         return True
-
-    def launch_arguments(self) -> tuple[torch.Tensor, int, torch.Tensor, int]:
-        """(code, uniform operations, memory, guarded), as the update launch takes a fused schedule."""
-        return self.code, self.program.n_uniform, self.memory.tensor, int(self.guarded)

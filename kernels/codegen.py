@@ -18,6 +18,7 @@ from typing import Any
 
 import triton
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
 
 from . import variants
 from .launcher import compile_kernel
@@ -40,6 +41,7 @@ class Report:
     stores: dict[int, int] = field(default_factory=dict)
     instructions: int = 0
     instructions_per_element: float | None = None
+    wide_outside_loop: int | None = None  # 16-byte accesses that are not in the aligned loop
     fma64: int = 0
     formed_fma64: int | None = None
     barrier_before_ticket: bool | None = None
@@ -58,44 +60,62 @@ def inspect(kernel: variants.Kernel, arch: str) -> Report:
     """Compile ``kernel`` for ``arch`` and read the machine code."""
     chosen = target(arch)
     compiled = compile_kernel(kernel, chosen)
-    block = dict(kernel.constants).get("BLOCK")
-    per_thread = block / (kernel.warps * chosen.warp_size) if block else None
-    report = _inspect_cuda(compiled, per_thread) if chosen.backend == "cuda" else _inspect_hip(compiled)
+    report = _inspect_cuda(compiled, _bytes_moved(kernel)) if chosen.backend == "cuda" else _inspect_hip(compiled)
     report.formed_fma64 = _formed_fma64(compiled)
     return report
 
 
-def _tool(name: str, binary: bytes, option: str) -> str:
+def _bytes_moved(kernel: variants.Kernel) -> int | None:
+    """Bytes that an update kernel loads and stores for each element."""
+    given = dict(kernel.constants)
+    if "BLOCK" not in given:
+        return None
+    param, grad, state = (given[name].primitive_bitwidth // 8 for name in ("P", "G", "S"))
+    states = (2 if given["RULE"] == variants.rules.ADAM else 0) + given["EXTRA"]
+    return int(2 * (param + states * state) + grad * (1 + given["SCALED"]))
+
+
+def _tool(command: list[str], data: bytes) -> str:
+    """Output of a tool that comes with Triton, called with a file of ``data`` as its last argument."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "kernel.cubin")
-        path.write_bytes(binary)
+        path = Path(folder, "kernel")
+        path.write_bytes(data)
         environment = {**os.environ, "PATH": f"{TOOLS}{os.pathsep}{os.environ.get('PATH', '')}"}
-        result = subprocess.run(
-            [str(TOOLS / name), option, str(path)], capture_output=True, text=True, check=True, env=environment
-        )
+        line = [str(TOOLS / command[0]), *command[1:], str(path)]  # an absolute path stays as it is
+        result = subprocess.run(line, capture_output=True, text=True, check=True, env=environment)
     return result.stdout + result.stderr
 
 
-def _inspect_cuda(compiled: Any, per_thread: float | None) -> Report:
-    usage = _tool("cuobjdump", compiled.asm["cubin"], "-res-usage")
-    code = [(int(a, 16), text) for a, text in _INSTRUCTION.findall(_tool("cuobjdump", compiled.asm["cubin"], "-sass"))]
-    registers, stack = (int(re.search(rf"\b{name}:(\d+)", usage)[1]) for name in ("REG", "STACK"))  # type: ignore[index]
+def _spilled_bytes(ptx: str) -> int:
+    """What the assembler says; the stack also holds tables of the trigonometric functions."""
+    name = re.search(r"^\.target (\w+)", ptx, re.MULTILINE)[1]  # type: ignore[index]
+    assembler = get_ptxas(int(re.sub(r"\D", "", name))).path
+    said = _tool([assembler, "-v", "--fmad=false", f"--gpu-name={name}", "-o", os.devnull], ptx.encode())
+    return sum(int(n) for n in re.findall(r"(\d+) bytes spill (?:stores|loads)", said))
+
+
+def _inspect_cuda(compiled: Any, bytes_moved: int | None) -> Report:
+    cubin = compiled.asm["cubin"]
+    registers = int(re.search(r"\bREG:(\d+)", _tool(["cuobjdump", "-res-usage"], cubin))[1])  # type: ignore[index]
+    code = [(int(a, 16), text) for a, text in _INSTRUCTION.findall(_tool(["cuobjdump", "-sass"], cubin))]
     counts: dict[str, collections.Counter[int]] = {"LDG": collections.Counter(), "STG": collections.Counter()}
     for _, text in code:
         found = _CUDA_MEMORY.search(text)
         if found:
             counts[found[1]][_cuda_width(found[2])] += 1
-    spills = sum(text.split()[0 if text[0] != "@" else 1].startswith(("LDL", "STL")) for _, text in code)
     texts = [text for _, text in code]
     ticket = next((i for i, text in enumerate(texts) if "ATOM" in text), None)
+    loop = [] if bytes_moved is None else _wide_loop(code)
+    elements = _bytes_accessed(loop) / bytes_moved if bytes_moved else 0
     return Report(
         registers,
-        stack if spills else 0,
+        _spilled_bytes(compiled.asm["ptx"]),
         compiled.metadata.shared,
         dict(sorted(counts["LDG"].items())),
         dict(sorted(counts["STG"].items())),
         len(code),
-        None if per_thread is None else _wide_loop_length(code) / per_thread,
+        len(loop) / elements if elements else None,
+        _wide_accesses(texts) - _wide_accesses(loop) if bytes_moved else None,
         fma64=sum("DFMA" in text for text in texts),
         barrier_before_ticket=None if ticket is None else any("BAR.SYNC" in t for t in texts[:ticket]),
     )
@@ -108,18 +128,26 @@ def _cuda_width(modifiers: str) -> int:
     return 4
 
 
-def _wide_loop_length(code: list[tuple[int, str]]) -> int:
-    """Instructions of the innermost loop that has the most 16-byte accesses."""
-    best = (0, 0)
+def _bytes_accessed(texts: list[str]) -> int:
+    return sum(_cuda_width(found[2]) for text in texts if (found := _CUDA_MEMORY.search(text)))
+
+
+def _wide_accesses(texts: list[str]) -> int:
+    return sum(1 for text in texts if (found := _CUDA_MEMORY.search(text)) and ".128" in found[2])
+
+
+def _wide_loop(code: list[tuple[int, str]]) -> list[str]:
+    """Instructions of the shortest loop that moves the most bytes by 16 at a time."""
+    best: list[str] = []
     for end, text in code:
         jump = re.search(r"\bBRA(?:\.\w+)* .*?0x([0-9a-f]+)", text)
         if jump is None or int(jump[1], 16) >= end:
             continue
         body = [t for address, t in code if int(jump[1], 16) <= address <= end]
-        wide = sum(1 for t in body if (m := _CUDA_MEMORY.search(t)) and ".128" in m[2])
-        if wide > best[0] or (wide == best[0] and wide and len(body) < best[1]):
-            best = wide, len(body)
-    return best[1]
+        gain = _wide_accesses(body) - _wide_accesses(best)
+        if gain > 0 or (gain == 0 and best and len(body) < len(best)):
+            best = body
+    return best
 
 
 def _inspect_hip(compiled: Any) -> Report:

@@ -87,7 +87,8 @@ def maximum(a, b):
 @triton.jit
 def signed_zero(x):
     """0 with the sign of x; x must not be a zero."""
-    return tl.where(x < 0.0, -0.0, 0.0)
+    # not a literal -0.0, which Triton 3.6 takes for 0.0
+    return tl.where(x < 0.0, -1.0, 1.0).to(tl.float64) * 0.0
 
 
 @triton.jit

@@ -40,7 +40,7 @@ EXPRESSIONS = {
     "and": "tl.where({0} != 0.0, tl.where({1} != 0.0, 1.0, 0.0), 0.0).to(tl.float64)",
     "or": "tl.where({0} != 0.0, 1.0, tl.where({1} != 0.0, 1.0, 0.0)).to(tl.float64)",
     "not": "({0} == 0.0).to(tl.float64)",
-    "neg": "-{0}",
+    "neg": "{0} * -1.0",  # Triton 3.6 computes -x as 0 - x, with the wrong zero
     "abs": "tl.abs({0})",
     "sqrt": "tl.sqrt({0})",
     "exp": "tl.exp({0})",

@@ -1,7 +1,8 @@
 """The update rules: the scalars of one parameter, and the update of a block of elements.
 
 The same operations in the same order as csrc/adam.h and csrc/sgd.h, explicit fused multiply-adds
-included, so that the backends agree bit for bit wherever no power is involved. Kernels must be compiled
+included, so that the backends agree bit for bit wherever no power is involved. (A product with -1.0
+stands for a minus, which Triton 3.6 computes as 0 - x, with the wrong zero.) Kernels must be compiled
 without floating-point fusion. Scalars are computed in float64 and rounded once to the compute type.
 """
 
@@ -47,7 +48,7 @@ def adam_scalars(row, count, T: tl.constexpr):
     shrink = tl.where(decoupled & (decay != 0.0), 1.0 - lr * decay, 1.0)
     coupled = tl.where(decoupled, 0.0, decay)
     root_correction = tl.sqrt(1.0 - power(beta2, t))
-    step = -(lr / (1.0 - power(beta1, t)))
+    step = (lr / (1.0 - power(beta1, t))) * -1.0
     grad_weight = (1.0 - beta1).to(T)
     # torch.lerp(m, g, w) starts from the nearer end
     near = grad_weight < 0.5
@@ -70,7 +71,7 @@ def adam_scalars(row, count, T: tl.constexpr):
 def adam_block(scalars, p, g, m, v, largest, amsgrad, AMSGRAD: tl.constexpr):
     """New (p, m, v, largest); ``amsgrad``: whether this parameter keeps ``largest``."""
     sign, shrink, coupled, near, weight, beta2, square_weight, root_correction, eps, step = scalars
-    g = tl.where(sign < 0.0, -g, g)
+    g = g * sign
     p = p * shrink
     g = tl.where(coupled != 0.0, tl.fma(coupled, p, g), g)
     m = tl.fma(weight, g - m, tl.where(near, m, g))
@@ -96,7 +97,7 @@ def sgd_scalars(row, count, used, T: tl.constexpr):
         (flags & NESTEROV) != 0,
         used,
         count == 0,
-        (-tl.load(row + LR)).to(T),
+        (tl.load(row + LR) * -1.0).to(T),
     )
 
 
@@ -104,7 +105,7 @@ def sgd_scalars(row, count, used, T: tl.constexpr):
 def sgd_block(scalars, p, g, buffer, MOMENTUM_USED: tl.constexpr):
     """New (p, buffer)."""
     sign, decay, momentum, grad_weight, nesterov, used, first, step = scalars
-    g = tl.where(sign < 0.0, -g, g)
+    g = g * sign
     g = tl.where(decay != 0.0, tl.fma(decay, p, g), g)
     if MOMENTUM_USED:
         buffer = tl.where(first, g, tl.fma(grad_weight, g, momentum * buffer))

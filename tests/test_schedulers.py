@@ -317,8 +317,9 @@ def _roundtrip(state: Any) -> Any:
 @pytest.mark.parametrize("kind", ["SGD", "Adam"])
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("saved", [False, True], ids=["in memory", "through a file"])
+@pytest.mark.parametrize("fused", [False, True], ids=["separate", "fused"])
 def test_run_passes_between_ours_and_torchs_every_ten_steps(
-    name: str, kind: str, saved: bool, host_backend: str, mirrored: bool
+    name: str, kind: str, saved: bool, fused: bool, host_backend: str, mirrored: bool
 ) -> None:
     """ours -> torch -> ours -> ...: the lr goes on with the bits of an uninterrupted run of torch."""
     lrs = [0.1, 0.03]
@@ -332,7 +333,8 @@ def test_run_passes_between_ours_and_torchs_every_ten_steps(
         previous = made, scheduler
         module, home = ((fused_sched.optim, lr_scheduler), (torch.optim, torch_lr_scheduler))[leg % 2]
         made = optimizer(module, kind, [0.9, 0.8] if leg else lrs)
-        scheduler = getattr(home, name)(made, **DEFAULTS[name])
+        own = {"fused": fused} if home is lr_scheduler else {}
+        scheduler = getattr(home, name)(made, **DEFAULTS[name], **own)
         if leg:
             states = [x.state_dict() for x in previous]
             if saved:
@@ -432,6 +434,12 @@ ATTRIBUTE_EDITS: dict[str, tuple[str, Callable[[Any, Any], None]]] = {
     "StepLR gamma": ("StepLR", _assign("gamma", 0.25)),
     "StepLR step_size": ("StepLR", _assign("step_size", 2)),
     "StepLR last_epoch": ("StepLR", _assign("last_epoch", 1)),
+    "StepLR last_epoch -1": ("StepLR", _assign("last_epoch", -1)),
+    "MultiStepLR last_epoch -1": ("MultiStepLR", _assign("last_epoch", -1)),
+    "ExponentialLR last_epoch -1": ("ExponentialLR", _assign("last_epoch", -1)),
+    "CosineAnnealingLR last_epoch -1": ("CosineAnnealingLR", _assign("last_epoch", -1)),
+    "CosineAnnealingLR _step_count 0": ("CosineAnnealingLR", _assign("_step_count", 0)),
+    "CyclicLR last_epoch": ("CyclicLR", _assign("last_epoch", 100)),
     "MultiStepLR gamma": ("MultiStepLR", _assign("gamma", 0.25)),
     "MultiStepLR milestones, as many": ("MultiStepLR", _assign("milestones", Counter([6, 7, 8]))),
     "MultiStepLR milestones, more": ("MultiStepLR", _assign("milestones", Counter([6, 7, 8, 8, 11, 12]))),
@@ -555,6 +563,29 @@ def test_group_taken_away(host_backend: str, mirrored: bool) -> None:
             assert pair.ours.get_last_lr() == pair.torchs.get_last_lr()
 
 
+@pytest.mark.parametrize("first", ["optimizer", "scheduler"])
+def test_groups_reordered_and_put_in_by_hand(first: str, host_backend: str, mirrored: bool) -> None:
+    arguments = {"lr_lambda": [Decay(0.5), Decay(0.25), Decay(0.125)]}
+    pair = twins("LambdaLR", arguments, lrs=[0.1, 0.2, 0.3], backend=host_backend)
+    pair.optimizer_step()
+    pair.step()
+    pair.edit(lambda groups: groups.reverse())
+    if first == "optimizer":
+        pair.optimizer_step()
+    for _ in range(3):
+        _compare_steps(pair, 1)
+        pair.optimizer_step()
+
+    pair = twins("ExponentialLR", lrs=[0.1], backend=host_backend)
+    pair.edit(lambda groups: groups.append({**groups[0], "params": parameters(1), "lr": 0.8}))
+    if first == "optimizer":
+        pair.optimizer_step()
+    for _ in range(3):
+        _compare_steps(pair, 1)
+        assert pair.ours.get_last_lr() == pair.torchs.get_last_lr()
+        pair.optimizer_step()
+
+
 def test_schedule_follows_a_control_block_that_had_to_grow(host_backend: str, mirrored: bool) -> None:
     pair = twins("ExponentialLR", lrs=[0.1], backend=host_backend)
     block = pair.our_optimizer._block
@@ -652,6 +683,14 @@ def test_fused_needs_no_scheduler_step(host_backend: str, mirrored: bool) -> Non
     pair.ours.step()
     with pytest.raises(RuntimeError, match="fused=True"):
         pair.ours.step()
+
+
+def test_fused_schedule_advances_without_gradients(backend: str, mirrored: bool) -> None:
+    pair = twins("ExponentialLR", lrs=[0.1, 0.2], backend=backend, ours={"fused": True})
+    for _ in range(3):
+        pair.our_optimizer.step()
+        pair.step()
+        assert seen(pair.our_optimizer) == seen(pair.torch_optimizer)
 
 
 def test_fused_update_uses_the_lr_of_before_the_advance(backend: str, mirrored: bool) -> None:
@@ -756,6 +795,18 @@ def test_torchs_own_schedulers_drive_our_optimizer(name: str, kind: str, host_ba
         _assert_close(ours["params"][0], oracle["params"][0])
 
 
+def test_torchs_plateau_drives_our_optimizer(host_backend: str, mirrored: bool) -> None:
+    mine, theirs = optimizer(fused_sched.optim, "SGD", [0.1, 0.3]), optimizer(torch.optim, "SGD", [0.1, 0.3])
+    plateaus = [
+        torch_lr_scheduler.ReduceLROnPlateau(o, factor=0.5, patience=1, min_lr=[0.01, 0.02]) for o in (mine, theirs)
+    ]
+    for loss in [3, 2, 2, 2, 2, 2, float("nan"), 1, 1, 1, 1, 1, 1, 1, 1]:
+        for plateau in plateaus:
+            plateau.step(loss)
+        assert seen(mine) == seen(theirs)
+    assert seen(mine)[0]["lr"] < 0.03
+
+
 @pytest.mark.filterwarnings("ignore:Please also save or load the state of the optimizer")
 def test_ours_inside_torchs_sequential_and_chained(host_backend: str, mirrored: bool) -> None:
     def sequential(made: Any, home: Any) -> Any:
@@ -834,18 +885,18 @@ def test_tensor_lr_follows_the_float_path_in_float64(name: str, host_backend: st
 # -- lifetime ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("fused", [False, True], ids=["separate", "fused"])
-@pytest.mark.parametrize("name", NAMES)
-def test_optimizer_and_scheduler_are_collected(name: str, fused: bool, host_backend: str, mirrored: bool) -> None:
-    made = _single(host_backend)
-    scheduler = getattr(lr_scheduler, name)(made, **DEFAULTS[name], fused=fused)
-    made.param_groups[0]["params"][0].grad = torch.ones(3)
-    made.step()
-    scheduler.step()
-    alive = [weakref.ref(x) for x in (made, scheduler, scheduler._schedule.memory.tensor, made._block.tensor)]
-    del made, scheduler
+def test_optimizers_and_schedulers_are_collected(host_backend: str, mirrored: bool) -> None:
+    def leave_behind(name: str, fused: bool) -> list[weakref.ref[Any]]:
+        made = _single(host_backend)
+        scheduler = getattr(lr_scheduler, name)(made, **DEFAULTS[name], fused=fused)
+        made.param_groups[0]["params"][0].grad = torch.ones(3)
+        made.step()
+        scheduler.step()
+        return [weakref.ref(x) for x in (made, scheduler, scheduler._schedule.memory.tensor, made._block.tensor)]
+
+    alive = {(name, fused): leave_behind(name, fused) for name in NAMES for fused in (False, True)}
     gc.collect()
-    assert [ref() for ref in alive] == [None] * 4
+    assert {key: [ref() for ref in refs] for key, refs in alive.items()} == dict.fromkeys(alive, [None] * 4)
 
 
 def test_program_can_be_printed(host_backend: str) -> None:

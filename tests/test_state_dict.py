@@ -286,7 +286,11 @@ def test_param_groups_take_the_loaded_values(name: str, backend: str, seed: int)
     group.update({"lr": 0.125, "weight_decay": 0.75, "maximize": True, "note": "mine"})
     optimizer.load_state_dict(saved)
     assert group is optimizer.param_groups[1]
-    assert (group["lr"], group["weight_decay"], group["maximize"]) == (0.5, saved["param_groups"][1]["weight_decay"], False)
+    assert (group["lr"], group["weight_decay"], group["maximize"]) == (
+        0.5,
+        saved["param_groups"][1]["weight_decay"],
+        False,
+    )
     assert "note" not in group
     assert group["params"][0] is params[1]
 
@@ -382,7 +386,13 @@ def _init_state_as_distributed_checkpoint_does(optimizer: torch.optim.Optimizer)
     optimizer.zero_grad(set_to_none=True)
 
 
-CASES = [("SGD", {"momentum": 0.0, "dampening": 0.0}), ("SGD", {}), ("Adam", {}), ("AdamW", {}), ("AdamW", {"lr": torch.tensor(0.25)})]
+CASES = [
+    ("SGD", {"momentum": 0.0, "dampening": 0.0}),
+    ("SGD", {}),
+    ("Adam", {}),
+    ("AdamW", {}),
+    ("AdamW", {"lr": torch.tensor(0.25)}),
+]
 
 
 @pytest.mark.parametrize(("name", "options"), CASES, ids=str)

@@ -53,14 +53,13 @@ class CpuBackend(Backend):
             block.n_groups,
             update.grad_scale,
             update.found_inf,
-            tuple(s.launch_arguments() for s in update.schedules),
+            tuple([s.launch_arguments for s in update.schedules]),
         )
         if table.staged:
             table.stage_out(update.grad_scale is not None)
 
     def advance(self, schedule: Schedule) -> None:
-        code, n_uniform, memory, guarded = schedule.launch_arguments()
-        _C.advance(schedule.block.tensor, schedule.program.n_groups, code, n_uniform, memory, guarded)
+        _C.advance(schedule.block.tensor, schedule.n_groups, *schedule.launch_arguments)
 
     def check_program(self, schedule: Schedule) -> None:
         program = schedule.program

@@ -11,6 +11,11 @@ class MultiStepLR(OnDevice, lr_scheduler.MultiStepLR):
 
     _constants = ("milestones", "gamma")
 
+    def _constants_changed(self) -> bool:
+        milestones, gamma = self._seen
+        # a Counter compares in Python, entry by entry
+        return self.gamma != gamma or not dict.__eq__(self.milestones, milestones)
+
     def _next_lr(self, b: Builder, epoch: Value) -> Value:
         lr = b.field("lr")
         epochs = sorted(self.milestones)

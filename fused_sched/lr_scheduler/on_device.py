@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch.optim.lr_scheduler import EPOCH_DEPRECATION_WARNING, LRScheduler
 
+from ..control_block import refuse_in_capture
 from ..optim.fused_optimizer import FusedOptimizer
 from ..program import LAST_EPOCH, STEP_COUNT, Builder, Program, Value
 from ..schedule import Schedule
@@ -30,7 +31,7 @@ class OnDevice:
     """
 
     # In slots, so that state_dict(), which is all of __dict__, has torch's keys and no others.
-    __slots__ = ("_fused", "_schedule", "_seen", "_skip_with_optimizer", "_table")
+    __slots__ = ("_fused", "_order_checked", "_schedule", "_seen", "_skip_with_optimizer", "_table")
 
     # Attributes of the torch class that are constants of the program; users may change them at any time.
     _constants: ClassVar[tuple[str, ...]] = ()
@@ -66,10 +67,12 @@ class OnDevice:
             )
         self._schedule: Schedule | None = None
         self._seen: list[Any] = []
+        self._order_checked = False
         if not hasattr(self, "_table"):
             self._table: HostTable | None = None
         self._fused, self._skip_with_optimizer = bool(fused), bool(skip_with_optimizer)
         super().__init__(optimizer, *args, **kwargs)
+        self._order_checked = False  # torch's constructor took the initial step
         self._bind()
         optimizer._changes.lr_by_hand = False
 
@@ -126,31 +129,36 @@ class OnDevice:
         optimizer._changes.structure = True  # which state tensors are needed may depend on the program
 
     def _look(self) -> list[Any]:
-        state = self.__dict__
-        return [copy.copy(state.get(name)) for name in self._constants]
+        return [copy.copy(self.__dict__.get(name)) for name in self._constants]
 
     def _before_advance(self) -> None:
         """Take in what was changed by hand: groups, constants; subclasses also fill their tables."""
-        state, schedule, groups = self.__dict__, self._schedule, self.optimizer.param_groups
+        schedule, optimizer = self._schedule, self.optimizer
         assert schedule is not None
-        if schedule.block is not self.optimizer._block:
-            schedule.block = self.optimizer._block
-        if schedule.program.n_groups != len(groups):
-            if not self._covers_groups():
-                raise ValueError(
-                    f"{type(self).__name__} was made for {len(self.base_lrs)} param groups, but the optimizer has "
-                    f"{len(groups)}: make a new scheduler after adding or removing a group"
-                )
-            self._pull()
-            state[LAST_LR] = [float(g["lr"]) for g in groups]
-            if self._table is not None:
-                self._table.forget()
-            self._bind()
-            return
-        for name, seen in zip(self._constants, self._seen, strict=True):
-            if state.get(name) != seen:
-                self._refresh()
-                return
+        if optimizer._groups_changed():
+            optimizer._adopt_groups()
+        schedule.block = optimizer._block
+        if schedule.n_groups != len(optimizer.param_groups):
+            self._take_groups()
+        elif self._constants_changed():
+            self._refresh()
+
+    def _constants_changed(self) -> bool:
+        return [*map(self.__dict__.get, self._constants)] != self._seen
+
+    def _take_groups(self) -> None:
+        """Drive the groups that the optimizer has now."""
+        groups = self.optimizer.param_groups
+        if not self._covers_groups():
+            raise ValueError(
+                f"{type(self).__name__} was made for {len(self.base_lrs)} param groups, but the optimizer has "
+                f"{len(groups)}: make a new scheduler after adding or removing a group"
+            )
+        self._pull()
+        self.__dict__[LAST_LR] = [float(g["lr"]) for g in groups]
+        if self._table is not None:
+            self._table.forget()
+        self._bind()
 
     def _covers_groups(self) -> bool:
         """Whether the schedule can drive the groups that the optimizer has now."""
@@ -185,9 +193,12 @@ class OnDevice:
                 )
             schedule.pending = False
             return
-        if self._step_count == 1:
-            self._check_order()
+        if not self._order_checked:  # once: reading the register may wait for the device
+            self._order_checked = True
+            if self._step_count == 1:
+                self._check_order()
         if schedule is None or epoch is not None or not self._covers_groups():
+            refuse_in_capture(self.optimizer._block.tensor, f"the lr of {type(self).__name__} was computed by Python")
             self._step_count += 1
             if epoch is not None:
                 warnings.warn(EPOCH_DEPRECATION_WARNING, UserWarning, stacklevel=2)
@@ -221,7 +232,7 @@ class OnDevice:
         groups = self.optimizer.param_groups
         if len(values) == len(groups):
             pairs = zip(values, groups, strict=True)
-            return [torch.tensor(x, dtype=torch.float64) if g._lr_is_tensor else x for x, g in pairs]
+            return [torch.tensor(x, dtype=torch.float64) if torch.is_tensor(g["lr"]) else x for x, g in pairs]
         return values
 
     def state_dict(self) -> dict[str, Any]:
@@ -261,7 +272,7 @@ class OnDevice:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
-        self._schedule, self._seen = None, []
+        self._schedule, self._seen, self._order_checked = None, [], False
         self._fused, self._skip_with_optimizer, rows = state.pop("_on_device")
         self._table = None if rows is None else HostTable(rows, self._row)
         self.__dict__.update(state)
@@ -299,7 +310,7 @@ class OnDevice:
     def _last_lr(self, values: list[Any]) -> None:
         self.__dict__[LAST_LR] = values
         if self._schedule is not None and len(values) == self._schedule.program.n_groups:
-            self._schedule.write(LAST_LR, [float(x) for x in values])
+            self._schedule.write_row(LAST_LR, [float(x) for x in values])
 
 
 class HostTable:
@@ -326,8 +337,14 @@ class HostTable:
 
     def ensure(self, schedule: Schedule, symbol: str, epoch: int) -> None:
         """Make sure that the row of ``epoch`` is on the device; raises what ``compute`` raises."""
-        if self.rows > 1 and self._first <= epoch < self._end:
-            return
+        if schedule.memory.remote:
+            refuse_in_capture(schedule.memory.tensor, f"{symbol} was computed by Python")
+        if self.rows == 1:
+            schedule.write_row(symbol, self._compute(epoch))
+        elif not self._first <= epoch < self._end:
+            self._compute_block(schedule, symbol, epoch)
+
+    def _compute_block(self, schedule: Schedule, symbol: str, epoch: int) -> None:
         self._first = self._end = epoch
         for due in range(epoch, epoch + self.rows):
             try:
@@ -336,5 +353,5 @@ class HostTable:
                 if due == epoch:
                     raise
                 return  # reported if that row is ever due
-            schedule.write(symbol, row, row=due % self.rows)
+            schedule.write_row(symbol, row, due % self.rows)
             self._end = due + 1

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from operator import is_
 from typing import Any
 
 import torch
 from torch.optim import Optimizer
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .. import backends
 from ..control_block import ControlBlock
 from ..live_dict import Changes
 from ..param_group import ParamGroup
 from ..param_state import OptimizerState, ParamState
-from ..parameter_table import DTYPES, Entry, ParameterTable, Staging, real_dtype, same_layout, state_dtype_fits, state_format
+from ..parameter_table import (
+    DTYPES,
+    Entry,
+    ParameterTable,
+    Staging,
+    real_dtype,
+    same_layout,
+    state_dtype_fits,
+    state_format,
+)
 from ..schedule import Schedule
 
 
@@ -68,6 +79,11 @@ class FusedOptimizer(Optimizer):
         for group in groups:
             self._refuse_differentiable(group.get("differentiable"))
             for p in group["params"]:
+                if is_traceable_wrapper_subclass(p):
+                    raise TypeError(
+                        f"a parameter is a {type(p).__name__}, a tensor subclass without memory of its own (FSDP2 makes "
+                        "such parameters): use torch.optim's class of the same name for it"
+                    )
                 if p.layout != torch.strided:
                     raise TypeError(
                         f"a parameter has layout {p.layout}; only dense parameters are supported: "
@@ -132,19 +148,11 @@ class FusedOptimizer(Optimizer):
         return loss
 
     def _structure_changed(self) -> bool:
-        return (
-            self._changes.structure
-            or self.state is not self._known_state
-            or self._groups_changed()
-        )
+        return self._changes.structure or self.state is not self._known_state or self._groups_changed()
 
     def _groups_changed(self) -> bool:
-        known = self._group_snapshot
-        return (
-            self.param_groups is not self._known_groups
-            or len(self.param_groups) != len(known)
-            or any(a is not b for a, b in zip(self.param_groups, known, strict=True))
-        )
+        groups, known = self.param_groups, self._group_snapshot
+        return not (groups is self._known_groups and len(groups) == len(known) and all(map(is_, groups, known)))
 
     def _take_back_steps(self) -> None:
         for state in self._changes.lent:

@@ -11,7 +11,7 @@ from optimizer_twins import ADAM_OPTIONS, EVERY_VARIANT, OPTIONS, Twins, assert_
 from fused_sched.optim import Adam
 
 SIZES = [0, 1, 3, 15, 17, 1023]
-DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64, torch.complex128]
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64]
 VARIANTS = [(name, case) for name, case in EVERY_VARIANT if name != "SGD"]
 
 
@@ -20,8 +20,8 @@ VARIANTS = [(name, case) for name, case in EVERY_VARIANT if name != "SGD"]
 def test_every_variant_follows_torch(name: str, case: str, dtype: torch.dtype, backend: str, seed: int) -> None:
     g = generator(seed)
     twins = Twins(name, [[normal(g, n, dtype) for n in SIZES]], backend, **OPTIONS[name][case])
-    for _ in range(4):
-        twins.run(g, 2)
+    for steps in (1, 2, 3):
+        twins.run(g, steps)
         assert_same(twins)
 
 

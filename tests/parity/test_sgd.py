@@ -7,7 +7,7 @@ import torch
 from optimizer_twins import SGD_OPTIONS, Twins, assert_equal, assert_same, generator, normal
 
 SIZES = [0, 1, 3, 15, 17, 1023]
-DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64, torch.complex128]
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64]
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -15,8 +15,8 @@ DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.com
 def test_every_variant_follows_torch(case: str, dtype: torch.dtype, backend: str, seed: int) -> None:
     g = generator(seed)
     twins = Twins("SGD", [[normal(g, n, dtype) for n in SIZES]], backend, **SGD_OPTIONS[case])
-    for _ in range(8):
-        twins.run(g, 1)
+    for steps in (1, 2, 3):
+        twins.run(g, steps)
         assert_same(twins)
 
 

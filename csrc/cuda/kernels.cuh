@@ -1,0 +1,153 @@
+// The update kernel: one block a chunk, and the last block to finish ends the step.
+//
+// A block reads the control block before it takes its ticket, so the last one may write it: no
+// reader is left. That block counts the update, notes whether it was skipped, and advances the
+// fused schedules for the next step.
+#pragma once
+
+#include "chunk.h"
+#include "launch.h"
+
+namespace fused_sched {
+namespace {
+
+constexpr int kThreads = kBlockThreads;
+// So many blocks have to fit a multiprocessor at a time: at most 64 registers a thread, 72 with one
+// more array, 128 for double.
+template <Rule kRule, bool kExtra, typename T>
+constexpr int kBlocksPerProcessor = sizeof(T) == 8 ? 4 : kRule == Rule::kAdam && kExtra ? 7 : 8;
+constexpr int kSharedDoubles = 512;     // code and values of a program; larger ones use global memory
+
+// Copies the program's code to shared memory if everything fits there, else uses it where it is.
+// Returns where the values go.
+__device__ inline double* place_program(const DeviceSchedule& s, int lanes, double* shared,
+                                        const int32_t** code) {
+  const int64_t n_words = s.n_ops * kCodeWidth;
+  const int64_t code_doubles = (n_words + 1) / 2;
+  *code = s.code;
+  if (code_doubles + lanes * common::value_stride(s.n_ops) > kSharedDoubles) return s.scratch;
+  int32_t* words = reinterpret_cast<int32_t*>(shared);
+  for (int i = threadIdx.x; i < n_words; i += blockDim.x) words[i] = s.code[i];
+  *code = words;
+  return shared + code_doubles;
+}
+
+// One advance by all threads of a block.
+__device__ inline void advance_one(const DeviceSchedule& s, double* control, double* shared) {
+  const int lanes = common::lane_count(s.n_groups, blockDim.x);
+  const int32_t* code;
+  double* values = place_program(s, lanes, shared, &code);
+  __syncthreads();
+  if (threadIdx.x == 0) common::advance_uniform(s, code, control, values);
+  __syncthreads();
+  if (threadIdx.x < lanes) common::advance_groups(s, code, control, values, threadIdx.x, lanes);
+}
+
+// Advances schedules in turn, by all threads of a block. Not inlined: the registers that it needs are
+// none of the update loop's concern.
+__device__ __noinline__ void advance_all(const DeviceSchedule* schedules, int count,
+                                         double* control, bool skipped) {
+  __shared__ double shared[kSharedDoubles];
+#pragma unroll 1
+  for (int i = 0; i < count; ++i) {
+    __syncthreads();  // what one schedule wrote, the next may read
+    if (!skipped || schedules[i].guarded == 0) advance_one(schedules[i], control, shared);
+  }
+}
+
+template <Rule kRule>
+__device__ void finish_step(const Step& step) {
+  const bool skipped = common::is_skipped(step);
+  if (threadIdx.x == 0) {
+    reinterpret_cast<int64_t*>(step.control)[kHeaderSkipped] = skipped ? 1 : 0;
+  }
+  if (!skipped) common::count_updates<kRule>(step, threadIdx.x, blockDim.x);
+  // Its barrier comes first: a schedule may write a momentum that another thread was still reading.
+  advance_all(step.schedules, step.n_schedules, step.control, skipped);
+}
+
+// Whether this is the last block to come here.
+__device__ inline bool take_ticket(int64_t* ticket) {
+  __shared__ bool is_last;
+  __syncthreads();  // the ticket is taken by one thread: all must have read by then
+  if (threadIdx.x == 0) {
+    __threadfence();
+    const unsigned long long done =
+        atomicAdd(reinterpret_cast<unsigned long long*>(ticket), 1ull);
+    is_last = done == gridDim.x - 1;
+    __threadfence();
+  }
+  __syncthreads();
+  return is_last;
+}
+
+__device__ inline Record load_record(const Record* record) {
+  union {
+    Pack<int64_t, 2> packs[4];
+    Record record;
+  } row;
+  for (int k = 0; k < 4; ++k) row.packs[k] = reinterpret_cast<const Pack<int64_t, 2>*>(record)[k];
+  return row.record;
+}
+
+template <Rule kRule, bool kExtra, typename P, typename G, typename S>
+__device__ void update_chunk(const Step& step, const ChunkPlace& place, int64_t grad) {
+  using T = typename ComputeType<P>::type;
+  __shared__ typename ScalarsOf<kRule, T>::type scalars;
+  if (threadIdx.x == 0) {
+    const Record& record = step.records[place.record];
+    scalars = common::chunk_scalars<kRule, T>(step, record, step.counts[place.record]);
+  }
+  __syncthreads();  // the record is read after it: kept across the powers, it would be spilled
+  const Record record = load_record(step.records + place.record);
+  const int64_t start = static_cast<int64_t>(place.unit) * step.unit;
+  const int64_t left = record.numel - start;
+  const int count = left < step.chunk_size ? static_cast<int>(left) : step.chunk_size;
+  const Arrays<P, G, S> arrays = common::arrays_of<P, G, S>(record, grad, start);
+  common::update_elements<kRule, kExtra>(arrays, scalars, count, threadIdx.x, blockDim.x);
+}
+
+template <Rule kRule, bool kExtra, typename P, typename G, typename S>
+__global__ void __launch_bounds__(kThreads, (kBlocksPerProcessor<kRule, kExtra, typename ComputeType<P>::type>))
+    update_kernel(const __grid_constant__ Step step) {
+  const ChunkPlace place = step.chunks[blockIdx.x];
+  const int64_t grad = step.grads[place.record];
+  if (grad != 0 && !common::is_skipped(step)) update_chunk<kRule, kExtra, P, G, S>(step, place, grad);
+  if (step.last == 0) return;
+  int64_t* ticket = reinterpret_cast<int64_t*>(step.control) + kHeaderTicket;
+  if (!take_ticket(ticket)) return;
+  finish_step<kRule>(step);
+  if (threadIdx.x == 0) *ticket = 0;
+}
+
+// A step in which no tensor has elements.
+template <Rule kRule>
+__global__ void __launch_bounds__(kThreads) finish_kernel(const __grid_constant__ Step step) {
+  finish_step<kRule>(step);
+}
+
+template <Rule kRule, typename P, typename G, typename S>
+const void* choose(bool extra) {
+  return extra ? reinterpret_cast<const void*>(&update_kernel<kRule, true, P, G, S>)
+               : reinterpret_cast<const void*>(&update_kernel<kRule, false, P, G, S>);
+}
+
+// kind: position in kKinds, or -1 for a step in which no tensor has elements.
+template <Rule kRule>
+const void* find_kernel(int kind, bool extra) {
+  switch (kind) {
+    case -1: return reinterpret_cast<const void*>(&finish_kernel<kRule>);
+    case 0: return choose<kRule, float, float, float>(extra);
+    case 1: return choose<kRule, double, double, double>(extra);
+    case 2: return choose<kRule, BFloat16, BFloat16, BFloat16>(extra);
+    case 3: return choose<kRule, Float16, Float16, Float16>(extra);
+    case 4: return choose<kRule, BFloat16, BFloat16, float>(extra);
+    case 5: return choose<kRule, Float16, Float16, float>(extra);
+    case 6: return choose<kRule, float, BFloat16, float>(extra);
+    case 7: return choose<kRule, float, Float16, float>(extra);
+    default: return nullptr;
+  }
+}
+
+}  // namespace
+}  // namespace fused_sched

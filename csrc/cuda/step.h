@@ -1,0 +1,98 @@
+// One launch as the kernels get it, and the parts of it that need no other threads.
+#pragma once
+
+#include "../cpu/kernels.h"
+#include "../program.h"
+
+namespace fused_sched {
+
+// A row of the schedules' table, as Python writes it.
+struct DeviceSchedule {
+  const int32_t* code;
+  double* memory;
+  double* scratch;  // for the values of a program that is too large for the block's shared memory
+  int64_t n_ops;
+  int64_t n_uniform;
+  int64_t n_groups;
+  int64_t guarded;  // stands still when the update was skipped
+  int64_t unused;
+};
+static_assert(sizeof(DeviceSchedule) == 8 * sizeof(int64_t), "a schedule is a row of 8 int64");
+
+struct ChunkPlace {
+  int32_t record;
+  int32_t unit;  // first element, divided by Step::unit
+};
+
+struct Step {
+  double* control;
+  int64_t* counts;
+  const Record* records;  // their `grad` is not used: gradients may move without the records
+  const int64_t* grads;
+  const ChunkPlace* chunks;
+  const DeviceSchedule* schedules;
+  const float* grad_scale;  // or null
+  const float* found_inf;   // or null
+  int n_records;
+  int n_schedules;
+  int chunk_size;
+  int unit;
+  int last;  // whether this launch ends the step
+};
+
+namespace FUSED_SCHED_ISA {
+
+FUSED_SCHED_HD inline bool is_skipped(const Step& step) {
+  return step.found_inf != nullptr && *step.found_inf != 0.0f;
+}
+
+FUSED_SCHED_HD inline const double* group_row(const double* control, int64_t group) {
+  return control + kGroupsOffset + group * kGroupStride;
+}
+
+// Counts the update of every record that was updated, as csrc/cpu/update.cpp does.
+template <Rule kRule>
+FUSED_SCHED_HD inline void count_updates(const Step& step, int thread, int n_threads) {
+  for (int i = thread; i < step.n_records; i += n_threads) {
+    if (step.grads[i] == 0) continue;
+    const bool counted =
+        kRule == Rule::kAdam ||
+        group_row(step.control, step.records[i].group)[kFieldMomentum] != 0.0;
+    if (counted) step.counts[i] += 1;
+  }
+}
+
+// The values of a program in memory: those of the operations that run once come first in the array
+// of every lane. The odd stride keeps lanes off each other's banks of shared memory.
+FUSED_SCHED_HD inline int64_t value_stride(int64_t n_ops) { return n_ops | 1; }
+
+FUSED_SCHED_HD inline int lane_count(int64_t n_groups, int n_threads) {
+  return n_groups < n_threads ? static_cast<int>(n_groups) : n_threads;
+}
+
+// First half of an advance, by one thread: the operations that run once, into lane 0's values.
+FUSED_SCHED_HD inline void advance_uniform(const DeviceSchedule& s, const int32_t* code,
+                                           double* control, double* values) {
+  double* rows = control + kGroupsOffset;
+  for (int i = 0; i < s.n_uniform; ++i) {
+    run_operation(code + i * kCodeWidth, 0, s.memory, rows, values, values + i);
+  }
+}
+
+// Second half: the groups of one lane. Lane 0's first values must be there, and lane 0 leaves them.
+FUSED_SCHED_HD inline void advance_groups(const DeviceSchedule& s, const int32_t* code,
+                                          double* control, double* values, int lane, int lanes) {
+  double* mine = values + lane * value_stride(s.n_ops);
+  if (lane != 0) {
+    for (int i = 0; i < s.n_uniform; ++i) mine[i] = values[i];
+  }
+  for (int group = lane; group < s.n_groups; group += lanes) {
+    double* row = control + kGroupsOffset + group * kGroupStride;
+    for (int64_t i = s.n_uniform; i < s.n_ops; ++i) {
+      run_operation(code + i * kCodeWidth, group, s.memory, row, mine, mine + i);
+    }
+  }
+}
+
+}  // namespace FUSED_SCHED_ISA
+}  // namespace fused_sched

@@ -1,0 +1,218 @@
+"""Steps inside CUDA graphs: replays equal eager steps, follow edits, and skip overflows on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from fused_sched.lr_scheduler import CosineAnnealingLR, ExponentialLR, StepLR
+from fused_sched.optim import SGD, AdamW
+
+SHAPES = [(7,), (128, 33), (1024,), (3, 5, 7), (20_000,)]
+
+
+class Loop:
+    """Parameters, an optimizer, a scheduler, and a training step with deterministic gradients.
+
+    With ``fresh`` the gradients are new tensors at each step, as autograd's after ``zero_grad()``.
+    """
+
+    def __init__(self, optimizer: str = "adamw", fused: bool = True, fresh: bool = False, **scheduler: Any) -> None:
+        generator = torch.Generator().manual_seed(3)
+        self.fresh = fresh
+        self.params = [torch.nn.Parameter(torch.randn(s, generator=generator).cuda()) for s in SHAPES]
+        groups = [{"params": self.params[:2], "lr": 0.02}, {"params": self.params[2:]}]
+        if optimizer == "adamw":
+            self.optimizer: Any = AdamW(groups, lr=0.01, backend="triton")
+        else:
+            self.optimizer = SGD(groups, lr=0.01, momentum=0.9, nesterov=True, weight_decay=0.01, backend="triton")
+        self.scheduler = CosineAnnealingLR(self.optimizer, T_max=600, fused=fused, **scheduler)
+        for p in self.params:
+            p.grad = torch.zeros_like(p)
+
+    def step(self) -> None:
+        for p in self.params:
+            gradient = torch.sin(p.detach() * 3) * 0.5 + 0.01
+            if self.fresh:
+                p.grad = gradient
+            else:
+                p.grad.copy_(gradient)
+        self.optimizer.step()
+        self.scheduler.step()
+
+    def tensors(self) -> list[torch.Tensor]:
+        """Everything that a step changes."""
+        states = [v for p in self.params for v in self.optimizer.state[p].values() if v is not None]
+        return [p.detach().clone() for p in self.params] + [s.clone() for s in states]
+
+    def lrs(self) -> list[float]:
+        return [g["lr"] for g in self.optimizer.param_groups]
+
+
+def check_equal(a: Loop, b: Loop) -> None:
+    assert a.lrs() == b.lrs()
+    assert a.scheduler.get_last_lr() == b.scheduler.get_last_lr()
+    assert a.scheduler.last_epoch == b.scheduler.last_epoch
+    for x, y in zip(a.tensors(), b.tensors(), strict=True):
+        torch.testing.assert_close(x, y, rtol=0, atol=0)
+
+
+Capture = Callable[[Callable[[], None]], torch.cuda.CUDAGraph]
+WarmUp = Callable[[Callable[[], None], int], None]
+NoSync = Callable[[], Any]
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_thousand_replays_equal_eager(
+    optimizer: str, fused: bool, capture: Capture, warm_up: WarmUp, no_sync: NoSync
+) -> None:
+    eager, captured = Loop(optimizer, fused), Loop(optimizer, fused)
+    for loop in (eager, captured):
+        warm_up(loop.step, 3)
+    graph = capture(captured.step)
+    with no_sync():
+        for _ in range(1000):
+            eager.step()
+        for _ in range(1000):
+            graph.replay()
+    check_equal(captured, eager)
+
+
+@pytest.mark.parametrize("fresh", [False, True], ids=["static gradients", "gradients of the graph"])
+def test_eight_steps_in_one_graph(fresh: bool, capture: Capture, warm_up: WarmUp, no_sync: NoSync) -> None:
+    eager, captured = Loop(fresh=fresh), Loop(fresh=fresh)
+    for loop in (eager, captured):
+        warm_up(loop.step, 3)
+
+    def eight() -> None:
+        for _ in range(8):
+            captured.step()
+
+    graph = capture(eight)
+    with no_sync():
+        for _ in range(5):
+            graph.replay()
+            for _ in range(8):
+                eager.step()
+    check_equal(captured, eager)
+
+
+def test_edits_between_replays_are_seen(capture: Capture, warm_up: WarmUp, no_sync: NoSync) -> None:
+    eager, captured = Loop(), Loop()
+    for loop in (eager, captured):
+        warm_up(loop.step, 3)
+    graph = capture(captured.step)
+    with no_sync():
+        for i in range(20):
+            for loop in (eager, captured):
+                loop.optimizer.param_groups[0]["lr"] = 0.1 / (i + 1)
+                loop.optimizer.param_groups[1]["betas"] = (0.5 + i / 100, 0.99)
+                loop.optimizer.param_groups[1]["weight_decay"] = i / 100
+            graph.replay()
+            eager.step()
+    check_equal(captured, eager)
+
+
+def test_eager_steps_between_replays(capture: Capture, warm_up: WarmUp, no_sync: NoSync) -> None:
+    eager, captured = Loop(), Loop()
+    for loop in (eager, captured):
+        warm_up(loop.step, 3)
+    graph = capture(captured.step)
+    static = [p.grad for p in captured.params]
+    with no_sync():
+        for _ in range(50):
+            graph.replay()
+            captured.fresh = True  # the table of the eager steps follows new gradients, the graph's does not
+            captured.step()
+            captured.fresh = False
+            for p, grad in zip(captured.params, static, strict=True):
+                p.grad = grad
+            graph.replay()
+            captured.step()
+            for _ in range(4):
+                eager.step()
+    check_equal(captured, eager)
+
+
+@pytest.mark.parametrize("stands_still", [False, True])
+def test_overflow_steps_are_skipped_on_the_device(
+    stands_still: bool, capture: Capture, warm_up: WarmUp, no_sync: NoSync
+) -> None:
+    eager, captured = (Loop(skip_with_optimizer=stands_still) for _ in range(2))
+    flags = []
+    for loop in (eager, captured):
+        loop.optimizer.found_inf = torch.zeros((), device="cuda")
+        loop.optimizer.grad_scale = torch.full((), 2.0, device="cuda")
+        flags.append(loop.optimizer.found_inf)
+        warm_up(loop.step, 3)
+    graph = capture(captured.step)
+    with no_sync():
+        for i in range(30):
+            for flag in flags:
+                flag.fill_(float(i % 3 == 1))
+            graph.replay()
+            eager.step()
+    check_equal(captured, eager)
+    assert captured.scheduler.last_epoch == 3 + (20 if stands_still else 30)
+    assert int(captured.optimizer.state[captured.params[0]]["step"]) == 23
+
+
+def test_two_optimizers_in_one_graph(capture: Capture, warm_up: WarmUp, no_sync: NoSync) -> None:
+    loops = [Loop("adamw"), Loop("sgd"), Loop("adamw"), Loop("sgd")]
+    for loop in loops:
+        warm_up(loop.step, 2)
+
+    def both() -> None:
+        loops[0].step()
+        loops[1].step()
+
+    graph = capture(both)
+    with no_sync():
+        for _ in range(25):
+            graph.replay()
+            loops[2].step()
+            loops[3].step()
+    check_equal(loops[0], loops[2])
+    check_equal(loops[1], loops[3])
+
+
+def test_two_schedulers_on_one_optimizer(capture: Capture, warm_up: WarmUp, no_sync: NoSync) -> None:
+    loops = [Loop(), Loop()]
+    more = [(ExponentialLR(x.optimizer, 0.99, fused=True), StepLR(x.optimizer, 7)) for x in loops]
+
+    def step(i: int) -> None:
+        loops[i].step()
+        for scheduler in more[i]:
+            scheduler.step()
+
+    for i in range(2):
+        warm_up(lambda i=i: step(i), 2)
+    graph = capture(lambda: step(0))
+    with no_sync():
+        for _ in range(30):
+            graph.replay()
+            step(1)
+    check_equal(*loops)
+
+
+def test_a_capture_without_a_warm_up_says_what_to_do() -> None:
+    loop = Loop()
+    torch.cuda.synchronize()
+    with pytest.raises(RuntimeError, match=r"run one optimizer\.step\(\)"), torch.cuda.graph(torch.cuda.CUDAGraph()):
+        loop.step()
+
+
+def test_a_scheduler_step_may_be_compiled_during_the_capture(capture: Capture, warm_up: WarmUp) -> None:
+    loop = Loop(fused=True)
+    warm_up(loop.step, 2)
+    other = ExponentialLR(loop.optimizer, 0.5)
+    before = loop.lrs()
+    graph = capture(other.step)
+    assert loop.lrs() == before
+    graph.replay()
+    graph.replay()
+    assert loop.lrs() == [x * 0.25 for x in before]

@@ -1,0 +1,154 @@
+"""The control block: rows, the host's mirror of it, and when the device is read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from fused_sched.control_block import (
+    FIELDS,
+    GROUP_CAPACITY,
+    GROUP_STRIDE,
+    GROUPS_OFFSET,
+    HEADER,
+    ControlBlock,
+    HostedArray,
+)
+
+CPU = torch.device("cpu")
+
+
+class CountingArray(HostedArray):
+    """Counts how often the device is read."""
+
+    reads = 0
+
+    def _refresh(self) -> None:
+        type(self).reads += 1
+        super()._refresh()
+
+
+@pytest.fixture
+def array() -> HostedArray:
+    CountingArray.reads = 0
+    return CountingArray(torch.arange(6, dtype=torch.float64), CPU, remote=True)
+
+
+def test_local_array_is_the_tensors_memory() -> None:
+    values = torch.arange(4, dtype=torch.float64)
+    array = HostedArray(values, CPU)
+    assert array.remote is False
+    array.write(1, 7.5)
+    array.write_range(2, [8.5, -0.0])
+    assert array.tensor.tolist() == [0.0, 7.5, 8.5, 0.0]
+    array.tensor[0] = 9.0
+    assert array.read(0) == 9.0
+    assert array.read_range(0, 3) == [9.0, 7.5, 8.5]
+    assert values.tolist() == [0.0, 1.0, 2.0, 3.0]  # the values were copied
+
+
+def test_remote_array_writes_to_both(array: HostedArray) -> None:
+    array.write(1, 7.5)
+    array.write_range(3, [1.5, 2.5])
+    assert array.tensor.tolist() == [0.0, 7.5, 2.0, 1.5, 2.5, 5.0]
+    assert array.read_range(0, 6) == [0.0, 7.5, 2.0, 1.5, 2.5, 5.0]
+    assert CountingArray.reads == 0
+
+
+def test_remote_array_reads_the_device_once_after_the_device_decided(array: HostedArray) -> None:
+    array.tensor[2] = 20.0  # as a kernel would
+    assert array.read(2) == 2.0  # nobody said so
+    array.stale = True
+    assert (array.read(2), array.read(2), array.read_range(1, 3)) == (20.0, 20.0, [1.0, 20.0])
+    assert CountingArray.reads == 1
+
+
+def test_write_while_stale_is_not_lost(array: HostedArray) -> None:
+    array.tensor[2] = 20.0
+    array.stale = True
+    array.write(1, 10.0)
+    assert array.read_range(0, 3) == [0.0, 10.0, 20.0]
+
+
+def test_volatile_array_reads_the_device_every_time(array: HostedArray) -> None:
+    array.volatile = True
+    for value in (3.0, 4.0):
+        array.tensor[2] = value
+        assert array.read(2) == value
+    assert CountingArray.reads == 2
+
+
+def test_copy_from_device_takes_any_one_element_tensor(array: HostedArray) -> None:
+    array.copy_from_device(0, torch.tensor([0.5], dtype=torch.float32))
+    array.copy_from_device(1, torch.tensor(3))
+    array.copy_from_device(2, torch.tensor([[0.25]], dtype=torch.float16, requires_grad=True))
+    assert CountingArray.reads == 0
+    assert array.read_range(0, 3) == [0.5, 3.0, 0.25]
+    assert CountingArray.reads == 1
+
+
+def test_hosted_part_alone_is_mirrored() -> None:
+    array = HostedArray(torch.arange(6, dtype=torch.float64), CPU, hosted=2, remote=True)
+    assert len(array.host) == 2
+    array.stale = True
+    assert array.read_range(0, 2) == [0.0, 1.0]
+    with pytest.raises(IndexError):
+        array.read(2)
+
+
+@pytest.mark.parametrize("remote", [False, True], ids=["local", "remote"])
+def test_rows_and_counts(remote: bool) -> None:
+    block = ControlBlock(CPU, 5, remote=remote)
+    assert [block.add_group() for _ in range(3)] == [0, 1, 2]
+    assert block.tensor.numel() == GROUPS_OFFSET + GROUP_CAPACITY * GROUP_STRIDE + 5
+    assert not block.tensor.any()
+    for group in range(3):
+        for number, field in enumerate(FIELDS):
+            block.write(block.slot(group, field), 100.0 * group + number)
+    rows = block.tensor[GROUPS_OFFSET : GROUPS_OFFSET + 3 * GROUP_STRIDE].view(3, GROUP_STRIDE)
+    for group in range(3):
+        assert rows[group, : len(FIELDS)].tolist() == [100.0 * group + n for n in range(len(FIELDS))]
+    assert not block.counts.any()
+    block.counts[4] = 2**40
+    assert block.integers[-1] == 2**40
+    assert rows[2, : len(FIELDS)].tolist() == [200.0 + n for n in range(len(FIELDS))]
+    assert not block.skipped()
+    block.integers[HEADER["skipped"]] = 1
+    assert block.skipped()
+
+
+def test_more_groups_than_there_is_room_for() -> None:
+    block = ControlBlock(CPU, 0)
+    for _ in range(GROUP_CAPACITY):
+        block.add_group()
+    with pytest.raises(ValueError, match=r"^an optimizer has at most 1024 param groups: merge the groups"):
+        block.add_group()
+    assert block.n_groups == GROUP_CAPACITY
+    last = block.slot(GROUP_CAPACITY - 1, "flags")
+    block.write(last, 3.0)
+    assert not block.counts.any()
+
+
+@pytest.mark.parametrize("remote", [False, True], ids=["local", "remote"])
+def test_view_is_live_both_ways(remote: bool) -> None:
+    block = ControlBlock(CPU, 0, remote=remote)
+    block.add_group()
+    view = block.view(0, "lr")
+    assert (view.shape, view.dtype) == (torch.Size([]), torch.float64)
+    block.write(block.slot(0, "lr"), 0.5)
+    assert view.item() == 0.5
+    view.mul_(0.5)
+    assert block.read(block.slot(0, "lr")) == 0.25
+    assert view.data_ptr() == block.view(0, "lr").data_ptr()
+
+
+def test_block_outlives_the_tensor_it_was_made_from(host_backend: str) -> None:
+    """The host reads the tensor's memory by address: the block must keep it alive."""
+    values: Any = torch.full((1000,), 3.0, dtype=torch.float64)
+    array = HostedArray(values, CPU)
+    del values
+    other = [torch.zeros(1000, dtype=torch.float64) for _ in range(50)]
+    assert array.read_range(0, 1000) == [3.0] * 1000
+    assert len(other) == 50
