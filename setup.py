@@ -1,7 +1,8 @@
-"""The CPU extension and where packages are; all metadata is in pyproject.toml.
+"""The CPU extension, the CUDA library and where packages are; all metadata is in pyproject.toml.
 
 ``FUSED_SCHED_BUILD_CPU=1`` makes a failure to build the extension fatal, ``=0`` leaves it out. By
 default a failure is noted in ``fused_sched/_build_failure.txt`` and the package works without it.
+``FUSED_SCHED_BUILD_CUDA`` says the same of the CUDA library; see build_cuda.py.
 """
 
 from __future__ import annotations
@@ -9,12 +10,18 @@ from __future__ import annotations
 import os
 import platform
 import re
+import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.modified import newer_group
 
 ROOT = Path(__file__).parent
+sys.path.insert(0, str(ROOT))  # a build backend does not look for modules here
+
+import build_cuda  # noqa: E402
+
 WANTED = os.environ.get("FUSED_SCHED_BUILD_CPU", "auto")
 IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 EXACT = ["-std=c++17", "-ffp-contract=off", "-fvisibility=hidden", "-g0"]
@@ -40,28 +47,45 @@ HEADERS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("
 
 
 class BuildExtension(build_ext):
-    """Compiles the loops with their own flags, and turns a failure into a note in the package."""
-
-    failure: str | None = None
+    """Compiles the loops with their own flags and CUDA with nvcc, and turns a failure into a note in the package."""
 
     def run(self) -> None:
+        self.failures: dict[str, str] = {}
         super().run()
         package = Path("fused_sched") if self.inplace else Path(self.build_lib, "fused_sched")
-        note = package / "_build_failure.txt"
-        note.unlink(missing_ok=True)
-        if self.failure is not None:
-            package.mkdir(parents=True, exist_ok=True)
-            note.write_text(self.failure + "\n")
+        for name, file in (("fused_sched._C", "_build_failure.txt"), (build_cuda.NAME, "_build_failure_cuda.txt")):
+            note = package / file
+            note.unlink(missing_ok=True)
+            if name in self.failures:
+                package.mkdir(parents=True, exist_ok=True)
+                note.write_text(self.failures[name] + "\n")
+
+    def get_ext_filename(self, name: str) -> str:
+        # no module: it is loaded by torch.ops.load_library
+        return str(build_cuda.FILE) if name == build_cuda.NAME else super().get_ext_filename(name)
 
     def build_extension(self, extension: Extension) -> None:
+        is_cuda = extension.name == build_cuda.NAME
+        skipped = build_cuda.reason_to_skip() if is_cuda else None
+        if skipped is not None:
+            self.failures[extension.name] = f"it was left out of this build: {skipped}"
+            return
         try:
-            self._build(extension)
+            if is_cuda:
+                self._build_cuda(extension)
+            else:
+                self._build(extension)
         except Exception as error:
-            if WANTED == "1":
+            if not extension.optional:
                 raise
             message = re.sub(r"\['(.*?)',.*\]", r"\1 ...", str(error))  # a compiler's command line is long
-            self.failure = f"{type(error).__name__}: {message}"
-            print(f"fused_sched: the CPU extension was not built ({self.failure}); the reference backend will be used")
+            self.failures[extension.name] = f"{type(error).__name__}: {message}"
+            print(f"{extension.name} was not built ({self.failures[extension.name]}); the others are used instead")
+
+    def _build_cuda(self, extension: Extension) -> None:
+        library = self.get_ext_fullpath(extension.name)
+        if self.force or newer_group([*extension.sources, *extension.depends], library):
+            build_cuda.build(Path(library), Path(self.build_temp, "cuda"))
 
     def _build(self, extension: Extension) -> None:
         # only a build needs torch, an sdist does not
@@ -81,23 +105,27 @@ class BuildExtension(build_ext):
 
 
 def extensions() -> list[Extension]:
-    if WANTED == "0":
-        return []
-    if WANTED not in ("1", "auto"):
+    if WANTED not in ("0", "1", "auto"):
         raise SystemExit(f"FUSED_SCHED_BUILD_CPU={WANTED} must be 1 (required), 0 (left out) or unset (if possible)")
-    return [
-        Extension(
-            "fused_sched._C",
-            SOURCES,
-            define_macros=[("FUSED_SCHED_X86", "1")] if IS_X86 else [],
-            libraries=["torch_cpu"],
-            extra_compile_args=["-O2", *EXACT],
-            depends=[*KERNELS, *HEADERS],
-            py_limited_api=True,
-            optional=WANTED != "1",
-            language="c++",
-        )
-    ]
+    cpu = Extension(
+        "fused_sched._C",
+        SOURCES,
+        define_macros=[("FUSED_SCHED_X86", "1")] if IS_X86 else [],
+        libraries=["torch_cpu"],
+        extra_compile_args=["-O2", *EXACT],
+        depends=[*KERNELS, *HEADERS],
+        py_limited_api=True,
+        optional=WANTED != "1",
+        language="c++",
+    )
+    cuda = Extension(
+        build_cuda.NAME,
+        build_cuda.SOURCES,
+        depends=["build_cuda.py", *build_cuda.HEADERS, *HEADERS],
+        py_limited_api=True,
+        optional=build_cuda.wanted() != "1",
+    )
+    return [cuda] if WANTED == "0" else [cpu, cuda]
 
 
 setup(
@@ -109,7 +137,7 @@ setup(
         "fused_sched.kernels",
     ],
     package_dir={"fused_sched.kernels": "kernels"},
-    package_data={"fused_sched": ["py.typed"]},
+    package_data={"fused_sched": ["py.typed", "_C.pyi"]},
     ext_modules=extensions(),
     cmdclass={"build_ext": BuildExtension},
     options={"bdist_wheel": {"py_limited_api": "cp310"}},

@@ -18,7 +18,7 @@ from harness import save
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=6.0, help="time spent on each comparison (default %(default)s)")
+    parser.add_argument("--seconds", type=float, default=6.0, help="time for each comparison (default %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="torch threads (default %(default)s)")
     parser.add_argument("--render", action="store_true", help="measure nothing, redraw from the saved rows")
     arguments = parser.parse_args()

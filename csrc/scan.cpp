@@ -19,7 +19,12 @@ struct Table {
   const int64_t* needed;  // state tensors
   Record* records;
   int64_t count;
+  DLDevice device;  // where all tensors have to be
 };
+
+bool is_on(const DLTensor& view, const DLDevice& device) {
+  return view.device.device_type == device.device_type && view.device.device_id == device.device_id;
+}
 
 bool has_dtype(const DLTensor& view, int dtype) {
   static constexpr struct {
@@ -63,7 +68,7 @@ Result scan_gradient(const DLTensor& param, PyObject* grad, int64_t needed, Reco
   if (!is_tensor(grad)) return kRebuild;
   DLTensor view;
   if (!view_tensor(grad, &view)) return rebuild_instead_of_error();
-  if (view.device.device_type != kDLCPU || !has_dtype(view, (record->kind >> 4) & 15) ||
+  if (!is_on(view, param.device) || !has_dtype(view, (record->kind >> 4) & 15) ||
       !same_geometry(param, view)) {
     return kRebuild;
   }
@@ -84,7 +89,7 @@ Result scan_parameter(const Table& table, int64_t i, PyObject* param) {
   DLTensor view;
   if (!is_tensor(param)) return kRebuild;
   if (!view_tensor(param, &view)) return rebuild_instead_of_error();
-  if (view.device.device_type != kDLCPU || layout_hash(view) != table.layouts[i] ||
+  if (!is_on(view, table.device) || layout_hash(view) != table.layouts[i] ||
       reinterpret_cast<int64_t>(data_pointer(view)) != record->param) {
     return kRebuild;
   }
@@ -129,9 +134,24 @@ bool load_scan() {
   return grad_name != nullptr && is_neg_name != nullptr;
 }
 
+// Arguments 5 and 6 of scan(): a device as DLPack writes it; the CPU if there are none.
+bool read_device(PyObject* const* args, Py_ssize_t n_args, DLDevice* device) {
+  *device = {kDLCPU, 0};
+  if (n_args == 5) return true;
+  int64_t type, index;
+  if (!check_argument_count("scan", n_args, 7) ||
+      !read_int(args[5], "device_type", 1, INT32_MAX, &type) ||
+      !read_int(args[6], "device_id", 0, INT32_MAX, &index)) {
+    return false;
+  }
+  *device = {static_cast<DLDeviceType>(type), static_cast<int32_t>(index)};
+  return true;
+}
+
 PyObject* scan(PyObject*, PyObject* const* args, Py_ssize_t n_args) {
   Argument ids, layouts, records, needed;
-  if (!check_argument_count("scan", n_args, 5) ||
+  DLDevice device;
+  if (!read_device(args, n_args, &device) ||
       !read_tensor(args[1], {"ids", kDLInt, 64, "int64", 0, 0}, &ids) ||
       !read_tensor(args[2], {"layouts", kDLInt, 64, "int64", 0, ids.count}, &layouts) ||
       !read_tensor(args[3], {"records", kDLInt, 64, "int64", 8, 8 * ids.count}, &records) ||
@@ -145,7 +165,7 @@ PyObject* scan(PyObject*, PyObject* const* args, Py_ssize_t n_args) {
   const Table table{static_cast<const int64_t*>(ids.data),
                     static_cast<const int64_t*>(layouts.data),
                     static_cast<const int64_t*>(needed.data), static_cast<Record*>(records.data),
-                    ids.count};
+                    ids.count, device};
   const Result result = scan_groups(table, args[0]);
   return result == kError ? nullptr : PyLong_FromLong(result);
 }

@@ -198,6 +198,8 @@ def _run(
 
 
 def _one_line(message: object, limit: int = 400) -> str:
+    if isinstance(message, KeyError) and message.args:
+        message = message.args[0]  # as text, a KeyError is the repr of its message
     try:
         text = " ".join(str(message).split())
     except ValueError:  # a message may hold an integer that is too long to print

@@ -15,7 +15,8 @@ import torch
 
 CHUNK = 16384  # elements; 7 arrays of a chunk stay in a core's L2 cache
 RECORD_WIDTH = 8
-RECORD: dict[str, int] = {"param": 0, "grad": 1, "state0": 2, "state1": 3, "state2": 4, "numel": 5, "group": 6, "kind": 7}
+_WORDS = ("param", "grad", "state0", "state1", "state2", "numel", "group", "kind")
+RECORD: dict[str, int] = {word: position for position, word in enumerate(_WORDS)}
 DTYPES: dict[torch.dtype, int] = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 _REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
 

@@ -2,7 +2,8 @@
 
 Figures of one kernel: registers a thread, spilled bytes, shared memory, global loads and stores by
 width, float64 multiply-adds (all, and those formed from separate operations: there should be none),
-and machine instructions of the aligned path for each element (slow paths of division and square root lie outside of its loop and do not count).
+and machine instructions of the aligned path for each element (slow paths of division and square root
+lie outside of its loop and do not count).
 """
 
 from __future__ import annotations

@@ -23,6 +23,15 @@ def is_capturing(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
+def _stream_that_is_not_captured() -> torch.cuda.Stream:
+    for _ in range(100):  # torch hands out streams of a small pool in turn: it may be one of the capture's
+        stream = torch.cuda.Stream(priority=-1)
+        with torch.cuda.stream(stream):
+            if not torch.cuda.is_current_stream_capturing():
+                return stream
+    raise RuntimeError("every stream is being captured: take one optimizer.step() before the capture")
+
+
 @contextmanager
 def outside_of_capture() -> Iterator[None]:
     """Let this thread allocate, copy and load code at once while one of its streams is being captured.
@@ -36,7 +45,7 @@ def outside_of_capture() -> Iterator[None]:
         exchange = ctypes.CDLL("libcuda.so.1").cuThreadExchangeStreamCaptureMode
         exchange(ctypes.byref(mode))
     try:
-        with torch.cuda.stream(torch.cuda.Stream()):
+        with torch.cuda.stream(_stream_that_is_not_captured()):
             yield
             done = torch.cuda.Event()
             done.record()
@@ -52,6 +61,7 @@ def upload(values: torch.Tensor, device: torch.device) -> torch.Tensor:
     During a capture the copy is done at once, on another stream, instead of being recorded: a recorded
     one would read host memory at every replay.
     """
+    values = values.contiguous()  # else the copy would go through pageable memory, and wait
     if device.type == "cpu":
         return values.clone()
     if not is_capturing(device):

@@ -33,6 +33,12 @@ def compile_kernel(kernel: Kernel, target: Any = None) -> Any:
     return triton.compile(source, target=target or triton.runtime.driver.active.get_current_target(), options=options)
 
 
+def _load(compiled: Any) -> Any:
+    """Bring the code onto the current device now: a graph capture may not do it later."""
+    assert compiled.run is not None  # reading it loads the code
+    return compiled
+
+
 class Launcher:
     """Compiles, launches, and counts both: ``launches`` and ``compilations``."""
 
@@ -46,12 +52,8 @@ class Launcher:
         key = kernel, device.index
         if key not in self._compiled:
             self.compilations += 1
-            self._compiled[key] = kernel if INTERPRETED else compile_kernel(kernel)
+            self._compiled[key] = kernel if INTERPRETED else _load(compile_kernel(kernel))
         return self._compiled[key]
-
-    def has(self, kernel: Kernel, device: torch.device) -> bool:
-        """Whether :meth:`get` would not compile."""
-        return (kernel, device.index) in self._compiled
 
     def launch(self, compiled: Any, programs: int, arguments: Sequence[Argument]) -> None:
         """Run ``programs`` programs on the current device and stream, which must be the arguments' device.

@@ -32,7 +32,7 @@ if INTERPRETED:
         return _apply(np.fmod, a, b)
 
     def narrow(x: Any, T: Any) -> Any:
-        if T != tl.bfloat16 or x.dtype == tl.bfloat16:
+        if tl.bfloat16 != T or x.dtype == tl.bfloat16:
             return x.to(T)
         bits = x.handle.data.view(np.uint32)
         rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & np.uint32(1))) >> 16

@@ -106,12 +106,7 @@ struct AdamBody {
 // Element `start` of the array at an address; null stays null.
 template <typename T>
 FUSED_SCHED_HD inline T* element(int64_t address, int64_t start) {
-  if (address == 0) return nullptr;
-  T* pointer = reinterpret_cast<T*>(address) + start;
-#ifdef __CUDA_ARCH__
-  __builtin_assume(__isGlobal(pointer));  // else accesses test the address space
-#endif
-  return pointer;
+  return address == 0 ? nullptr : reinterpret_cast<T*>(address) + start;
 }
 
 template <typename P, typename G, typename S>

@@ -79,10 +79,21 @@ FUSED_SCHED_HD inline void narrow(const float* in, Pack<Float16, kCount>* out) {
 #endif
 }
 
+// The pointer with what the compiler cannot know of one made from an integer: else accesses would
+// test which address space it belongs to.
+template <typename T>
+FUSED_SCHED_HD inline T* in_global_memory(T* address) {
+#ifdef __CUDA_ARCH__
+  __builtin_assume(__isGlobal(address));
+#endif
+  return address;
+}
+
 // Elements [0, kCount) at an address that is a multiple of the size of all of them.
 template <int kCount, typename Storage, typename T>
 FUSED_SCHED_HD inline void load_pack(const Storage* address, T* out) {
-  const Pack<Storage, kCount> pack = *reinterpret_cast<const Pack<Storage, kCount>*>(address);
+  const auto* packs = reinterpret_cast<const Pack<Storage, kCount>*>(address);
+  const Pack<Storage, kCount> pack = *in_global_memory(packs);
   widen(pack, out);
 }
 
@@ -90,7 +101,7 @@ template <int kCount, typename Storage, typename T>
 FUSED_SCHED_HD inline void store_pack(const T* in, Storage* address) {
   Pack<Storage, kCount> pack;
   narrow(in, &pack);
-  *reinterpret_cast<Pack<Storage, kCount>*>(address) = pack;
+  *in_global_memory(reinterpret_cast<Pack<Storage, kCount>*>(address)) = pack;
 }
 
 }  // namespace FUSED_SCHED_ISA

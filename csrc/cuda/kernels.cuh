@@ -12,10 +12,10 @@ namespace fused_sched {
 namespace {
 
 constexpr int kThreads = kBlockThreads;
-// So many blocks have to fit a multiprocessor at a time: at most 64 registers a thread, 72 with one
+// So many blocks have to fit a multiprocessor at a time: at most 64 registers a thread, 80 with one
 // more array, 128 for double.
 template <Rule kRule, bool kExtra, typename T>
-constexpr int kBlocksPerProcessor = sizeof(T) == 8 ? 4 : kRule == Rule::kAdam && kExtra ? 7 : 8;
+constexpr int kBlocksPerProcessor = sizeof(T) == 8 ? 4 : kRule == Rule::kAdam && kExtra ? 6 : 8;
 constexpr int kSharedDoubles = 512;     // code and values of a program; larger ones use global memory
 
 // Copies the program's code to shared memory if everything fits there, else uses it where it is.

@@ -29,10 +29,9 @@ NAMES: tuple[str, ...] = tuple(_MODULES)  # in order of preference
 @cache
 def _load(name: str) -> Backend | str:
     try:
-        module = importlib.import_module(f".{_MODULES[name]}", __name__)
+        backend: Backend = importlib.import_module(f".{_MODULES[name]}", __name__).make()
     except ImportError as error:
         return str(error)
-    backend: Backend = module.make()
     return backend
 
 

@@ -83,7 +83,7 @@ class TritonBackend(Backend):
             return False
         result = pointers.scan(table, states, tracked.in_c)
         tracked.moved |= result == pointers.MOVED
-        return result != pointers.REBUILD
+        return bool(result != pointers.REBUILD)
 
     def update(self, update: Update) -> None:
         table, block = update.table, update.block

@@ -194,8 +194,9 @@ class OnDevice:
             schedule.pending = False
             return
         if not self._order_checked:  # once: reading the register may wait for the device
-            self._order_checked = True
-            if self._step_count == 1:
+            count = self._step_count
+            self._order_checked = count > 0  # the constructor's own step comes before the user's first
+            if count == 1:
                 self._check_order()
         if schedule is None or epoch is not None or not self._covers_groups():
             refuse_in_capture(self.optimizer._block.tensor, f"the lr of {type(self).__name__} was computed by Python")

@@ -81,8 +81,8 @@ class FusedOptimizer(Optimizer):
             for p in group["params"]:
                 if is_traceable_wrapper_subclass(p):
                     raise TypeError(
-                        f"a parameter is a {type(p).__name__}, a tensor subclass without memory of its own (FSDP2 makes "
-                        "such parameters): use torch.optim's class of the same name for it"
+                        f"a parameter is a {type(p).__name__}, a tensor subclass without memory of its own "
+                        "(FSDP2 makes such parameters): use torch.optim's class of the same name for it"
                     )
                 if p.layout != torch.strided:
                     raise TypeError(
@@ -104,7 +104,7 @@ class FusedOptimizer(Optimizer):
                     )
         return device or torch.device("cpu")
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One optimization step, and one step of every schedule made with ``fused=True``.
 
         Args:
@@ -296,7 +296,7 @@ class FusedOptimizer(Optimizer):
             self._block.counts[index] = 0  # there is no state yet, or the user dropped it
             state.update(values)
             self.state[p] = state
-        entry.state = self._state_tensors(entry, state, needed) if needed else ()
+        entry.state = self._state_tensors(entry, state, needed) if isinstance(state, ParamState) else ()
         if self._backend.walks_memory and entry.needs_staging():
             entry.staging = Staging.like(p)
 

@@ -68,7 +68,9 @@ SCHEDULERS: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_the_device_runs_the_program_as_the_host_does(name: str) -> None:
     params = tensors(torch.float32, 0, "cuda")
-    optimizer = SGD([{"params": [p], "lr": 0.1 * (i + 1)} for i, p in enumerate(params)], momentum=0.9, backend="triton")
+    optimizer = SGD(
+        [{"params": [p], "lr": 0.1 * (i + 1)} for i, p in enumerate(params)], momentum=0.9, backend="triton"
+    )
     scheduler = SCHEDULERS[name](optimizer)
     for p in params:
         p.grad = torch.zeros_like(p)

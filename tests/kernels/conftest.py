@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-
 _fma64 = ctypes.CDLL(ctypes.util.find_library("m")).fma
 _fma64.restype, _fma64.argtypes = ctypes.c_double, [ctypes.c_double] * 3
 

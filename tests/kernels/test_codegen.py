@@ -42,7 +42,9 @@ def test_aligned_path_accesses_16_bytes_at_a_time(
     assert row["stores"]["16"] >= 1 + states
 
 
-@pytest.mark.parametrize("kernel", ["Adam, float32", "Adam, bfloat16", "Adam amsgrad, float32", "Adam amsgrad, bfloat16"])
+@pytest.mark.parametrize(
+    "kernel", ["Adam, float32", "Adam, bfloat16", "Adam amsgrad, float32", "Adam amsgrad, bfloat16"]
+)
 def test_unaligned_path_has_no_wide_access(rows: dict[str, dict[str, Any]], kernel: str) -> None:
     width = "2" if "bfloat16" in kernel else "4"
     assert rows[kernel]["wide_outside_loop"] == 0

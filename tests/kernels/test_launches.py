@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -134,50 +135,47 @@ def test_a_step_with_unchanged_pointers_uploads_nothing(launcher: Launcher, monk
     optimizer.step()
 
 
-@pytest.fixture
-def capturing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pretend from now on that the current stream is being captured."""
-    monkeypatch.setattr(triton_backend, "is_capturing", lambda device: True)
-    monkeypatch.setattr(triton_backend, "outside_of_capture", nullcontext)
+@contextmanager
+def capturing() -> Iterator[None]:
+    """Pretend that the current stream is being captured."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(triton_backend, "is_capturing", lambda device: True)
+        patch.setattr(triton_backend, "outside_of_capture", nullcontext)
+        yield
 
 
-def test_a_capture_that_finds_no_state_says_what_to_do(launcher: Launcher, capturing: None) -> None:
+def test_a_capture_that_finds_no_state_says_what_to_do(launcher: Launcher) -> None:
     optimizer = AdamW(parameters(2), backend="triton")
-    with pytest.raises(RuntimeError, match=r"run one optimizer\.step\(\) .* before the capture"):
+    with capturing(), pytest.raises(RuntimeError, match=r"run one optimizer\.step\(\) .* before the capture"):
         optimizer.step()
 
 
-def test_host_mirrors_are_not_trusted_after_a_capture(
-    launcher: Launcher, remote: None, request: pytest.FixtureRequest
-) -> None:
+def test_host_mirrors_are_not_trusted_after_a_capture(launcher: Launcher, remote: None) -> None:
     optimizer = AdamW(parameters(2), lr=1.0, backend="triton")
     scheduler = ExponentialLR(optimizer, gamma=0.5, fused=True)
     own = ExponentialLR(optimizer, gamma=0.5)
     optimizer.step()
     own.step()
     assert not optimizer._block.volatile
-    request.getfixturevalue("capturing")
-    optimizer.step()
-    own.step()
+    with capturing():
+        optimizer.step()
+        own.step()
     assert optimizer._block.volatile
     assert scheduler._schedule.memory.volatile
     optimizer._block.tensor.mul_(2)  # stands for a replay, which the host does not see
     assert optimizer.param_groups[0]["lr"] == 2 * 0.5**4
 
 
-def test_tables_of_a_capture_are_kept_and_not_rewritten(
-    launcher: Launcher, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_tables_of_a_capture_are_kept_and_not_rewritten(launcher: Launcher) -> None:
     params = parameters(2)
     optimizer = AdamW(params, backend="triton")
     optimizer.step()
-    request.getfixturevalue("capturing")
-    optimizer.step()
+    with capturing():
+        optimizer.step()
     backend = optimizer._backend
     tracked = backend._tracked[optimizer._table]
     grads = tracked.device.grads
     before = grads.clone()
-    monkeypatch.undo()
     for p in params:
         p.grad = torch.ones_like(p)
     optimizer.step()

@@ -69,7 +69,7 @@ class Case:
             self.integers[COUNTS + i] = i % 3
             addresses = [t.data_ptr() for t in row]
             grad = 0 if i % 7 == 5 else addresses[1] or 1
-            rows.append([addresses[0], grad, *(addresses[2:] + [0, 0, 0])[:3], size, group, kind_code(*kind)])
+            rows.append([addresses[0], grad, *[*addresses[2:], 0, 0, 0][:3], size, group, kind_code(*kind)])
         self.records = torch.tensor(rows, dtype=torch.int64).reshape(-1, RECORD_WIDTH)
 
     def update_in_c(self, scale: torch.Tensor | None, found: torch.Tensor | None) -> None:

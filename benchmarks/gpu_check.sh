@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# Everything that needs a GPU, in one go and under 9 minutes: build, tests, compute-sanitizer, what the
+# compiler makes of the kernels, and benchmarks. A short table comes last; JSON goes to the output folder.
+#
+#   benchmarks/gpu_check.sh [output folder]
+#
+# PYTHON chooses the interpreter; it must have torch and triton. Steps that fail are named at the end.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+OUTPUT=${1:-${OUT:-gpu_results}}
+PYTHON=${PYTHON:-python3}
+mkdir -p "$OUTPUT"
+OUTPUT=$(cd "$OUTPUT" && pwd)
+SITE=$(mktemp -d)
+SCRATCH=$(mktemp -d)
+trap 'rm -rf "$SITE" "$SCRATCH"' EXIT
+unset TRITON_INTERPRET
+export PYTHONUNBUFFERED=1 PYTHONPATH="$SITE${PYTHONPATH:+:$PYTHONPATH}"
+failed=()
+
+step() { # step NAME SECONDS COMMAND...: run it with a time limit, keep its output, note a failure
+  local name=$1 limit=$2 start=$SECONDS
+  shift 2
+  echo "== $name"
+  timeout "$limit" "$@" 2>&1 | tee "$OUTPUT/$name.log" | tail -n 15
+  local status=${PIPESTATUS[0]}
+  [ "$status" = 0 ] || failed+=("$name (exit $status)")
+  echo "-- $name: $((SECONDS - start)) s"
+}
+
+FUSED_SCHED_COMMIT=$(git describe --always --dirty 2>/dev/null || echo unknown)
+export FUSED_SCHED_COMMIT
+
+# Installed into a folder of its own, so that nothing of the machine changes.
+step build 60 "$PYTHON" -m pip install --quiet --no-index --no-build-isolation --no-deps --target "$SITE" .
+if [ ! -d "$SITE/fused_sched" ]; then
+  echo "going on without the C++ extension"
+  cp -r fused_sched "$SITE/"
+  rm -f "$SITE"/fused_sched/*.so
+  cp -r kernels "$SITE/fused_sched/kernels"
+fi
+# From a copy without the checkout's fused_sched, so that the installed package is what is tested.
+cp -r tests benchmarks pyproject.toml "$SCRATCH/"
+cd "$SCRATCH" || exit 1
+step tests 150 "$PYTHON" -m pytest -q --maxfail=10 -p no:cacheprovider tests/gpu
+
+if command -v compute-sanitizer >/dev/null; then
+  for tool in memcheck racecheck; do
+    step "$tool" 60 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" --error-exitcode 1 \
+      "$PYTHON" -m pytest -q -p no:cacheprovider tests/gpu/test_update.py -k '(adamw or momentum) and float32 and unaligned'
+  done
+else
+  echo "== compute-sanitizer is not installed: skipped"
+fi
+
+step codegen 50 "$PYTHON" benchmarks/codegen.py --arch sm_90 --json "$OUTPUT/codegen.json" \
+  --only '^(Adam|SGD momentum), (float32|bfloat16)$|fused|program'
+step gpu 130 "$PYTHON" benchmarks/gpu.py --seconds 90 --json "$OUTPUT/gpu.json"
+
+echo
+echo "== summary after $SECONDS s; output in $OUTPUT"
+cat "$OUTPUT/gpu.log"
+if [ ${#failed[@]} -gt 0 ]; then
+  printf 'FAILED: %s\n' "${failed[@]}"
+  exit 1
+fi
+echo "all steps passed"

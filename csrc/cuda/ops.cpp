@@ -1,0 +1,228 @@
+// The operators torch.ops.fused_sched.cuda_*: checks, current device and stream, launches.
+//
+// Built against torch's stable ABI, so one library serves torch 2.11 and later and every Python.
+#include <cuda_runtime_api.h>
+#include <dlfcn.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <optional>
+#include <stdexcept>
+#include <string>
+
+#include "launch.h"
+
+namespace fused_sched {
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// A row of the plan, as Python writes it: one launch. Addresses are integers.
+struct Launch {
+  int64_t rule;
+  int64_t kind;  // of a record; -1: no tensor has elements
+  int64_t extra;
+  int64_t last;
+  int64_t n_blocks;
+  int64_t chunks;
+  int64_t chunk_size;
+  int64_t unit;
+  int64_t records;
+  int64_t grads;
+  int64_t n_records;
+  int64_t counts;
+  int64_t schedules;
+  int64_t n_schedules;
+  int64_t unused[2];
+};
+constexpr int64_t kLaunchWidth = 16;
+static_assert(sizeof(Launch) == kLaunchWidth * sizeof(int64_t), "a launch is a row of 16 int64");
+
+void require(bool condition, const std::string& message) {
+  if (!condition) throw std::runtime_error("fused_sched: " + message);
+}
+
+void check(cudaError_t error, const char* what) {
+  if (error == cudaSuccess) return;
+  cudaGetLastError();  // or the next call would report it again
+  throw std::runtime_error(std::string("fused_sched: ") + what + ": " + cudaGetErrorString(error));
+}
+
+// Makes a device current for the CUDA runtime in this library.
+class DeviceGuard {
+ public:
+  explicit DeviceGuard(int device) {
+    check(cudaGetDevice(&previous_), "the current device cannot be read");
+    changed_ = previous_ != device;
+    if (changed_) check(cudaSetDevice(device), "the parameters' device cannot be used");
+  }
+  ~DeviceGuard() {
+    if (changed_) cudaSetDevice(previous_);
+  }
+  DeviceGuard(const DeviceGuard&) = delete;
+  DeviceGuard& operator=(const DeviceGuard&) = delete;
+
+ private:
+  int previous_ = 0;
+  bool changed_ = false;
+};
+
+using CurrentStream = int32_t (*)(int32_t device, void** stream);
+
+// torch's function for the current stream. It is looked up when needed and not linked: only a CUDA
+// build of torch has it, and this library can be built and loaded beside any other.
+CurrentStream find_current_stream() {
+  void* torch_cuda = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
+  void* function =
+      dlsym(torch_cuda == nullptr ? RTLD_DEFAULT : torch_cuda, "aoti_torch_get_current_cuda_stream");
+  return reinterpret_cast<CurrentStream>(function);
+}
+
+CurrentStream current_stream() {
+  static const CurrentStream function = find_current_stream();
+  require(function != nullptr, "this torch has no CUDA streams: install a CUDA build of torch");
+  return function;
+}
+
+cudaStream_t stream_of(int device) {
+  void* stream = nullptr;
+  require(current_stream()(device, &stream) == 0, "torch did not tell its current stream");
+  return static_cast<cudaStream_t>(stream);
+}
+
+void launch(const void* kernel, int64_t n_blocks, void** arguments, cudaStream_t stream) {
+  check(cudaLaunchKernel(kernel, dim3(static_cast<unsigned>(n_blocks)), dim3(kBlockThreads),
+                         arguments, 0, stream),
+        "a kernel was not launched");
+}
+
+template <typename T>
+T* pointer(int64_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
+const void* kernel_of(const Launch& l) {
+  const int64_t* end = kKinds + kKindCount;
+  const int kind = l.kind == -1 ? -1 : static_cast<int>(std::find(kKinds, end, l.kind) - kKinds);
+  const bool sgd = l.rule == static_cast<int>(Rule::kSgd);
+  require(sgd || l.rule == static_cast<int>(Rule::kAdam), "the plan has an unknown rule");
+  const void* kernel = (sgd ? sgd_kernel : adam_kernel)(kind, l.extra != 0);
+  require(kernel != nullptr, "the plan has an unknown kind: use a supported combination of dtypes");
+  return kernel;
+}
+
+Step step_of(const Launch& l, double* control, const float* grad_scale, const float* found_inf) {
+  Step step = {};
+  step.control = control;
+  step.counts = pointer<int64_t>(l.counts);
+  step.records = pointer<const Record>(l.records);
+  step.grads = pointer<const int64_t>(l.grads);
+  step.chunks = pointer<const ChunkPlace>(l.chunks);
+  step.schedules = pointer<const DeviceSchedule>(l.schedules);
+  step.grad_scale = grad_scale;
+  step.found_inf = found_inf;
+  step.n_records = static_cast<int>(l.n_records);
+  step.n_schedules = static_cast<int>(l.n_schedules);
+  step.chunk_size = static_cast<int>(l.chunk_size);
+  step.unit = static_cast<int>(l.unit);
+  step.last = l.last != 0;
+  return step;
+}
+
+struct Plan {
+  const Launch* rows;
+  int64_t count;
+};
+
+Plan read_plan(const Tensor& plan) {
+  require(plan.is_cpu() && plan.scalar_type() == ScalarType::Long && plan.dim() == 2 &&
+              plan.size(1) == kLaunchWidth && plan.is_contiguous(),
+          "plan must be a contiguous int64 CPU tensor of shape (n, 16)");
+  return {static_cast<const Launch*>(plan.const_data_ptr()), plan.size(0)};
+}
+
+const float* read_float(const std::optional<Tensor>& tensor, const Tensor& control,
+                        const char* name) {
+  if (!tensor.has_value()) return nullptr;
+  require(tensor->scalar_type() == ScalarType::Float && tensor->numel() == 1 &&
+              tensor->is_cuda() && tensor->get_device_index() == control.get_device_index(),
+          std::string(name) + " must be one float32 on the device of the parameters");
+  return static_cast<const float*>(tensor->const_data_ptr());
+}
+
+double* read_control(const Tensor& control) {
+  require(control.is_cuda() && control.scalar_type() == ScalarType::Double &&
+              control.is_contiguous() && control.numel() >= kGroupsOffset,
+          "control must be a contiguous float64 CUDA tensor");
+  return static_cast<double*>(control.mutable_data_ptr());
+}
+
+void cuda_update(Tensor plan, Tensor control, std::optional<Tensor> grad_scale,
+                 std::optional<Tensor> found_inf) {
+  const Plan launches = read_plan(plan);
+  double* block = read_control(control);
+  const float* scale = read_float(grad_scale, control, "grad_scale");
+  const float* found = read_float(found_inf, control, "found_inf");
+  const int device = control.get_device_index();
+  const DeviceGuard guard(device);
+  const cudaStream_t stream = stream_of(device);
+  for (int64_t i = 0; i < launches.count; ++i) {
+    Step step = step_of(launches.rows[i], block, scale, found);
+    void* arguments[] = {&step};
+    launch(kernel_of(launches.rows[i]), launches.rows[i].n_blocks, arguments, stream);
+  }
+}
+
+void cuda_advance(Tensor schedule, Tensor control) {
+  double* block = read_control(control);
+  require(schedule.is_cuda() && schedule.scalar_type() == ScalarType::Long &&
+              schedule.numel() == sizeof(DeviceSchedule) / sizeof(int64_t) &&
+              schedule.get_device_index() == control.get_device_index(),
+          "schedule must be 8 int64 on the device of control");
+  const DeviceSchedule* row = static_cast<const DeviceSchedule*>(schedule.const_data_ptr());
+  const int device = control.get_device_index();
+  const DeviceGuard guard(device);
+  void* arguments[] = {&row, &block};
+  launch(advance_kernel(), 1, arguments, stream_of(device));
+}
+
+void load_kernel(const void* kernel) {
+  cudaFuncAttributes attributes;
+  check(cudaFuncGetAttributes(&attributes, kernel), "the kernels cannot be loaded");
+}
+
+// Loads what a plan launches, which CUDA would otherwise do at the first launch.
+void cuda_prepare(Tensor plan, int64_t device) {
+  const DeviceGuard guard(static_cast<int>(device));
+  const Plan launches = read_plan(plan);
+  for (int64_t i = 0; i < launches.count; ++i) load_kernel(kernel_of(launches.rows[i]));
+  load_kernel(advance_kernel());
+}
+
+// Throws if kernels cannot run on a device: no driver, one too old, or a GPU nothing was built for.
+void cuda_check(int64_t device) {
+  current_stream();
+  const DeviceGuard guard(static_cast<int>(device));
+  load_kernel(advance_kernel());
+}
+
+}  // namespace
+}  // namespace fused_sched
+
+STABLE_TORCH_LIBRARY_FRAGMENT(fused_sched, m) {
+  m.def(
+      "cuda_update(Tensor plan, Tensor(a!) control, Tensor? grad_scale, Tensor? found_inf) -> ()");
+  m.def("cuda_advance(Tensor schedule, Tensor(a!) control) -> ()");
+  m.def("cuda_prepare(Tensor plan, int device) -> ()");
+  m.def("cuda_check(int device) -> ()");
+}
+
+// For any device: the plan is on the CPU, and the functions themselves refuse what is not for them.
+STABLE_TORCH_LIBRARY_IMPL(fused_sched, CompositeExplicitAutograd, m) {
+  m.impl("cuda_update", TORCH_BOX(&fused_sched::cuda_update));
+  m.impl("cuda_advance", TORCH_BOX(&fused_sched::cuda_advance));
+  m.impl("cuda_prepare", TORCH_BOX(&fused_sched::cuda_prepare));
+  m.impl("cuda_check", TORCH_BOX(&fused_sched::cuda_check));
+}

@@ -1,0 +1,34 @@
+"""The C++ extension (csrc/). Every tensor is contiguous and on the CPU unless a line says otherwise."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+def scan(groups: Sequence[Sequence[Tensor]], ids: Tensor, layouts: Tensor, records: Tensor, needed: Tensor) -> int:
+    """Compare the table with the parameters; 0 nothing moved, 1 gradient addresses were updated, 2 rebuild it."""
+
+def layout(tensor: Tensor) -> int:
+    """A non-zero hash of dtype, shape and strides."""
+
+def update(
+    rule: int,
+    control: Tensor,
+    counts: Tensor,
+    records: Tensor,
+    chunks: Tensor,
+    chunk: int,
+    n_groups: int,
+    grad_scale: Tensor | None,
+    found_inf: Tensor | None,
+    schedules: tuple[tuple[Tensor, int, Tensor, int], ...],
+) -> None:
+    """One optimizer step (rule 0 SGD, 1 Adam), then the fused schedules."""
+
+def advance(control: Tensor, n_groups: int, code: Tensor, n_uniform: int, memory: Tensor, guarded: int) -> None:
+    """Run a program once."""
+
+def check_program(code: Tensor, n_uniform: int, memory_size: int, n_groups: int) -> None:
+    """Raise ValueError unless every operand and offset of a program is in bounds."""
+
+def capability() -> str:
+    """portable, avx2 or avx512."""
