@@ -178,4 +178,4 @@ def _formed_fma64(compiled: Any) -> int | None:
     if "ptx" not in compiled.asm:
         return None
     asked = len(re.findall(r"call.*@llvm\.(?:fma\.f64|nvvm\.fma\.rn\.d)\b", compiled.asm["llir"]))
-    return len(re.findall(r"\bfma\.rn\.f64\b", compiled.asm["ptx"])) - asked
+    return max(0, len(re.findall(r"\bfma\.rn\.f64\b", compiled.asm["ptx"])) - asked)  # some are optimised away

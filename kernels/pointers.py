@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -14,6 +16,9 @@ except ImportError:
     _C = None
 
 UNCHANGED, MOVED, REBUILD = 0, 1, 2  # as _C.scan
+
+# What the scan in Python found in order, by position in the table.
+_seen: WeakKeyDictionary[ParameterTable, dict[int, tuple[Any, ...]]] = WeakKeyDictionary()
 
 
 def _layout(tensor: torch.Tensor) -> int:
@@ -27,6 +32,7 @@ def note_layouts(table: ParameterTable) -> None:
     """Remember the memory layout of every parameter; 0 stands for a staged one."""
     layouts = [0 if e.staging is not None else _layout(e.param) for e in table.entries]
     table.layouts = torch.tensor(layouts, dtype=torch.int64)
+    _seen.pop(table, None)
 
 
 def follows_in_c(table: ParameterTable) -> bool:
@@ -56,29 +62,37 @@ def scan(table: ParameterTable, states: Sequence[int], in_c: bool) -> int:
 
 def _scan(table: ParameterTable) -> int:
     position, moved = 0, False
-    layouts, records = table.layouts.tolist(), table.records.tolist()
+    seen = _seen.setdefault(table, {})
     for params in table.lists:
         for p in params:
-            if position == len(records) or p is not table.entries[position].param:
+            if position == len(table.entries) or p is not table.entries[position].param:
                 return REBUILD
-            if layouts[position] != 0:
-                if layouts[position] != _layout(p):
-                    return REBUILD
-                grad = _grad_address(p, records[position], int(table.needed[position]))
-                if grad is None:
-                    return REBUILD
-                if grad != records[position][RECORD["grad"]]:
+            if table.entries[position].staging is None:
+                g = p.grad
+                key = p.data_ptr(), p.shape, p.stride(), p.dtype, None if g is None else _key(g)
+                if seen.get(position) != key:
                     moved = True
+                    grad = _grad_address(p, table, position)
+                    if grad is None:
+                        return REBUILD
                     table.records[position, RECORD["grad"]] = grad
+                    seen[position] = key
             position += 1
-    if position != len(records):
+    if position != len(table.entries):
         return REBUILD
     return MOVED if moved else UNCHANGED
 
 
-def _grad_address(p: torch.Tensor, record: list[int], needed: int) -> int | None:
+def _key(g: torch.Tensor) -> tuple[Any, ...]:
+    if g.layout != torch.strided:
+        return (g.layout,)
+    return g.data_ptr(), g.stride(), g.dtype, g.is_neg()
+
+
+def _grad_address(p: torch.Tensor, table: ParameterTable, position: int) -> int | None:
     """Address of the gradient, 0 for none, 1 if it is empty; None if the record does not suit it."""
-    if p.data_ptr() != record[RECORD["param"]]:
+    record = table.records[position].tolist()
+    if p.data_ptr() != record[RECORD["param"]] or int(table.layouts[position]) != _layout(p):
         return None
     g = p.grad
     if g is None:
@@ -89,5 +103,5 @@ def _grad_address(p: torch.Tensor, record: list[int], needed: int) -> int | None
         return None
     if p.numel() == 0:
         return 1
-    states = record[RECORD["state0"] : RECORD["state0"] + needed]
+    states = record[RECORD["state0"] : RECORD["state0"] + int(table.needed[position])]
     return g.data_ptr() if all(states) else None

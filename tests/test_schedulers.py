@@ -422,7 +422,7 @@ def test_rows_computed_ahead_are_computed_anew_after_a_change(host_backend: str,
     _compare_steps(pair, 2)  # rows 1 to 16 are there
     pair.both(lambda scheduler, _: scheduler.base_lrs.__setitem__(0, 0.9))
     _compare_steps(pair, 2)
-    other = twins("LambdaLR", {"lr_lambda": Decay(0.75)}, lrs=[0.1], backend=host_backend)
+    other = twins("LambdaLR", {"lr_lambda": Decay(0.75)}, lrs=[0.9], backend=host_backend)
     _compare_steps(other, 4)
     pair.both(lambda scheduler, _: scheduler.load_state_dict(other.torchs.state_dict()))
     assert pair.ours.lr_lambdas[0].rate == 0.75

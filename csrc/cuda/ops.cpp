@@ -6,39 +6,18 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/tensor.h>
 
-#include <algorithm>
 #include <optional>
 #include <stdexcept>
 #include <string>
 
 #include "launch.h"
+#include "plan.h"
 
 namespace fused_sched {
 namespace {
 
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
-
-// A row of the plan, as Python writes it: one launch. Addresses are integers.
-struct Launch {
-  int64_t rule;
-  int64_t kind;  // of a record; -1: no tensor has elements
-  int64_t extra;
-  int64_t last;
-  int64_t n_blocks;
-  int64_t chunks;
-  int64_t chunk_size;
-  int64_t unit;
-  int64_t records;
-  int64_t grads;
-  int64_t n_records;
-  int64_t counts;
-  int64_t schedules;
-  int64_t n_schedules;
-  int64_t unused[2];
-};
-constexpr int64_t kLaunchWidth = 16;
-static_assert(sizeof(Launch) == kLaunchWidth * sizeof(int64_t), "a launch is a row of 16 int64");
 
 void require(bool condition, const std::string& message) {
   if (!condition) throw std::runtime_error("fused_sched: " + message);
@@ -98,37 +77,12 @@ void launch(const void* kernel, int64_t n_blocks, void** arguments, cudaStream_t
         "a kernel was not launched");
 }
 
-template <typename T>
-T* pointer(int64_t address) {
-  return reinterpret_cast<T*>(address);
-}
-
 const void* kernel_of(const Launch& l) {
-  const int64_t* end = kKinds + kKindCount;
-  const int kind = l.kind == -1 ? -1 : static_cast<int>(std::find(kKinds, end, l.kind) - kKinds);
   const bool sgd = l.rule == static_cast<int>(Rule::kSgd);
   require(sgd || l.rule == static_cast<int>(Rule::kAdam), "the plan has an unknown rule");
-  const void* kernel = (sgd ? sgd_kernel : adam_kernel)(kind, l.extra != 0);
+  const void* kernel = (sgd ? sgd_kernel : adam_kernel)(find_kind(l.kind), l.extra != 0);
   require(kernel != nullptr, "the plan has an unknown kind: use a supported combination of dtypes");
   return kernel;
-}
-
-Step step_of(const Launch& l, double* control, const float* grad_scale, const float* found_inf) {
-  Step step = {};
-  step.control = control;
-  step.counts = pointer<int64_t>(l.counts);
-  step.records = pointer<const Record>(l.records);
-  step.grads = pointer<const int64_t>(l.grads);
-  step.chunks = pointer<const ChunkPlace>(l.chunks);
-  step.schedules = pointer<const DeviceSchedule>(l.schedules);
-  step.grad_scale = grad_scale;
-  step.found_inf = found_inf;
-  step.n_records = static_cast<int>(l.n_records);
-  step.n_schedules = static_cast<int>(l.n_schedules);
-  step.chunk_size = static_cast<int>(l.chunk_size);
-  step.unit = static_cast<int>(l.unit);
-  step.last = l.last != 0;
-  return step;
 }
 
 struct Plan {

@@ -18,8 +18,13 @@ from .base import Backend, Update
 __all__ = ["NAMES", "Backend", "Update", "choose", "reason_unavailable", "why"]
 
 ENVIRONMENT = "FUSED_SCHED_BACKEND"
-_MODULES = {"triton": "triton", "cpu": "cpu", "reference": "reference"}
-_AUTOMATIC: dict[str, tuple[str, ...]] = {"triton": ("cuda",), "cpu": ("cpu",), "reference": ("cpu", "cuda")}
+_MODULES = {"triton": "triton", "cuda": "cuda", "cpu": "cpu", "reference": "reference"}
+_AUTOMATIC: dict[str, tuple[str, ...]] = {
+    "triton": ("cuda",),
+    "cuda": ("cuda",),
+    "cpu": ("cpu",),
+    "reference": ("cpu", "cuda"),
+}
 _DEVICES = dict(_AUTOMATIC)
 if os.environ.get("TRITON_INTERPRET") == "1":
     _DEVICES["triton"] = ("cuda", "cpu")  # slow, so only when named

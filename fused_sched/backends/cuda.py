@@ -8,7 +8,7 @@ check of the pointers in C++ and one call of a torch operator.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +50,15 @@ def _row(names: Sequence[str], width: int, values: dict[str, int]) -> list[int]:
     return [values[name] for name in names] + [0] * (width - len(names))
 
 
+class Operators:
+    """The operators of the library, bound once."""
+
+    def __init__(self) -> None:
+        self.update = torch.ops.fused_sched.cuda_update.default
+        self.advance = torch.ops.fused_sched.cuda_advance.default
+        self.prepare = torch.ops.fused_sched.cuda_prepare.default
+
+
 @dataclass
 class _Plan:
     """Launches, and all tensors they point to; ``key`` tells what it was made for."""
@@ -71,12 +80,17 @@ class _Tracked:
 
 
 class CudaBackend(Backend):
-    """See the module."""
+    """See the module.
+
+    Args:
+        operators: with the methods ``update``, ``advance`` and ``prepare`` of :class:`Operators`.
+    """
 
     name = "cuda"
     walks_memory = True
 
-    def __init__(self) -> None:
+    def __init__(self, operators: Any) -> None:
+        self._operators = operators
         self._tracked: WeakKeyDictionary[ParameterTable, _Tracked] = WeakKeyDictionary()
         self._advances: WeakKeyDictionary[Schedule, _Plan] = WeakKeyDictionary()
         # What captured launches point to, as long as a parameter (or a schedule) lives: tensors only.
@@ -109,10 +123,11 @@ class CudaBackend(Backend):
         device = block.tensor.device
         if table.staged:
             table.stage_in()
-        capturing = is_capturing(device)
-        plan = self._plan(update, capturing)
-        scale, found = _one_float(update.grad_scale, device), _one_float(update.found_inf, device)
-        torch.ops.fused_sched.cuda_update.default(plan.rows, block.tensor, scale, found)
+        with _current(device):
+            capturing = is_capturing(device)
+            plan = self._plan(update, capturing)
+            scale, found = _one_float(update.grad_scale, device), _one_float(update.found_inf, device)
+            self._operators.update(plan.rows, block.tensor, scale, found)
         if capturing:
             owner = table.entries[0].param if table.entries else block
             self._note_capture(
@@ -123,15 +138,10 @@ class CudaBackend(Backend):
 
     def advance(self, schedule: Schedule) -> None:
         control = schedule.block.tensor
-        capturing = is_capturing(control.device)
-        key = schedule.memory.tensor, schedule.program, control, schedule.guarded
-        plan = self._advances.get(schedule)
-        if plan is None or not _same(plan.key, key):
-            with outside_of_capture() if capturing else nullcontext():
-                rows, kept = _schedule_table([schedule], control.device)
-                _prepare(torch.empty(0, LAUNCH_WIDTH, dtype=torch.int64), control.device)
-            plan = self._advances[schedule] = _Plan(key, rows, None, [*key, rows, kept])
-        torch.ops.fused_sched.cuda_advance.default(plan.rows, control)
+        with _current(control.device):
+            capturing = is_capturing(control.device)
+            plan = self._advance_plan(schedule, capturing)
+            self._operators.advance(plan.rows, control)
         if capturing:
             self._note_capture(schedule, [plan.kept], [schedule.block, schedule.memory])
 
@@ -197,8 +207,27 @@ class CudaBackend(Backend):
             one = {"kind": kind, "extra": int(extra), "last": int(last), "n_blocks": n_blocks, "chunks": chunks}
             rows.append(_row(LAUNCH, LAUNCH_WIDTH, {**values, **one}))
         plan = torch.tensor(rows, dtype=torch.int64)
-        _prepare(plan, table.device)
+        self._operators.prepare(plan, table.device.index)  # inside a capture, the first launch is too late
         return _Plan(key, plan, table.grads, [key, table, table.records, table.parts, schedules, kept])
+
+
+    def _advance_plan(self, schedule: Schedule, capturing: bool) -> _Plan:
+        control = schedule.block.tensor
+        key = schedule.memory.tensor, schedule.program, control, schedule.guarded
+        plan = self._advances.get(schedule)
+        if plan is None or not _same(plan.key, key):
+            with outside_of_capture() if capturing else nullcontext():
+                rows, kept = _schedule_table([schedule], control.device)
+                self._operators.prepare(torch.empty(0, LAUNCH_WIDTH, dtype=torch.int64), control.device.index)
+            plan = self._advances[schedule] = _Plan(key, rows, None, [*key, rows, kept])
+        return plan
+
+
+def _current(device: torch.device) -> AbstractContextManager[Any]:
+    """Makes ``device`` the current one."""
+    if device.type != "cuda" or torch.cuda.current_device() == device.index:
+        return nullcontext()
+    return torch.cuda.device(device)
 
 
 def _check_devices(update: Update) -> None:
@@ -231,11 +260,6 @@ def _schedule_table(schedules: Sequence[Schedule], device: torch.device) -> tupl
         rows.append(_row(SCHEDULE, SCHEDULE_WIDTH, values))
     table = torch.tensor(rows, dtype=torch.int64).reshape(-1, SCHEDULE_WIDTH)
     return upload(table, device), kept
-
-
-def _prepare(plan: torch.Tensor, device: torch.device) -> None:
-    """Load the kernels now: inside a graph capture it may be too late."""
-    torch.ops.fused_sched.cuda_prepare.default(plan, device.index or 0)
 
 
 def _same(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
@@ -272,4 +296,4 @@ def make() -> Backend:
             torch.ops.fused_sched.cuda_check.default(index)
         except RuntimeError as error:
             raise ImportError(f"{torch.cuda.get_device_name(index)} cannot run it: {error}") from error
-    return CudaBackend()
+    return CudaBackend(Operators())

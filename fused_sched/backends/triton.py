@@ -25,7 +25,7 @@ from .base import Backend, Update
 if TYPE_CHECKING:
     from ..schedule import Schedule
 
-_GRAD_SCALE, _FOUND_INF = "grad_scale", "found_inf"
+_GRADS, _GRAD_SCALE, _FOUND_INF = "grads", "grad_scale", "found_inf"
 
 
 @dataclass
@@ -40,7 +40,7 @@ class _Launch:
 
 @dataclass
 class _Plan:
-    """The launches of a step. ``key`` tells what they were made for; ``kept`` are all tensors they point to."""
+    """The launches of a step. ``key`` tells what they were made for; ``kept`` holds what they point to."""
 
     key: tuple[Any, ...]
     launches: list[_Launch]
@@ -92,20 +92,17 @@ class TritonBackend(Backend):
             table.stage_in()
         with self._on(device):
             capturing = is_capturing(device)
-            plan = self._plan(update, capturing)
-            scalars = {
-                name: _one_float(value, device)
-                for name, value in ((_GRAD_SCALE, update.grad_scale), (_FOUND_INF, update.found_inf))
-                if value is not None
-            }
+            moving = self._prepare_launches(update, capturing)
+            plan = self._tracked[table].plan
+            assert plan is not None
             for launch in plan.launches:
-                for name, value in scalars.items():
+                for name, value in moving.items():
                     if name in launch.names:
                         launch.arguments[launch.names.index(name)] = self.launcher.argument(value)
                 self.launcher.launch(launch.compiled, launch.programs, launch.arguments)
         if capturing:
             owner = table.entries[0].param if table.entries else block
-            self._note_capture(owner, [plan.kept, *scalars.values()], [block, *(s.memory for s in update.schedules)])
+            self._note_capture(owner, [plan.kept, [*moving.values()]], [block, *(s.memory for s in update.schedules)])
         if table.staged:
             table.stage_out(update.grad_scale is not None)
 
@@ -145,17 +142,23 @@ class TritonBackend(Backend):
         tracked.rebuilt = tracked.moved = False
         return tracked.device
 
-    def _plan(self, update: Update, capturing: bool) -> _Plan:
+    def _prepare_launches(self, update: Update, capturing: bool) -> dict[str, torch.Tensor]:
+        """Bring table and plan up to date; returns the arguments that may be other tensors at each step."""
         tracked = self._tracked[update.table]
         table = self._device_table(update, capturing)
         scaled, guarded = update.grad_scale is not None, update.found_inf is not None
-        key: tuple[Any, ...] = (table, table.grads, update.block.tensor, update.rule, scaled, guarded)
+        key: tuple[Any, ...] = (table, update.block.tensor, update.rule, scaled, guarded)
         for schedule in update.schedules:
             key += (schedule.memory.tensor, schedule.program, schedule.guarded)
         if tracked.plan is None or not _same(tracked.plan.key, key):
             with outside_of_capture() if capturing else nullcontext():
                 tracked.plan = self._make_plan(update, table, key)
-        return tracked.plan
+        moving = {_GRADS: table.grads}
+        if update.grad_scale is not None:
+            moving[_GRAD_SCALE] = _one_float(update.grad_scale, table.device)
+        if update.found_inf is not None:
+            moving[_FOUND_INF] = _one_float(update.found_inf, table.device)
+        return moving
 
     def _make_plan(self, update: Update, table: DeviceTable, key: tuple[Any, ...]) -> _Plan:
         control, device = update.block.tensor, table.device
@@ -166,8 +169,8 @@ class TritonBackend(Backend):
         tensors = {
             "control": control,
             "records": table.records,
-            "grads": table.grads,
             "schedules": schedules,
+            _GRADS: table.grads,
             _GRAD_SCALE: control,  # where none is given, the kernel does not look
             _FOUND_INF: control,
         }

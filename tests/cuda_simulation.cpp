@@ -1,0 +1,95 @@
+// The kernels of csrc/cuda on the host: blocks and threads run one after another, with the
+// barriers as ends of loops. Built and called by test_cuda_simulation.py.
+#include <vector>
+
+#include "../csrc/cuda/chunk.h"
+#include "../csrc/cuda/plan.h"
+
+namespace fused_sched {
+namespace {
+
+constexpr int kThreads = 128;
+
+template <Rule kRule, bool kExtra, typename P, typename G, typename S>
+void run_block(const Step& step, int block) {
+  using T = typename ComputeType<P>::type;
+  const ChunkPlace& place = step.chunks[block];
+  const int64_t grad = step.grads[place.record];
+  if (grad == 0 || common::is_skipped(step)) return;
+  const Record& r = step.records[place.record];
+  const auto scalars = common::chunk_scalars<kRule, T>(step, r, step.counts[place.record]);
+  const int64_t start = static_cast<int64_t>(place.unit) * step.unit;
+  const int count = static_cast<int>(std::min<int64_t>(r.numel - start, step.chunk_size));
+  const Arrays<P, G, S> arrays = common::arrays_of<P, G, S>(r, grad, start);
+  for (int thread = kThreads; thread-- > 0;) {
+    common::update_elements<kRule, kExtra>(arrays, scalars, count, thread, kThreads);
+  }
+}
+
+using Block = void (*)(const Step&, int);
+
+template <Rule kRule, bool kExtra>
+Block find_block(int kind) {
+  static constexpr Block kBlocks[] = {
+      run_block<kRule, kExtra, float, float, float>,
+      run_block<kRule, kExtra, double, double, double>,
+      run_block<kRule, kExtra, BFloat16, BFloat16, BFloat16>,
+      run_block<kRule, kExtra, Float16, Float16, Float16>,
+      run_block<kRule, kExtra, BFloat16, BFloat16, float>,
+      run_block<kRule, kExtra, Float16, Float16, float>,
+      run_block<kRule, kExtra, float, BFloat16, float>,
+      run_block<kRule, kExtra, float, Float16, float>,
+  };
+  return kBlocks[kind];
+}
+
+void advance(const DeviceSchedule& s, double* control, bool skipped) {
+  if (skipped && s.guarded != 0) return;
+  const int lanes = common::lane_count(s.n_groups, kThreads);
+  std::vector<double> values(lanes * common::value_stride(s.n_ops));
+  common::advance_uniform(s, s.code, control, values.data());
+  for (int lane = 0; lane < lanes; ++lane) {
+    common::advance_groups(s, s.code, control, values.data(), lane, lanes);
+  }
+}
+
+template <Rule kRule>
+void finish(const Step& step) {
+  const bool skipped = common::is_skipped(step);
+  reinterpret_cast<int64_t*>(step.control)[kHeaderSkipped] = skipped ? 1 : 0;
+  for (int thread = kThreads; !skipped && thread-- > 0;) {
+    common::count_updates<kRule>(step, thread, kThreads);
+  }
+  for (int i = 0; i < step.n_schedules; ++i) advance(step.schedules[i], step.control, skipped);
+}
+
+template <Rule kRule>
+int run_launch(const Launch& l, const Step& step) {
+  const int kind = find_kind(l.kind);
+  if (kind == kKindCount) return 1;
+  if (kind >= 0) {
+    const Block block = l.extra != 0 ? find_block<kRule, true>(kind) : find_block<kRule, false>(kind);
+    for (int i = static_cast<int>(l.n_blocks); i-- > 0;) block(step, i);
+  }
+  if (step.last != 0) finish<kRule>(step);
+  return 0;
+}
+
+}  // namespace
+}  // namespace fused_sched
+
+extern "C" int simulate_update(const fused_sched::Launch* plan, int64_t count, double* control,
+                               const float* grad_scale, const float* found_inf) {
+  using namespace fused_sched;
+  for (int64_t i = 0; i < count; ++i) {
+    const Step step = step_of(plan[i], control, grad_scale, found_inf);
+    const bool sgd = plan[i].rule == static_cast<int>(Rule::kSgd);
+    if ((sgd ? run_launch<Rule::kSgd> : run_launch<Rule::kAdam>)(plan[i], step) != 0) return 1;
+  }
+  return 0;
+}
+
+extern "C" void simulate_advance(const fused_sched::DeviceSchedule* schedule, double* control) {
+  const int64_t* header = reinterpret_cast<const int64_t*>(control);
+  fused_sched::advance(*schedule, control, header[fused_sched::kHeaderSkipped] != 0);
+}
