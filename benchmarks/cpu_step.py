@@ -62,11 +62,16 @@ def rows(seconds: float) -> list[dict[str, Any]]:
             "parameters": numel(shapes), "difference": difference,
         }  # fmt: skip
         if not difference <= TOLERANCE[dtype]:
-            raise SystemExit(f"{name} {dtype}: differs from torch by {difference}; no time is reported for a wrong update")
+            raise SystemExit(
+                f"{name} {dtype}: differs from torch by {difference}; no time is reported for a wrong update"
+            )
         times = interleave({k: o.step for k, o in contenders.items()}, seconds)
         row["times"] = times
         row["ratio"] = times["torch fused"]["median_us"] / times["fused_sched"]["median_us"]
-        print(f"{name:20} {row['dtype']:9} {row['ratio']:6.2f}x  ours {times['fused_sched']['median_us']:10.1f} us", flush=True)
+        print(
+            f"{name:20} {row['dtype']:9} {row['ratio']:6.2f}x  ours {times['fused_sched']['median_us']:10.1f} us",
+            flush=True,
+        )
         result.append(row)
         del contenders, ours, fused, optimizer
         gc.collect()

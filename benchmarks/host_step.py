@@ -75,6 +75,9 @@ def scheduler_rows(seconds: float) -> list[dict[str, Any]]:
                 candidates[label] = getattr(schedulers, name)(optimizer, *arguments).step
             times = interleave(candidates, seconds, rounds=9, batch_seconds=5e-4)
             ratio = times["torch"]["median_us"] / times["fused_sched"]["median_us"]
-            print(f"{name:18} {groups:4} groups: {ratio:6.2f}x  ours {times['fused_sched']['median_us']:7.2f} us", flush=True)
+            print(
+                f"{name:18} {groups:4} groups: {ratio:6.2f}x  ours {times['fused_sched']['median_us']:7.2f} us",
+                flush=True,
+            )
             result.append({"scheduler": name, "groups": groups, "times": times, "ratio": ratio})
     return result

@@ -61,7 +61,12 @@ def _host_table(data: dict[str, Any]) -> str:
 def _scheduler_table(data: dict[str, Any]) -> str:
     names = ["torch, tensor lr", "torch", "fused_sched"]
     body = [
-        [row["scheduler"], str(row["groups"]), *(_time(row["times"][n]["median_us"]) for n in names), f"{row['ratio']:.2f}x"]
+        [
+            row["scheduler"],
+            str(row["groups"]),
+            *(_time(row["times"][n]["median_us"]) for n in names),
+            f"{row['ratio']:.2f}x",
+        ]
         for row in _of_kind(data, "scheduler")
     ]
     return _table(["scheduler.step()", "groups", *names, "torch / ours"], body)

@@ -1,8 +1,8 @@
 """make bench: measures on the CPU, writes results/cpu.json, and redraws tables and chart from it.
 
-    python benchmarks/run.py                  measure everything (about 10 minutes on 2 cores), then render
-    python benchmarks/run.py --seconds 0.3    quicker, noisier
-    python benchmarks/run.py --render         only redraw from the saved rows
+python benchmarks/run.py                  measure everything (about 10 minutes on 2 cores), then render
+python benchmarks/run.py --seconds 0.3    quicker, noisier
+python benchmarks/run.py --render         only redraw from the saved rows
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Learning-rate schedules that live on the device, inside one fused multi-tensor optimizer launch.
 
-    from fused_sched.optim import AdamW
-    from fused_sched.lr_scheduler import CosineAnnealingLR
+from fused_sched.optim import AdamW
+from fused_sched.lr_scheduler import CosineAnnealingLR
 """
 
 from . import lr_scheduler, optim

@@ -66,6 +66,7 @@ MAX_OPERATIONS = 4096  # csrc/program.h keeps the values of one advance on the s
 CODE_WIDTH = 5  # int32 words of one encoded operation: code, a, b, c, width
 
 _STORES = ("store", "store_group", "store_field")
+_ARITHMETIC = tuple(name for name in OPERATIONS if name not in ("load", "load_group", "field", "lookup", *_STORES))
 
 LAST_EPOCH = "last_epoch"
 STEP_COUNT = "_step_count"
@@ -255,7 +256,15 @@ class Builder:
         self._current["field", name] = self._coerce(value)
 
     def op(self, name: str, *operands: Operand) -> Value:
-        """Append operation ``name``; Python numbers become constants."""
+        """Append arithmetic operation ``name``; Python numbers become constants.
+
+        Raises:
+            ValueError: there is no such operation, or it takes another number of operands.
+        """
+        if name not in _ARITHMETIC:
+            raise ValueError(f"operation {name!r} is unknown; known are {', '.join(_ARITHMETIC)}")
+        if len(operands) != OPERATIONS[name]:
+            raise ValueError(f"operation {name!r} takes {OPERATIONS[name]} operand(s), got {len(operands)}")
         values = [self._coerce(x) for x in operands]
         return self._append(Operation(name, tuple(v.index for v in values)), all(v.uniform for v in values))
 

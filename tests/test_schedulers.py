@@ -762,6 +762,7 @@ def test_overflow_with_a_host_table_reads_the_right_row(
 # -- company -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:StepLR is one more fused scheduler")
 @pytest.mark.parametrize("fused", [(False, False), (True, False), (True, True)], ids=str)
 def test_two_schedulers_on_one_optimizer(fused: tuple[bool, bool], backend: str, mirrored: bool) -> None:
     """Each goes on from the lr that the other left, as in torch."""
@@ -778,6 +779,31 @@ def test_two_schedulers_on_one_optimizer(fused: tuple[bool, bool], backend: str,
             scheduler.step()
         assert_alike(seen(mine), seen(theirs), 0.0, f"step {step}")
         assert [s.get_last_lr() for s in ours][1] == oracles[1].get_last_lr()
+
+
+def test_a_fused_scheduler_is_replaced_by_detaching_it(backend: str) -> None:
+    mine = optimizer(fused_sched.optim, "SGD", [0.1], backend=backend)
+    first = ExponentialLR(mine, 0.5, fused=True)
+    with pytest.warns(UserWarning, match=r"^StepLR is one more fused scheduler .* that advances ExponentialLR already"):
+        second = StepLR(mine, 2, 0.1, fused=True)
+    first.detach()
+    for lr in (0.1, 0.1 * 0.1, 0.1 * 0.1):
+        mine.step()
+        second.step()
+        assert second.get_last_lr() == [lr]
+    first.step()  # on its own again
+    assert first.get_last_lr() == [0.1 * 0.1 * 0.5]
+    first.detach()
+
+
+def test_a_pending_step_of_a_fused_scheduler_survives_pickling(host_backend: str) -> None:
+    mine = optimizer(fused_sched.optim, "SGD", [0.1], backend=host_backend)
+    scheduler = ExponentialLR(mine, 0.5, fused=True)
+    mine.step()
+    copied = pickle.loads(pickle.dumps(scheduler))
+    copied.step()
+    with pytest.raises(RuntimeError, match="call optimizer.step"):
+        copied.step()
 
 
 def _stock(made: Any, home: Any) -> Any:

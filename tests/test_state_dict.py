@@ -482,3 +482,11 @@ def test_distributed_checkpoint_of_torch(name: str, options: Any, backend: str, 
     for p, q, r in zip(params, other.parameters(), theirs.parameters(), strict=True):
         assert_equal(q, p)
         assert_close(p, r)
+
+
+def test_a_saved_tensor_lr_is_a_small_copy(backend: str) -> None:
+    optimizer = fused_sched.optim.SGD([torch.nn.Parameter(torch.ones(2))], lr=torch.tensor(0.5), backend=backend)
+    saved = optimizer.state_dict()["param_groups"][0]["lr"]
+    optimizer.param_groups[0]["lr"].fill_(0.25)
+    assert saved.item() == 0.5
+    assert saved.untyped_storage().nbytes() == 8

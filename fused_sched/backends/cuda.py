@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 _PACKAGE = Path(__file__).parent.parent
 _RULES = {"sgd": 0, "adam": 1}
-_CUDA = 2  # DLPack's number
 _LANES = 128  # threads of a block
 
 # Words of a launch, in the order of csrc/cuda/ops.cpp, and of a schedule, as in csrc/cuda/step.h.
@@ -72,7 +71,7 @@ class _Plan:
 class _Tracked:
     """What the backend knows about a parameter table: its device copy, and whether that is out of date."""
 
-    def __init__(self, table: ParameterTable) -> None:
+    def __init__(self) -> None:
         self.device: DeviceTable | None = None
         self.moved = self.rebuilt = True
         self.plan: _Plan | None = None
@@ -98,12 +97,12 @@ class CudaBackend(Backend):
 
     def prepare(self, table: ParameterTable) -> None:
         pointers.note_layouts(table)
-        tracked = self._tracked.setdefault(table, _Tracked(table))
+        tracked = self._tracked.setdefault(table, _Tracked())
         tracked.rebuilt = True
         tracked.where = None
         if _C is not None and table.entries:
-            device = table.entries[0].param.device
-            tracked.where = (_CUDA, device.index) if device.type == "cuda" else None
+            kind, index = table.entries[0].param.__dlpack_device__()
+            tracked.where = int(kind), index
 
     def scan(self, table: ParameterTable, states: Sequence[int]) -> bool:
         tracked = self._tracked.get(table)

@@ -9,7 +9,8 @@ from typing import Any
 from torch.optim import lr_scheduler
 
 from ..program import Builder, Value
-from .on_device import HostTable, OnDevice
+from .host_table import HostTable
+from .on_device import OnDevice
 
 _TABLE = "scale_fn"
 
@@ -68,8 +69,8 @@ class CyclicLR(OnDevice, lr_scheduler.CyclicLR):
 
     def _scale(self, b: Builder, epoch: Value, cycle: Value) -> Value:
         if self._scale_fn_custom is not None:
-            b.table(_TABLE, [math.nan] * self._table.rows)
-            return b.lookup(_TABLE, epoch % b.const("rows", self._table.rows))
+            b.table(_TABLE, [math.nan] * self._table_rows())
+            return b.lookup(_TABLE, epoch % b.const("rows", self._table_rows()))
         if self.mode == "triangular2":
             return 1 / (2.0 ** (cycle - 1))
         if self.mode == "exp_range":
@@ -93,4 +94,4 @@ class CyclicLR(OnDevice, lr_scheduler.CyclicLR):
     def _before_advance(self) -> None:
         super()._before_advance()
         if self._scale_fn_custom is not None:
-            self._table.ensure(self._schedule, _TABLE, self.last_epoch + 1)
+            self._fill_table(_TABLE)

@@ -9,7 +9,8 @@ from typing import Any
 from torch.optim import lr_scheduler
 
 from ..program import Builder, Value
-from .on_device import HostTable, OnDevice
+from .host_table import HostTable
+from .on_device import OnDevice
 
 _TABLE = "base_lr * lr_lambda"
 
@@ -49,10 +50,10 @@ class LambdaLR(OnDevice, lr_scheduler.LambdaLR):
         return [float(base * f(epoch)) for base, f in zip(self.base_lrs, self.lr_lambdas, strict=True)]
 
     def _next_lr(self, b: Builder, epoch: Value) -> Value:
-        rows = self._table.rows
+        rows = self._table_rows()
         b.table(_TABLE, [math.nan] * (rows * b.n_groups), width=b.n_groups)
         return b.lookup(_TABLE, epoch % b.const("rows", rows))
 
     def _before_advance(self) -> None:
         super()._before_advance()
-        self._table.ensure(self._schedule, _TABLE, self.last_epoch + 1)
+        self._fill_table(_TABLE)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 import warnings
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -15,6 +14,7 @@ from ..control_block import refuse_in_capture
 from ..optim.fused_optimizer import FusedOptimizer
 from ..program import LAST_EPOCH, STEP_COUNT, Builder, Program, Value
 from ..schedule import Schedule
+from .host_table import HostTable
 
 LAST_LR = "_last_lr"
 
@@ -71,8 +71,7 @@ class OnDevice:
         if not hasattr(self, "_table"):
             self._table: HostTable | None = None
         self._fused, self._skip_with_optimizer = bool(fused), bool(skip_with_optimizer)
-        super().__init__(optimizer, *args, **kwargs)
-        self._order_checked = False  # torch's constructor took the initial step
+        super().__init__(optimizer, *args, **kwargs)  # type: ignore[call-arg]
         self._bind()
         optimizer._changes.lr_by_hand = False
 
@@ -102,7 +101,7 @@ class OnDevice:
         b.set_register(LAST_LR, lr)
         return b.finish(type(self).__name__)
 
-    def _bind(self) -> None:
+    def _bind(self, pending: bool = False) -> None:
         """Build the program and put it on the optimizer's device."""
         overridden = [
             name
@@ -119,17 +118,36 @@ class OnDevice:
         previous = self._schedule
         self._schedule = Schedule(self._build(), optimizer._block, optimizer._backend, self._skip_with_optimizer)
         self._schedule.before_advance = self._before_advance
+        self._schedule.pending = pending if previous is None else previous.pending
         optimizer._scheduled_fields |= self._schedule.program.fields_written
         self._seen = self._look()
         schedules = optimizer._schedules
         if previous in schedules:
             schedules[schedules.index(previous)] = self._schedule
         elif self._fused:
+            if schedules:
+                names = ", ".join(s.program.name for s in schedules)
+                warnings.warn(
+                    f"{type(self).__name__} is one more fused scheduler on an optimizer that advances {names} already: "
+                    "every optimizer.step() advances all of them. Call detach() on a scheduler that is replaced",
+                    UserWarning,
+                    stacklevel=4,
+                )
             schedules.append(self._schedule)
         optimizer._changes.structure = True  # which state tensors are needed may depend on the program
 
     def _look(self) -> list[Any]:
         return [copy.copy(self.__dict__.get(name)) for name in self._constants]
+
+    def _table_rows(self) -> int:
+        assert self._table is not None
+        return self._table.rows
+
+    def _fill_table(self, symbol: str) -> None:
+        """Put the row of the coming step on the device."""
+        assert self._table is not None
+        assert self._schedule is not None
+        self._table.ensure(self._schedule, symbol, self.last_epoch + 1)
 
     def _before_advance(self) -> None:
         """Take in what was changed by hand: groups, constants; subclasses also fill their tables."""
@@ -200,7 +218,7 @@ class OnDevice:
                 self._check_order()
         if schedule is None or epoch is not None or not self._covers_groups():
             refuse_in_capture(self.optimizer._block.tensor, f"the lr of {type(self).__name__} was computed by Python")
-            self._step_count += 1
+            self._step_count += 1  # type: ignore[misc]
             if epoch is not None:
                 warnings.warn(EPOCH_DEPRECATION_WARNING, UserWarning, stacklevel=2)
             self._update_lr(epoch)  # type: ignore[attr-defined]
@@ -248,9 +266,16 @@ class OnDevice:
             state = self.__dict__
             if self._table is not None:
                 self._table.forget()
-            self.last_epoch = state[LAST_EPOCH]
-            self._step_count = state[STEP_COUNT]
+            self.last_epoch = state[LAST_EPOCH]  # type: ignore[misc]
+            self._step_count = state[STEP_COUNT]  # type: ignore[misc]
             self._last_lr = state[LAST_LR]
+
+    def detach(self) -> None:
+        """Stop advancing inside ``optimizer.step()``, for a ``fused`` scheduler that another one replaces."""
+        schedules = self.optimizer._schedules
+        if self._schedule in schedules:
+            schedules.remove(self._schedule)
+        self._fused = False
 
     @property
     def program(self) -> Program | None:
@@ -269,15 +294,16 @@ class OnDevice:
     def __getstate__(self) -> dict[str, Any]:
         self._pull()
         rows = None if self._table is None else self._table.rows
-        return {**self.__dict__, "_on_device": (self._fused, self._skip_with_optimizer, rows)}
+        pending = self._schedule is not None and self._schedule.pending
+        return {**self.__dict__, "_on_device": (self._fused, self._skip_with_optimizer, rows, pending)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
         self._schedule, self._seen, self._order_checked = None, [], False
-        self._fused, self._skip_with_optimizer, rows = state.pop("_on_device")
+        self._fused, self._skip_with_optimizer, rows, pending = state.pop("_on_device")
         self._table = None if rows is None else HostTable(rows, self._row)
         self.__dict__.update(state)
-        self._bind()
+        self._bind(pending)
 
     def _read_register(self, name: str) -> int | float:
         if self._schedule is None:
@@ -312,47 +338,3 @@ class OnDevice:
         self.__dict__[LAST_LR] = values
         if self._schedule is not None and len(values) == self._schedule.program.n_groups:
             self._schedule.write_row(LAST_LR, [float(x) for x in values])
-
-
-class HostTable:
-    """Rows of a program's table that Python computes, written ahead of the advance that reads them.
-
-    With ``rows=1`` each row is computed when torch would compute it. With more, a whole block is
-    computed when its first row is due, so the function must depend on the step alone.
-
-    Args:
-        rows: rows in the table; the row of ``epoch`` is ``epoch % rows``.
-        compute: the row for an epoch.
-    """
-
-    def __init__(self, rows: int, compute: Callable[[int], list[float]]) -> None:
-        if rows < 1:
-            raise ValueError(f"lookahead={rows} must be at least 1: it is the number of steps computed at a time")
-        self.rows = rows
-        self._compute = compute
-        self._first = self._end = 0
-
-    def forget(self) -> None:
-        """Compute every row anew from the next use on."""
-        self._end = self._first
-
-    def ensure(self, schedule: Schedule, symbol: str, epoch: int) -> None:
-        """Make sure that the row of ``epoch`` is on the device; raises what ``compute`` raises."""
-        if schedule.memory.remote:
-            refuse_in_capture(schedule.memory.tensor, f"{symbol} was computed by Python")
-        if self.rows == 1:
-            schedule.write_row(symbol, self._compute(epoch))
-        elif not self._first <= epoch < self._end:
-            self._compute_block(schedule, symbol, epoch)
-
-    def _compute_block(self, schedule: Schedule, symbol: str, epoch: int) -> None:
-        self._first = self._end = epoch
-        for due in range(epoch, epoch + self.rows):
-            try:
-                row = self._compute(due)
-            except Exception:
-                if due == epoch:
-                    raise
-                return  # reported if that row is ever due
-            schedule.write_row(symbol, row, due % self.rows)
-            self._end = due + 1

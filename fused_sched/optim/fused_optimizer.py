@@ -357,6 +357,9 @@ class FusedOptimizer(Optimizer):
         """The state in torch's format; it loads into torch's class of the same name, and back."""
         packed = super().state_dict()
         packed["state"] = self._plain_state(packed["state"])
+        for group in packed["param_groups"]:
+            if isinstance(group.get("lr"), torch.Tensor):
+                group["lr"] = group["lr"].clone()  # saving the view would save the whole control block
         return packed
 
     def _plain_state(self, state: dict[Any, Any]) -> dict[Any, Any]:

@@ -1,0 +1,244 @@
+"""The CUDA backend with its kernels run on the host, thread after thread: the CPU backend's bits."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fused_sched import backends
+from fused_sched.control_block import HEADER
+from fused_sched.lr_scheduler import CosineAnnealingLR, CyclicLR, LambdaLR, StepLR
+from fused_sched.optim import SGD, Adam, AdamW
+
+pytest.importorskip("triton", reason="the device table is among the Triton kernels")
+pytest.importorskip("fused_sched._C", reason="the C++ extension is the oracle")
+
+from fused_sched.backends.cuda import LAUNCH, LAUNCH_WIDTH, SCHEDULE, SCHEDULE_WIDTH, CudaBackend
+
+SOURCE = Path(__file__).with_name("cuda_simulation.cpp")
+STEPS = 5
+# Around the widths of an access, a block's round and a chunk.
+SIZES = [1, 3, 4, 7, 8, 9, 127, 512, 513, 1023, 1024, 1025, 2051]
+OPTIMIZERS: dict[str, Callable[..., Any]] = {
+    "sgd": lambda p, **k: SGD(p, lr=0.1, weight_decay=0.01, **k),
+    "momentum": lambda p, **k: SGD(p, lr=0.1, momentum=0.9, dampening=0.1, maximize=True, **k),
+    "nesterov": lambda p, **k: SGD(p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01, **k),
+    "adam": lambda p, **k: Adam(p, lr=0.01, weight_decay=0.1, **k),
+    "far from the gradient": lambda p, **k: Adam(p, lr=0.01, betas=(0.3, 0.9), maximize=True, **k),
+    "adamw": lambda p, **k: AdamW(p, lr=0.01, **k),
+    "amsgrad": lambda p, **k: AdamW(p, lr=0.01, amsgrad=True, **k),
+}
+
+
+class Simulation:
+    """The operators, on CPU tensors; ``calls`` are the launches of each update so far."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self.library = library
+        self.calls: list[int] = []
+
+    def update(
+        self, plan: torch.Tensor, control: torch.Tensor, scale: torch.Tensor | None, found: torch.Tensor | None
+    ) -> None:
+        assert plan.shape[1] == LAUNCH_WIDTH
+        self.calls.append(len(plan))
+        addresses = [ctypes.c_void_p(None if t is None else t.data_ptr()) for t in (plan, control, scale, found)]
+        result = self.library.simulate_update(addresses[0], ctypes.c_int64(len(plan)), *addresses[1:])
+        assert result == 0, "unknown kind"
+
+    def advance(self, schedule: torch.Tensor, control: torch.Tensor) -> None:
+        assert schedule.shape == (1, SCHEDULE_WIDTH)
+        self.library.simulate_advance(ctypes.c_void_p(schedule.data_ptr()), ctypes.c_void_p(control.data_ptr()))
+
+    def prepare(self, plan: torch.Tensor, device: int) -> None:
+        pass
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    compiler = shutil.which("g++") or shutil.which("c++")
+    if compiler is None:
+        pytest.skip("no C++ compiler")
+    path = tmp_path_factory.mktemp("cuda_simulation") / "simulation.so"
+    flags = ["-std=c++17", "-O1", "-ffp-contract=off", "-Wno-unknown-pragmas", "-shared", "-fPIC"]
+    subprocess.run([compiler, *flags, str(SOURCE), "-o", str(path)], check=True)
+    return ctypes.CDLL(str(path))
+
+
+@pytest.fixture
+def simulation(library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> Simulation:
+    """Optimizers made with ``backend="cuda"`` on CPU tensors use the simulation."""
+    operators = Simulation(library)
+    backend = CudaBackend(operators)
+    load = backends._load
+    monkeypatch.setattr(backends, "_load", lambda name: backend if name == "cuda" else load(name))
+    monkeypatch.setitem(backends._DEVICES, "cuda", ("cuda", "cpu"))
+    return operators
+
+
+def make_params(dtype: torch.dtype, offset: int = 0, sizes: list[int] = SIZES) -> list[torch.nn.Parameter]:
+    generator = torch.Generator().manual_seed(3)
+    data = [torch.randn(n + offset, generator=generator, dtype=torch.float64).to(dtype)[offset:] for n in sizes]
+    return [torch.nn.Parameter(d) for d in data]
+
+
+def set_gradients(params: list[torch.nn.Parameter], step: int, dtype: torch.dtype | None = None) -> None:
+    """Fresh gradients, the same for equal parameters; the sixth parameter has none on even steps."""
+    generator = torch.Generator().manual_seed(step)
+    for i, p in enumerate(params):
+        g = torch.randn(p.shape, generator=generator, dtype=torch.float64)
+        p.grad = None if i == 5 and step % 2 == 0 else g.to(dtype or p.dtype)
+
+
+def everything(optimizer: Any, params: list[torch.nn.Parameter]) -> list[torch.Tensor]:
+    states = [v for p in params for v in optimizer.state[p].values() if isinstance(v, torch.Tensor)]
+    return [*(p.detach() for p in params), *states, *(p.grad for p in params if p.grad is not None)]
+
+
+def check_equal(got: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
+    for i, (a, b) in enumerate(zip(got, expected, strict=True)):
+        torch.testing.assert_close(a, b, rtol=0, atol=0, msg=lambda m, i=i: f"tensor {i}: {m}")
+
+
+@pytest.mark.parametrize("offset", [0, 1], ids=["aligned", "unaligned"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_steps_have_the_bits_of_the_cpu_backend(
+    name: str, dtype: torch.dtype, offset: int, simulation: Simulation
+) -> None:
+    results = []
+    for backend in ("cuda", "cpu"):
+        params = make_params(dtype, offset)
+        optimizer = OPTIMIZERS[name]([{"params": params[:6]}, {"params": params[6:], "lr": 0.003}], backend=backend)
+        for step in range(STEPS):
+            set_gradients(params, step)
+            optimizer.step()
+        results.append(everything(optimizer, params))
+    check_equal(*results)
+    assert simulation.calls == [1] * STEPS
+
+
+@pytest.mark.parametrize("low", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("which", ["gradients", "parameters and gradients"])
+def test_states_of_another_type(which: str, low: torch.dtype, simulation: Simulation) -> None:
+    results = []
+    for backend in ("cuda", "cpu"):
+        params = make_params(torch.float32 if which == "gradients" else low)
+        optimizer = AdamW(params, lr=0.01, backend=backend)
+        state = {
+            "step": torch.tensor(0.0),
+            **{k: torch.zeros(0, dtype=torch.float32) for k in ("exp_avg", "exp_avg_sq")},
+        }
+        for p in params:
+            optimizer.state[p] = {k: v if k == "step" else torch.zeros_like(p, dtype=v.dtype) for k, v in state.items()}
+        for step in range(STEPS):
+            for p in params:
+                p.grad = None
+                if which == "gradients":
+                    p.grad_dtype = low
+            set_gradients(params, step, low)
+            optimizer.step()
+        assert optimizer.state[params[0]]["exp_avg"].dtype == torch.float32
+        results.append(everything(optimizer, params))
+    check_equal(*results)
+
+
+def test_one_launch_for_each_combination_of_dtypes(simulation: Simulation) -> None:
+    results = []
+    for backend in ("cuda", "cpu"):
+        params = [*make_params(torch.float32), *make_params(torch.bfloat16), *make_params(torch.float64)]
+        optimizer = AdamW(params, lr=0.01, backend=backend)
+        scheduler = StepLR(optimizer, 2, fused=True)
+        for step in range(STEPS):
+            set_gradients(params, step)
+            optimizer.step()
+            scheduler.step()
+        results.append(everything(optimizer, params))
+        assert optimizer._block.counts[:2].tolist() == [STEPS, STEPS]
+    check_equal(*results)
+    assert simulation.calls == [3] * STEPS
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+def test_overflow_skips_update_and_count(guarded: bool, simulation: Simulation) -> None:
+    results = []
+    for backend in ("cuda", "cpu"):
+        params = make_params(torch.float16)
+        optimizer = SGD(params, lr=0.1, momentum=0.9, backend=backend)
+        scheduler = CosineAnnealingLR(optimizer, T_max=9, fused=True, skip_with_optimizer=guarded)
+        for step in range(STEPS):
+            set_gradients(params, step)
+            optimizer.grad_scale = torch.tensor([8.0 + step])
+            optimizer.found_inf = torch.tensor([float(step == 2)])
+            optimizer.step()
+            scheduler.step()
+            assert optimizer._block.integers[HEADER["skipped"]] == (step == 2)
+        results.append([*everything(optimizer, params), optimizer._block.tensor])
+    check_equal(*results)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("n_groups", [1, 3, 200])
+def test_schedules_of_many_groups(n_groups: int, fused: bool, simulation: Simulation) -> None:
+    results = []
+    for backend in ("cuda", "cpu"):
+        params = make_params(torch.float32, sizes=[3] * n_groups)
+        optimizer = SGD([{"params": [p], "lr": 0.1 + i} for i, p in enumerate(params)], momentum=0.5, backend=backend)
+        schedulers = [
+            CosineAnnealingLR(optimizer, T_max=7, fused=fused),
+            LambdaLR(optimizer, [lambda e, i=i: 1.0 / (1 + e + i) for i in range(n_groups)], fused=fused),
+            CyclicLR(optimizer, 0.01, 0.3, step_size_up=2, fused=fused),
+        ]
+        for step in range(STEPS):
+            set_gradients(params, step)
+            optimizer.step()
+            for scheduler in schedulers:
+                scheduler.step()
+        results.append([*everything(optimizer, params), optimizer._block.tensor])
+    check_equal(*results)
+
+
+@pytest.mark.parametrize("sizes", [[], [0, 0]], ids=["no parameters", "empty parameters"])
+def test_a_step_without_elements_ends_too(sizes: list[int], simulation: Simulation) -> None:
+    params = make_params(torch.float32, sizes=sizes)
+    optimizer = AdamW([{"params": params}], lr=1.0, backend="cuda")
+    scheduler = StepLR(optimizer, 1, fused=True)
+    for step in range(3):
+        set_gradients(params, step)
+        optimizer.step()
+        scheduler.step()
+    assert scheduler.get_last_lr() == [pytest.approx(0.001)]
+    assert optimizer._block.counts[: len(sizes)].tolist() == [3] * len(sizes)
+    assert simulation.calls == [1] * 3
+
+
+def test_unchanged_gradients_change_nothing_on_the_host(simulation: Simulation) -> None:
+    params = make_params(torch.float32)
+    optimizer = AdamW(params, lr=0.01, backend="cuda")
+    set_gradients(params, 1)
+    optimizer.step()
+    (tracked,) = optimizer._backend._tracked.values()
+    plan, rows, grads = tracked.plan, tracked.plan.rows, tracked.device.grads
+    optimizer.step()
+    assert (tracked.plan, tracked.plan.rows, tracked.device.grads) == (plan, rows, grads)
+    set_gradients(params, 1)
+    optimizer.step()
+    assert tracked.plan is plan
+    assert rows[0, LAUNCH.index("grads")] == tracked.device.grads.data_ptr() != grads.data_ptr()
+
+
+def test_words_have_the_order_of_the_headers() -> None:
+    def fields(header: str, struct: str) -> list[str]:
+        text = (Path(__file__).parent.parent / "csrc/cuda" / header).read_text()
+        body = text.split(f"struct {struct} {{")[1].split("};")[0]
+        return [line.split(";")[0].split()[-1].lstrip("*") for line in body.splitlines() if ";" in line]
+
+    assert fields("plan.h", "Launch") == [*LAUNCH, "unused[2]"]
+    assert fields("step.h", "DeviceSchedule") == [*SCHEDULE, "unused"]
