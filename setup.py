@@ -61,8 +61,10 @@ class BuildExtension(build_ext):
                 note.write_text(self.failures[name] + "\n")
 
     def get_ext_filename(self, name: str) -> str:
-        # no module: it is loaded by torch.ops.load_library
-        return str(build_cuda.FILE) if name == build_cuda.NAME else super().get_ext_filename(name)
+        *package, last = name.split(".")
+        if last == build_cuda.FILE.stem:  # no module: it is loaded by torch.ops.load_library
+            return str(Path(*package, build_cuda.FILE.name))
+        return str(super().get_ext_filename(name))
 
     def build_extension(self, extension: Extension) -> None:
         is_cuda = extension.name == build_cuda.NAME

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 
 from ..parameter_table import RECORD, ParameterTable
-from .layout import UNIT
 
 GRAD = RECORD["grad"]
+UNIT = 1024  # elements; chunks start at multiples of it
 LARGEST_CHUNK = 8 * UNIT
 CHUNKS_PER_PROCESSOR = 64  # small enough chunks that the last wave of programs is a small part of all
 _RELAXED = 2  # CU_STREAM_CAPTURE_MODE_RELAXED

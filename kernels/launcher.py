@@ -33,10 +33,16 @@ def compile_kernel(kernel: Kernel, target: Any = None) -> Any:
     return triton.compile(source, target=target or triton.runtime.driver.active.get_current_target(), options=options)
 
 
-def _load(compiled: Any) -> Any:
-    """Bring the code onto the current device now: a graph capture may not do it later."""
-    assert compiled.run is not None  # reading it loads the code
-    return compiled
+class _Loaded:
+    """A compiled kernel on the current device: loaded now, because a graph capture may not do it later."""
+
+    def __init__(self, compiled: Any) -> None:
+        self.compiled = compiled
+        self.run = compiled.run  # reading it loads the code
+        self.function, self.packed = compiled.function, compiled.packed_metadata
+        # constants stand in the signature after the arguments, but their values are not looked at
+        names = compiled.src.fn.arg_names
+        self.constants = (None,) * sum(compiled.src.signature[name] == "constexpr" for name in names)
 
 
 class Launcher:
@@ -52,7 +58,7 @@ class Launcher:
         key = kernel, device.index
         if key not in self._compiled:
             self.compilations += 1
-            self._compiled[key] = kernel if INTERPRETED else _load(compile_kernel(kernel))
+            self._compiled[key] = kernel if INTERPRETED else _Loaded(compile_kernel(kernel))
         return self._compiled[key]
 
     def launch(self, compiled: Any, programs: int, arguments: Sequence[Argument]) -> None:
@@ -71,14 +77,10 @@ class Launcher:
             return
         driver = triton.runtime.driver.active
         stream = driver.get_current_stream(driver.get_current_device())
-        run = compiled.run
-        enter, leave = triton.knobs.runtime.launch_enter_hook, triton.knobs.runtime.launch_exit_hook
-        constants = (None,) * (len(compiled.src.fn.arg_names) - len(arguments))  # in the signature, but ignored
-        metadata = compiled.launch_metadata((programs, 1, 1), stream, *arguments, *constants)
-        run(
-            programs, 1, 1, stream, compiled.function, compiled.packed_metadata, metadata, enter, leave,
-            *arguments, *constants,
-        )  # fmt: skip
+        hooks = triton.knobs.runtime.launch_enter_hook, triton.knobs.runtime.launch_exit_hook
+        values = (*arguments, *compiled.constants)
+        metadata = compiled.compiled.launch_metadata((programs, 1, 1), stream, *values)
+        compiled.run(programs, 1, 1, stream, compiled.function, compiled.packed, metadata, *hooks, *values)
 
     @staticmethod
     def argument(tensor: torch.Tensor) -> Argument:

@@ -4,8 +4,7 @@ import triton.language as tl
 
 from ..control_block import FIELDS, FLAGS, GROUP_CAPACITY, GROUP_STRIDE, GROUPS_OFFSET, HEADER
 from ..parameter_table import RECORD, RECORD_WIDTH
-
-UNIT = 1024  # elements; chunks start at multiples of it
+from .device_table import UNIT
 
 CHUNK_UNIT = tl.constexpr(UNIT)
 SKIPPED = tl.constexpr(HEADER["skipped"])

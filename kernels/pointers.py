@@ -35,24 +35,32 @@ def note_layouts(table: ParameterTable) -> None:
     _seen.pop(table, None)
 
 
-def follows_in_c(table: ParameterTable) -> bool:
-    """Whether the C++ scan can read these tensors; call it on a table that was just filled."""
-    return _C is not None and _C.scan(table.lists, table.ids, table.layouts, table.records, table.needed) != REBUILD
+def where_in_c(table: ParameterTable) -> tuple[int, int] | None:
+    """The tensors' device as DLPack writes it, for the C++ scan; None if it cannot read them.
+
+    Call it on a table that was just filled.
+    """
+    if _C is None or not table.entries:
+        return None
+    kind, index = table.entries[0].param.__dlpack_device__()
+    where = int(kind), int(index)
+    found = _C.scan(table.lists, table.ids, table.layouts, table.records, table.needed, *where)
+    return None if found == REBUILD else where
 
 
-def scan(table: ParameterTable, states: Sequence[int], in_c: bool) -> int:
+def scan(table: ParameterTable, states: Sequence[int], where: tuple[int, int] | None) -> int:
     """Follow moved gradients in ``table.records``.
 
     Args:
         table: to bring up to date.
         states: how many state tensors each group's parameters need.
-        in_c: use the C++ scan; see :func:`follows_in_c`.
+        where: from :func:`where_in_c`; without it the scan runs in Python.
 
     Returns:
         ``UNCHANGED``, ``MOVED`` (some gradient's address changed) or ``REBUILD``.
     """
-    if in_c:
-        result = int(_C.scan(table.lists, table.ids, table.layouts, table.records, table.needed))
+    if where:
+        result = int(_C.scan(table.lists, table.ids, table.layouts, table.records, table.needed, *where))
     else:
         result = _scan(table)
     if not all(e.is_current(states[e.group]) for _, e in table.staged):

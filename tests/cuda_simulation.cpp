@@ -3,12 +3,13 @@
 #include <vector>
 
 #include "../csrc/cuda/chunk.h"
+#include "../csrc/cuda/launch.h"
 #include "../csrc/cuda/plan.h"
 
 namespace fused_sched {
 namespace {
 
-constexpr int kThreads = 128;
+constexpr int kThreads = kBlockThreads;
 
 template <Rule kRule, bool kExtra, typename P, typename G, typename S>
 void run_block(const Step& step, int block) {
@@ -68,7 +69,7 @@ int run_launch(const Launch& l, const Step& step) {
   const int kind = find_kind(l.kind);
   if (kind == kKindCount) return 1;
   if (kind >= 0) {
-    const Block block = l.extra != 0 ? find_block<kRule, true>(kind) : find_block<kRule, false>(kind);
+    const Block block = (l.extra != 0 ? find_block<kRule, true> : find_block<kRule, false>)(kind);
     for (int i = static_cast<int>(l.n_blocks); i-- > 0;) block(step, i);
   }
   if (step.last != 0) finish<kRule>(step);

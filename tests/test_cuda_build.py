@@ -174,8 +174,6 @@ def test_elements_are_accessed_in_global_memory_only(library: Library) -> None:
                 assert not [c for c in code if re.search(r"\b(LD|ST)\.E\.(128|U16)", c)], name
 
 
-
-
 def test_separate_operations_stay_separate(tmp_path: Path) -> None:
     """A program's product and sum are two roundings, as in Python."""
     source = tmp_path / "probe.cu"

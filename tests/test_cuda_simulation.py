@@ -17,10 +17,9 @@ from fused_sched.control_block import HEADER
 from fused_sched.lr_scheduler import CosineAnnealingLR, CyclicLR, LambdaLR, StepLR
 from fused_sched.optim import SGD, Adam, AdamW
 
-pytest.importorskip("triton", reason="the device table is among the Triton kernels")
 pytest.importorskip("fused_sched._C", reason="the C++ extension is the oracle")
 
-from fused_sched.backends.cuda import LAUNCH, LAUNCH_WIDTH, SCHEDULE, SCHEDULE_WIDTH, CudaBackend
+from fused_sched.backends.cuda import BLOCK_THREADS, LAUNCH, LAUNCH_WIDTH, SCHEDULE, SCHEDULE_WIDTH, CudaBackend
 
 SOURCE = Path(__file__).with_name("cuda_simulation.cpp")
 STEPS = 5
@@ -240,5 +239,7 @@ def test_words_have_the_order_of_the_headers() -> None:
         body = text.split(f"struct {struct} {{")[1].split("};")[0]
         return [line.split(";")[0].split()[-1].lstrip("*") for line in body.splitlines() if ";" in line]
 
+    launch = (Path(__file__).parent.parent / "csrc/cuda/launch.h").read_text()
+    assert f"kBlockThreads = {BLOCK_THREADS};" in launch
     assert fields("plan.h", "Launch") == [*LAUNCH, "unused[2]"]
     assert fields("step.h", "DeviceSchedule") == [*SCHEDULE, "unused"]

@@ -130,11 +130,12 @@ FUSED_SCHED_HD inline void update_elements(const Arrays<P, G, S>& a, const Scala
     if (kExtra && s.extra != 0) return run(AdamBody<kExtra, P, G, S>{a, s});
     run(AdamBody<false, P, G, S>{a, s});
   } else {
-    constexpr Momentum kRunning = kExtra ? Momentum::kRunning : Momentum::kNone;
-    constexpr Momentum kFirst = kExtra ? Momentum::kFirst : Momentum::kNone;
-    if (kExtra && s.extra == static_cast<int>(kRunning)) return run(SgdBody<kRunning, P, G, S>{a, s});
-    if (kExtra && s.extra == static_cast<int>(kFirst)) return run(SgdBody<kFirst, P, G, S>{a, s});
-    run(SgdBody<Momentum::kNone, P, G, S>{a, s});
+    const Momentum momentum = kExtra ? static_cast<Momentum>(s.extra) : Momentum::kNone;
+    switch (momentum) {
+      case Momentum::kNone: run(SgdBody<Momentum::kNone, P, G, S>{a, s}); break;
+      case Momentum::kFirst: run(SgdBody<Momentum::kFirst, P, G, S>{a, s}); break;
+      case Momentum::kRunning: run(SgdBody<Momentum::kRunning, P, G, S>{a, s}); break;
+    }
   }
 }
 

@@ -1,6 +1,6 @@
-// Several neighbouring elements at a time: one wide access, and conversions by the GPU's instructions.
+// Several neighbouring elements at a time: one wide access, and the GPU's own conversions.
 //
-// The same values as load() and store() in dtypes.h, which the host uses; only the bits of a NaN
+// They give the values of load() and store() in dtypes.h, which the host uses; only a NaN's bits
 // differ.
 #pragma once
 

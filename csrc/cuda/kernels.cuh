@@ -14,12 +14,14 @@ namespace {
 constexpr int kThreads = kBlockThreads;
 // So many blocks have to fit a multiprocessor at a time: at most 64 registers a thread, 80 with one
 // more array, 128 for double.
-template <Rule kRule, bool kExtra, typename T>
-constexpr int kBlocksPerProcessor = sizeof(T) == 8 ? 4 : kRule == Rule::kAdam && kExtra ? 6 : 8;
-constexpr int kSharedDoubles = 512;     // code and values of a program; larger ones use global memory
+template <Rule kRule, bool kExtra, typename P>
+constexpr int kBlocksPerProcessor = sizeof(P) == 8 ? 4 : kRule == Rule::kAdam && kExtra ? 6 : 8;
+
+// For code and values of a program; a larger one uses global memory.
+constexpr int kSharedDoubles = 512;
 
 // Copies the program's code to shared memory if everything fits there, else uses it where it is.
-// Returns where the values go.
+// Returns the place for the values.
 __device__ inline double* place_program(const DeviceSchedule& s, int lanes, double* shared,
                                         const int32_t** code) {
   const int64_t n_words = s.n_ops * kCodeWidth;
@@ -43,8 +45,8 @@ __device__ inline void advance_one(const DeviceSchedule& s, double* control, dou
   if (threadIdx.x < lanes) common::advance_groups(s, code, control, values, threadIdx.x, lanes);
 }
 
-// Advances schedules in turn, by all threads of a block. Not inlined: the registers that it needs are
-// none of the update loop's concern.
+// Advances schedules in turn, by all threads of a block. Not inlined: its registers are none of the
+// update loop's concern.
 __device__ __noinline__ void advance_all(const DeviceSchedule* schedules, int count,
                                          double* control, bool skipped) {
   __shared__ double shared[kSharedDoubles];
@@ -66,17 +68,22 @@ __device__ void finish_step(const Step& step) {
   advance_all(step.schedules, step.n_schedules, step.control, skipped);
 }
 
+// Adds 1 and returns what was there before. What this block did so far comes before it for a block
+// that sees the sum, and what this block does next comes after.
+__device__ inline unsigned long long add_one(int64_t* ticket) {
+  unsigned long long before;
+  asm volatile("atom.add.acq_rel.gpu.global.u64 %0, [%1], 1;"
+               : "=l"(before)
+               : "l"(__cvta_generic_to_global(ticket))
+               : "memory");
+  return before;
+}
+
 // Whether this is the last block to come here.
 __device__ inline bool take_ticket(int64_t* ticket) {
   __shared__ bool is_last;
   __syncthreads();  // the ticket is taken by one thread: all must have read by then
-  if (threadIdx.x == 0) {
-    __threadfence();
-    const unsigned long long done =
-        atomicAdd(reinterpret_cast<unsigned long long*>(ticket), 1ull);
-    is_last = done == gridDim.x - 1;
-    __threadfence();
-  }
+  if (threadIdx.x == 0) is_last = add_one(ticket) == gridDim.x - 1;
   __syncthreads();
   return is_last;
 }
@@ -108,11 +115,13 @@ __device__ void update_chunk(const Step& step, const ChunkPlace& place, int64_t 
 }
 
 template <Rule kRule, bool kExtra, typename P, typename G, typename S>
-__global__ void __launch_bounds__(kThreads, (kBlocksPerProcessor<kRule, kExtra, typename ComputeType<P>::type>))
+__global__ void __launch_bounds__(kThreads, (kBlocksPerProcessor<kRule, kExtra, P>))
     update_kernel(const __grid_constant__ Step step) {
   const ChunkPlace place = step.chunks[blockIdx.x];
   const int64_t grad = step.grads[place.record];
-  if (grad != 0 && !common::is_skipped(step)) update_chunk<kRule, kExtra, P, G, S>(step, place, grad);
+  if (grad != 0 && !common::is_skipped(step)) {
+    update_chunk<kRule, kExtra, P, G, S>(step, place, grad);
+  }
   if (step.last == 0) return;
   int64_t* ticket = reinterpret_cast<int64_t*>(step.control) + kHeaderTicket;
   if (!take_ticket(ticket)) return;

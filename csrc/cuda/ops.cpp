@@ -54,9 +54,8 @@ using CurrentStream = int32_t (*)(int32_t device, void** stream);
 // build of torch has it, and this library can be built and loaded beside any other.
 CurrentStream find_current_stream() {
   void* torch_cuda = dlopen("libtorch_cuda.so", RTLD_LAZY | RTLD_NOLOAD);
-  void* function =
-      dlsym(torch_cuda == nullptr ? RTLD_DEFAULT : torch_cuda, "aoti_torch_get_current_cuda_stream");
-  return reinterpret_cast<CurrentStream>(function);
+  void* where = torch_cuda == nullptr ? RTLD_DEFAULT : torch_cuda;
+  return reinterpret_cast<CurrentStream>(dlsym(where, "aoti_torch_get_current_cuda_stream"));
 }
 
 CurrentStream current_stream() {

@@ -66,8 +66,10 @@ FUSED_SCHED_HD inline void count_updates(const Step& step, int thread, int n_thr
 // of every lane. The odd stride keeps lanes off each other's banks of shared memory.
 FUSED_SCHED_HD inline int64_t value_stride(int64_t n_ops) { return n_ops | 1; }
 
+// Threads that run a program's groups; at least one, for the operations that run once.
 FUSED_SCHED_HD inline int lane_count(int64_t n_groups, int n_threads) {
-  return n_groups < n_threads ? static_cast<int>(n_groups) : n_threads;
+  if (n_groups >= n_threads) return n_threads;
+  return n_groups < 1 ? 1 : static_cast<int>(n_groups);
 }
 
 // First half of an advance, by one thread: the operations that run once, into lane 0's values.

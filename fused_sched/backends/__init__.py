@@ -27,7 +27,8 @@ _AUTOMATIC: dict[str, tuple[str, ...]] = {
 }
 _DEVICES = dict(_AUTOMATIC)
 if os.environ.get("TRITON_INTERPRET") == "1":
-    _DEVICES["triton"] = ("cuda", "cpu")  # slow, so only when named
+    # The interpreter follows addresses on the host. It is slow, so it runs only when named.
+    _AUTOMATIC["triton"], _DEVICES["triton"] = (), ("cpu",)
 NAMES: tuple[str, ...] = tuple(_MODULES)  # in order of preference
 
 

@@ -23,16 +23,17 @@ from ..parameter_table import ParameterTable
 from .base import Backend, Update
 
 try:
-    from .. import _C
+    from .. import _C as _extension
 except ImportError:
-    _C = None
+    _extension = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from ..schedule import Schedule
 
+_C: Any = _extension
 _PACKAGE = Path(__file__).parent.parent
 _RULES = {"sgd": 0, "adam": 1}
-_LANES = 128  # threads of a block
+BLOCK_THREADS = 128  # as in csrc/cuda/launch.h
 
 # Words of a launch, in the order of csrc/cuda/ops.cpp, and of a schedule, as in csrc/cuda/step.h.
 LAUNCH = (
@@ -75,7 +76,7 @@ class _Tracked:
         self.device: DeviceTable | None = None
         self.moved = self.rebuilt = True
         self.plan: _Plan | None = None
-        self.where: tuple[int, int] | None = None  # DLPack's device, if the scan in C++ can follow
+        self.where: tuple[int, int] | None = None  # for the pointer scan
 
 
 class CudaBackend(Backend):
@@ -99,21 +100,13 @@ class CudaBackend(Backend):
         pointers.note_layouts(table)
         tracked = self._tracked.setdefault(table, _Tracked())
         tracked.rebuilt = True
-        tracked.where = None
-        if _C is not None and table.entries:
-            kind, index = table.entries[0].param.__dlpack_device__()
-            tracked.where = int(kind), index
+        tracked.where = pointers.where_in_c(table)
 
     def scan(self, table: ParameterTable, states: Sequence[int]) -> bool:
         tracked = self._tracked.get(table)
         if tracked is None:
             return False
-        if tracked.where is None:
-            result = pointers.scan(table, states, False)
-        else:
-            result = _C.scan(table.lists, table.ids, table.layouts, table.records, table.needed, *tracked.where)
-            if table.staged and not all(e.is_current(states[e.group]) for _, e in table.staged):
-                result = pointers.REBUILD
+        result = pointers.scan(table, states, tracked.where)
         tracked.moved |= result == pointers.MOVED
         return bool(result != pointers.REBUILD)
 
@@ -209,7 +202,6 @@ class CudaBackend(Backend):
         self._operators.prepare(plan, table.device.index)  # inside a capture, the first launch is too late
         return _Plan(key, plan, table.grads, [key, table, table.records, table.parts, schedules, kept])
 
-
     def _advance_plan(self, schedule: Schedule, capturing: bool) -> _Plan:
         control = schedule.block.tensor
         key = schedule.memory.tensor, schedule.program, control, schedule.guarded
@@ -245,7 +237,8 @@ def _schedule_table(schedules: Sequence[Schedule], device: torch.device) -> tupl
     for schedule in schedules:
         n_ops, n_groups = len(schedule.code), schedule.program.n_groups
         code = upload(schedule.code, device)
-        scratch = torch.empty(min(n_groups, _LANES) * (n_ops + 1), dtype=torch.float64, device=device)
+        lanes = max(1, min(n_groups, BLOCK_THREADS))
+        scratch = torch.empty(lanes * (n_ops + 1), dtype=torch.float64, device=device)
         kept += [code, scratch, schedule.memory.tensor]
         values = {
             "code": code.data_ptr(),
@@ -284,6 +277,8 @@ def load_library(path: Path = _PACKAGE / "_cuda.so") -> None:
         torch.ops.load_library(str(path))
     except OSError as error:
         raise ImportError(f"the CUDA library does not suit torch {torch.__version__}: {error}") from error
+    for name in ("update", "advance", "prepare", "check"):  # for tensors without memory there is nothing to do
+        torch.library.register_fake(f"fused_sched::cuda_{name}", lambda *args: None)
 
 
 def make() -> Backend:

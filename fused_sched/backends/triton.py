@@ -48,11 +48,14 @@ class _Plan:
 
 
 class _Tracked:
-    """What the backend knows about a parameter table: its device copy, and whether that is out of date."""
+    """What the backend knows about a parameter table: its device copy, and whether that is out of date.
+
+    ``where`` is for the pointer scan.
+    """
 
     def __init__(self) -> None:
         self.device: DeviceTable | None = None
-        self.in_c = False
+        self.where: tuple[int, int] | None = None
         self.moved = True
         self.rebuilt = True
         self.plan: _Plan | None = None
@@ -75,13 +78,13 @@ class TritonBackend(Backend):
         pointers.note_layouts(table)
         tracked = self._tracked.setdefault(table, _Tracked())
         tracked.rebuilt = True
-        tracked.in_c = pointers.follows_in_c(table)
+        tracked.where = pointers.where_in_c(table)
 
     def scan(self, table: ParameterTable, states: Sequence[int]) -> bool:
         tracked = self._tracked.get(table)
         if tracked is None:
             return False
-        result = pointers.scan(table, states, tracked.in_c)
+        result = pointers.scan(table, states, tracked.where)
         tracked.moved |= result == pointers.MOVED
         return bool(result != pointers.REBUILD)
 

@@ -1,0 +1,211 @@
+"""The kernels of the CUDA library on a GPU: the Triton backend's bits, or nearly so where a power is involved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from fused_sched import backends
+from fused_sched.control_block import HEADER
+from fused_sched.lr_scheduler import CosineAnnealingLR, CyclicLR, LambdaLR, StepLR
+from fused_sched.optim import SGD, Adam, AdamW
+
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+SIZES = [1, 7, 8, 130, 1024, 1031, 8192, 70_001]
+RULES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "sgd": (SGD, {"lr": 0.1, "weight_decay": 0.01}),
+    "momentum": (SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True}),
+    "dampening": (SGD, {"lr": 0.1, "momentum": 0.9, "dampening": 0.2, "maximize": True}),
+    "adam": (Adam, {"lr": 0.01, "weight_decay": 0.1}),
+    "adamw": (AdamW, {"lr": 0.01}),
+    "amsgrad": (AdamW, {"lr": 0.01, "amsgrad": True, "betas": (0.3, 0.9)}),
+}
+NoSync = Callable[[], Any]
+Capture = Callable[[Callable[[], None]], torch.cuda.CUDAGraph]
+WarmUp = Callable[[Callable[[], None], int], None]
+
+
+@pytest.fixture(autouse=True)
+def _needs_the_library() -> None:
+    reason = backends.reason_unavailable("cuda")
+    if reason is not None:
+        pytest.skip(reason)
+
+
+def other_backend(device: str) -> str:
+    name = "triton" if device == "cuda" else "cpu"
+    reason = backends.reason_unavailable(name)
+    if reason is not None:
+        pytest.skip(reason)
+    return name
+
+
+def make_params(dtype: torch.dtype, offset: int = 0, device: str = "cuda", sizes: Any = SIZES) -> list[Any]:
+    generator = torch.Generator().manual_seed(5)
+    made = [torch.randn(n + offset, generator=generator).to(dtype).to(device)[offset:] for n in sizes]
+    return [torch.nn.Parameter(t) for t in made]
+
+
+def set_gradients(params: list[Any], step: int) -> None:
+    generator = torch.Generator().manual_seed(step)
+    for i, p in enumerate(params):
+        g = torch.randn(p.shape, generator=generator).to(p.dtype).to(p.device)
+        p.grad = None if (i + step) % 5 == 4 else g
+
+
+def everything(optimizer: Any, params: list[Any]) -> list[torch.Tensor]:
+    states = [v for p in params for v in optimizer.state[p].values() if isinstance(v, torch.Tensor)]
+    return [t.detach().cpu() for t in (*params, *states)]
+
+
+def check_close(got: list[torch.Tensor], expected: list[torch.Tensor], units: int) -> None:
+    """``units``: how many units in the last place of the larger of an element and 1 the two may differ."""
+    for i, (a, b) in enumerate(zip(got, expected, strict=True)):
+        tolerance = units * (torch.finfo(a.dtype).eps if a.dtype.is_floating_point else 0.0)
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance, msg=lambda m, i=i: f"tensor {i}: {m}")
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"], ids=["triton", "cpu"])
+@pytest.mark.parametrize("offset", [0, 1], ids=["aligned", "unaligned"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("rule", RULES)
+def test_update_matches_another_backend(rule: str, dtype: torch.dtype, offset: int, device: str) -> None:
+    make, options = RULES[rule]
+    results = []
+    steps = 5
+    for backend, where in (("cuda", "cuda"), (other_backend(device), device)):
+        params = make_params(dtype, offset, where)
+        optimizer = make(params, backend=backend, **options)
+        for step in range(steps):
+            set_gradients(params, step)
+            optimizer.step()
+        results.append(everything(optimizer, params))
+    check_close(*results, units=0 if make is SGD else 2 * steps)
+
+
+@pytest.mark.parametrize("found", [0.0, 1.0])
+def test_scaled_gradients_and_overflow(found: float) -> None:
+    results = []
+    for backend, device in (("cuda", "cuda"), (other_backend("cpu"), "cpu")):
+        params = make_params(torch.float16, device=device)
+        optimizer = SGD(params, lr=0.1, momentum=0.9, backend=backend)
+        scheduler = CosineAnnealingLR(optimizer, T_max=9, fused=True, skip_with_optimizer=True)
+        for step in range(4):
+            set_gradients(params, step)
+            optimizer.grad_scale = torch.tensor([8.0], device=device)
+            optimizer.found_inf = torch.tensor([found if step == 2 else 0.0], device=device)
+            optimizer.step()
+            scheduler.step()
+            assert optimizer._block.integers[HEADER["skipped"]].item() == (step == 2 and found == 1.0)
+        results.append([*everything(optimizer, params), *(p.grad.cpu() for p in params if p.grad is not None)])
+        results[-1].append(torch.tensor(scheduler.get_last_lr(), dtype=torch.float64))
+    check_close(results[0][:-1], results[1][:-1], units=0)
+    check_close(results[0][-1:], results[1][-1:], units=4)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("n_groups", [1, 3, 300])
+def test_schedules_follow_the_host(n_groups: int, fused: bool, no_sync: NoSync) -> None:
+    params = make_params(torch.float32, sizes=[3] * n_groups)
+    optimizer = SGD([{"params": [p], "lr": 0.1 + i} for i, p in enumerate(params)], momentum=0.5, backend="cuda")
+    makers: list[Callable[[Any], Any]] = [
+        lambda o: CosineAnnealingLR(o, T_max=70, fused=fused),
+        lambda o: LambdaLR(o, lambda epoch: 1 / (1 + epoch), fused=fused),
+        lambda o: CyclicLR(o, 0.01, 0.3, step_size_up=7, fused=fused),
+        lambda o: StepLR(o, 9, fused=fused),
+    ]
+    scheduler = makers[n_groups % len(makers)](optimizer)
+    for p in params:
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    scheduler.step()
+    with no_sync():
+        for _ in range(40):
+            optimizer.step()
+            scheduler.step()
+    block = optimizer._block
+    on_device = torch.stack([block.tensor[block.slot(g, "lr")] for g in range(n_groups)]).tolist()
+    assert on_device == pytest.approx(scheduler.get_last_lr(), rel=1e-12)
+    assert scheduler._schedule.memory.tensor.tolist() == pytest.approx(list(scheduler._schedule.memory.host), rel=1e-12)
+    assert block.integers[HEADER["ticket"]].item() == 0
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("fresh", [False, True], ids=["static gradients", "gradients of the graph"])
+def test_replays_equal_eager_steps(
+    fresh: bool, fused: bool, capture: Capture, warm_up: WarmUp, no_sync: NoSync
+) -> None:
+    results = []
+    for graphed in (True, False):
+        params = make_params(torch.float32)
+        optimizer = AdamW([{"params": params[:2], "lr": 0.02}, {"params": params[2:]}], lr=0.01, backend="cuda")
+        scheduler = CosineAnnealingLR(optimizer, T_max=600, fused=fused)
+        for p in params:
+            p.grad = torch.zeros_like(p)
+
+        def body(params: Any = params, optimizer: Any = optimizer, scheduler: Any = scheduler) -> None:
+            for p in params:
+                gradient = torch.sin(p.detach() * 3) * 0.5 + 0.01
+                if fresh:
+                    p.grad = gradient
+                else:
+                    p.grad.copy_(gradient)
+            optimizer.step()
+            scheduler.step()
+
+        warm_up(body, 3)
+        run = capture(body).replay if graphed else body
+        with no_sync():
+            for i in range(200):
+                optimizer.param_groups[0]["weight_decay"] = i / 1000
+                run()
+        results.append([*everything(optimizer, params), torch.tensor(scheduler.get_last_lr(), dtype=torch.float64)])
+    check_close(*results, units=0)
+
+
+def test_many_steps_leave_no_block_behind() -> None:
+    """Every step is counted once: no ticket is lost with thousands of blocks on many streams' worth of steps."""
+    params = make_params(torch.float32, sizes=[1] * 3000 + [3_000_000])
+    optimizer = SGD(params, lr=0.0, momentum=0.9, backend="cuda")
+    for p in params:
+        p.grad = torch.zeros_like(p)
+    for _ in range(300):
+        optimizer.step()
+    assert (optimizer._block.counts[: len(params)] == 300).all()
+    assert optimizer._block.integers[HEADER["ticket"]].item() == 0
+
+
+def test_a_step_is_one_launch() -> None:
+    params = make_params(torch.float32)
+    optimizer = AdamW([{"params": [p]} for p in params], lr=0.01, backend="cuda")
+    scheduler = CosineAnnealingLR(optimizer, T_max=10, fused=True)
+    for p in params:
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    scheduler.step()
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        optimizer.step()
+        scheduler.step()
+        torch.cuda.synchronize()
+    on_device = [e.name for e in profile.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+    assert len(on_device) == 1, on_device
+    assert "update_kernel" in on_device[0]
+
+
+def test_another_device_and_stream_than_the_current() -> None:
+    if torch.cuda.device_count() < 2:
+        pytest.skip("one GPU only")
+    params = make_params(torch.float32, device="cuda:1")
+    optimizer = SGD(params, lr=1.0, backend="cuda")
+    before = params[3].detach().clone()
+    set_gradients(params, 0)
+    with torch.cuda.stream(torch.cuda.Stream("cuda:1")):
+        torch.cuda.set_device(0)
+        optimizer.step()
+    torch.cuda.synchronize("cuda:1")
+    assert torch.cuda.current_device() == 0
+    assert torch.equal(params[3].detach(), before - params[3].grad)
