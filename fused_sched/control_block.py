@@ -42,12 +42,13 @@ FLAGS: dict[str, int] = {
 GROUP_CAPACITY = 1024  # rows reserved, so that add_param_group does not move the block
 
 
-def refuse_in_capture(tensor: torch.Tensor, what: str) -> None:
+def refuse_in_capture(
+    tensor: torch.Tensor, what: str, fix: str = "do it before the capture or between replays"
+) -> None:
     """Raise RuntimeError if what the host does now to ``tensor``'s device would end up in a CUDA graph."""
     if tensor.is_cuda and torch.cuda.is_current_stream_capturing():
         raise RuntimeError(
-            f"{what} inside a CUDA graph capture, where it would be recorded once and repeated by every replay: "
-            "do it before the capture or between replays"
+            f"{what} inside a CUDA graph capture, where it would be recorded once and repeated by every replay: {fix}"
         )
 
 
@@ -73,6 +74,7 @@ class HostedArray:
         self.remote = device.type != "cpu" if remote is None else remote
         self.stale = False
         self.volatile = False
+        self.captured = False
         self._hosted = values.numel() if hosted is None else hosted
         self.host: MutableSequence[float]
         if self.remote:
@@ -111,6 +113,11 @@ class HostedArray:
         self.host[start : start + len(values)] = values
         if self.remote:
             self.tensor[start : start + len(values)].copy_(torch.tensor(values, dtype=torch.float64), non_blocking=True)
+
+    def note_capture(self) -> None:
+        """A CUDA graph points to the tensor from now on; replays change it unseen."""
+        self.captured = True
+        self.volatile = self.remote
 
     def copy_from_device(self, index: int, value: torch.Tensor) -> None:
         """Set one number from a one-element tensor without reading it on the host."""

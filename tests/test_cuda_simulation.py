@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from fused_sched import backends
+from fused_sched.backends.cuda import BLOCK_THREADS, LAUNCH, LAUNCH_WIDTH, SCHEDULE, SCHEDULE_WIDTH, CudaBackend
 from fused_sched.control_block import HEADER
+from fused_sched.kernels.pointers import REBUILD, UNCHANGED
 from fused_sched.lr_scheduler import CosineAnnealingLR, CyclicLR, LambdaLR, StepLR
 from fused_sched.optim import SGD, Adam, AdamW
 
-pytest.importorskip("fused_sched._C", reason="the C++ extension is the oracle")
-
-from fused_sched.backends.cuda import BLOCK_THREADS, LAUNCH, LAUNCH_WIDTH, SCHEDULE, SCHEDULE_WIDTH, CudaBackend
+_C: Any = pytest.importorskip("fused_sched._C", reason="the C++ extension is the oracle")
 
 SOURCE = Path(__file__).with_name("cuda_simulation.cpp")
 STEPS = 5
@@ -183,6 +183,7 @@ def test_overflow_skips_update_and_count(guarded: bool, simulation: Simulation) 
     check_equal(*results)
 
 
+@pytest.mark.filterwarnings("ignore:.*one more fused scheduler")
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("n_groups", [1, 3, 200])
 def test_schedules_of_many_groups(n_groups: int, fused: bool, simulation: Simulation) -> None:
@@ -231,6 +232,19 @@ def test_unchanged_gradients_change_nothing_on_the_host(simulation: Simulation) 
     optimizer.step()
     assert tracked.plan is plan
     assert rows[0, LAUNCH.index("grads")] == tracked.device.grads.data_ptr() != grads.data_ptr()
+
+
+def test_the_scan_compares_devices(simulation: Simulation) -> None:
+    params = make_params(torch.float32)
+    optimizer = AdamW(params, lr=0.01, backend="cuda")
+    set_gradients(params, 1)
+    optimizer.step()
+    t = optimizer._table
+    arguments = t.lists, t.ids, t.layouts, t.records, t.needed
+    assert [_C.scan(*arguments), _C.scan(*arguments, 1, 0)] == [UNCHANGED] * 2
+    assert [_C.scan(*arguments, 2, 0), _C.scan(*arguments, 1, 1)] == [REBUILD] * 2
+    with pytest.raises(TypeError, match="takes 7 positional arguments, but 6 were given"):
+        _C.scan(*arguments, 1)
 
 
 def test_words_have_the_order_of_the_headers() -> None:

@@ -129,7 +129,7 @@ class TritonBackend(Backend):
         """Keep what the graph points to, and stop trusting host mirrors: replays are not seen here."""
         self._captured.setdefault(owner, []).extend([*kept, [h.tensor for h in hosted]])
         for array in hosted:
-            array.volatile = array.stale = array.remote
+            array.note_capture()
 
     def _device_table(self, update: Update, capturing: bool) -> DeviceTable:
         tracked = self._tracked[update.table]

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .. import backends
-from ..control_block import ControlBlock
+from ..control_block import GROUP_STRIDE, ControlBlock, refuse_in_capture
 from ..live_dict import Changes
 from ..param_group import ParamGroup
 from ..param_state import OptimizerState, ParamState
@@ -233,11 +233,20 @@ class FusedOptimizer(Optimizer):
         self._changes.structure = True
 
     def _move_block(self, block: ControlBlock) -> None:
-        """Continue in a larger or renumbered control block."""
+        """Continue in a larger or renumbered control block.
+
+        Raises:
+            RuntimeError: a captured CUDA graph points to the present one.
+        """
         old = self._block
+        if old.captured:
+            raise RuntimeError(
+                "the control block has to grow or to be renumbered, but a captured CUDA graph points to it: "
+                "add and remove param groups before the capture, or make a new optimizer"
+            )
         for group in self.param_groups:
             index = block.add_group()
-            for field_index in range(16):
+            for field_index in range(GROUP_STRIDE):
                 source = old.slot(group.index, "lr") + field_index  # type: ignore[attr-defined]
                 block.write(block.slot(index, "lr") + field_index, old.read(source))
             group.move_to(block, index)  # type: ignore[attr-defined]
@@ -311,6 +320,8 @@ class FusedOptimizer(Optimizer):
         for key in self._state_keys[:needed]:
             tensor = state.get(key)
             if tensor is None:
+                warm_up = "run one optimizer.step() with all gradients before the capture"
+                refuse_in_capture(p, f"the optimizer's state {key!r} was made", warm_up)
                 tensor = torch.zeros_like(p, dtype=dtype, memory_format=memory_format)
                 state.store(key, tensor)
             elif tensor.shape != p.shape:
