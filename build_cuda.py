@@ -84,6 +84,13 @@ def architectures(nvcc: str, text: str | None = None) -> list[str]:
     return options
 
 
+def compression(nvcc: str) -> list[str]:
+    """Options for a library of a tenth of the size; drivers older than CUDA 13 may not be able to read it."""
+    version = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"release (\d+)", version)
+    return ["--compress-mode=size"] if found and int(found[1]) >= 13 else []
+
+
 def build(output: Path, folder: Path, extra: Sequence[str] = ()) -> str:
     """Compile and link.
 
@@ -107,10 +114,11 @@ def build(output: Path, folder: Path, extra: Sequence[str] = ()) -> str:
     output.parent.mkdir(parents=True, exist_ok=True)
     jobs = int(os.environ.get("MAX_JOBS") or min(4, os.cpu_count() or 1))
     common = [nvcc, *FLAGS, *extra, f"-DTORCH_TARGET_VERSION={TORCH_TARGET}", *(f"-I{p}" for p in include_paths())]
+    code = [*architectures(nvcc), *compression(nvcc), f"--threads={jobs}"]
     said, objects = "", []
     for source in SOURCES:
         objects.append(str(folder / (Path(source).stem + ".o")))
-        options = [*architectures(nvcc), f"--threads={jobs}"] if source.endswith(".cu") else []
+        options = code if source.endswith(".cu") else []
         said += _run([*common, *options, "-c", str(ROOT / source), "-o", objects[-1]])
     libraries = [*(f"-L{p}" for p in library_paths()), "-ltorch_cpu"]
     said += _run([nvcc, "-shared", "-cudart=static", *objects, *libraries, "-Xlinker=-s", "-o", str(output)])

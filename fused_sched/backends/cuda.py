@@ -250,8 +250,9 @@ def _schedule_table(schedules: Sequence[Schedule], device: torch.device) -> tupl
             "guarded": int(schedule.guarded),
         }
         rows.append(_row(SCHEDULE, SCHEDULE_WIDTH, values))
-    table = torch.tensor(rows, dtype=torch.int64).reshape(-1, SCHEDULE_WIDTH)
-    return upload(table, device), kept
+    if not rows:
+        return torch.empty(0, SCHEDULE_WIDTH, dtype=torch.int64, device=device), kept
+    return upload(torch.tensor(rows, dtype=torch.int64), device), kept
 
 
 def _same(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
