@@ -181,99 +181,13 @@ class Twins:
 def distance(actual: Tensor, expected: Tensor) -> float:
     """The largest error of an element, relative to its size plus the tensor's root mean square.
 
-    In float16 elements that torch's for-loop turned into inf or NaN do not count: where a gradient is so
+    In float16, elements that torch's for-loop turned into inf or NaN do not count: where a gradient is so
     small that its square vanishes, it divides by 0. They are few.
     """
-    if actual.dtype == torch.float16:
+    if expected.dtype == torch.float16:
         finite = expected.isfinite()
         assert (~finite).sum() <= 1 + finite.numel() // 500, "torch's result is inf or NaN in too many places"
         actual, expected = actual[finite], expected[finite]
-    wide = torch.complex128 if dtype.is_complex else torch.float64
-    return torch.randn(shape, generator=g, dtype=wide).to(dtype)
-
-
-class Twins:
-    """Ours and torch's optimizer over equal parameters.
-
-    Args:
-        name: ``"SGD"``, ``"Adam"`` or ``"AdamW"``.
-        values: initial values, one list a param group.
-        backend: of our optimizer.
-        layout: how the parameters lie in memory.
-        group_options: options of each group; default none.
-        options: for both constructors.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        values: Sequence[Sequence[Tensor]],
-        backend: str | None,
-        layout: Callable[[Tensor], Tensor] = _contiguous,
-        group_options: Sequence[dict[str, Any]] | None = None,
-        **options: Any,
-    ) -> None:
-        self.name = name
-        options = {"lr": LR[name], **options}
-        extra = group_options or [{}] * len(values)
-        self.our_groups, self.torch_groups = (
-            [[layout(v).requires_grad_() for v in group] for group in values] for _ in range(2)
-        )
-        self.ours = getattr(fused_sched.optim, name)(
-            [{"params": p, **e} for p, e in zip(self.our_groups, extra, strict=True)], backend=backend, **options
-        )
-        self.torchs = getattr(torch.optim, name)(
-            [{"params": p, **e} for p, e in zip(self.torch_groups, extra, strict=True)],
-            foreach=False,
-            fused=False,
-            **options,
-        )
-
-    @property
-    def our_params(self) -> list[Tensor]:
-        return [p for group in self.our_groups for p in group]
-
-    @property
-    def torch_params(self) -> list[Tensor]:
-        return [p for group in self.torch_groups for p in group]
-
-    def set_grads(self, grads: Sequence[Tensor | None], layout: Callable[[Tensor], Tensor] = _contiguous) -> None:
-        for params in (self.our_params, self.torch_params):
-            for p, g in zip(params, grads, strict=True):
-                p.grad = None if g is None else layout(g)
-
-    def random_grads(self, g: torch.Generator, scale: float = 1.0) -> list[Tensor]:
-        """Normal; in float16 at least 0.5 in size, since the squares of small ones have no digits there."""
-        grads = [normal(g, p.shape, p.dtype) * scale for p in self.our_params]
-        return [x + torch.sign(x) * 0.5 if x.dtype == torch.float16 else x for x in grads]
-
-    def step(self) -> None:
-        self.ours.step()
-        self.torchs.step()
-
-    def run(self, g: torch.Generator, steps: int) -> None:
-        for _ in range(steps):
-            self.set_grads(self.random_grads(g))
-            self.step()
-
-    def states(self) -> list[tuple[str, Tensor, Tensor]]:
-        """(key, ours, torch's) of every state tensor; asserts that both have the same ones."""
-        ours, torchs = self.ours.state_dict()["state"], self.torchs.state_dict()["state"]
-        assert ours.keys() == torchs.keys()
-        found = []
-        for index in torchs:
-            assert ours[index].keys() == torchs[index].keys(), f"state of parameter {index}"
-            found += [(key, ours[index][key], torchs[index][key]) for key in torchs[index]]
-        return found
-
-
-def distance(actual: Tensor, expected: Tensor) -> float:
-    """The largest error of an element, relative to its size plus the tensor's root mean square.
-
-    In float16 the worst of every 500 elements do not count: where a gradient is so small that its square
-    vanishes in float16, torch's for-loop divides by next to nothing, and its result is no oracle.
-    """
-    left_out = actual.numel() // 500 if actual.dtype == torch.float16 else 0
     wide = torch.complex128 if expected.dtype.is_complex else torch.float64
     actual, expected = actual.detach().to(wide), expected.detach().to(wide)
     if expected.numel() == 0:
