@@ -17,7 +17,7 @@
 #define FUSED_SCHED_ISA common
 #endif
 
-#if defined(__CUDA_ARCH__) || defined(__FP_FAST_FMAF) || defined(__FMA__) || defined(__aarch64__)
+#if defined(__CUDACC__) || defined(__FP_FAST_FMAF) || defined(__FMA__) || defined(__aarch64__)
 #define FUSED_SCHED_HARDWARE_FMA 1
 #else
 #define FUSED_SCHED_HARDWARE_FMA 0

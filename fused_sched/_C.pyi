@@ -4,8 +4,20 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-def scan(groups: Sequence[Sequence[Tensor]], ids: Tensor, layouts: Tensor, records: Tensor, needed: Tensor) -> int:
-    """Compare the table with the parameters; 0 nothing moved, 1 gradient addresses were updated, 2 rebuild it."""
+def scan(
+    groups: Sequence[Sequence[Tensor]],
+    ids: Tensor,
+    layouts: Tensor,
+    records: Tensor,
+    needed: Tensor,
+    device_type: int = 1,
+    device_id: int = 0,
+    /,
+) -> int:
+    """Compare the table with the parameters, which are on a device by DLPack's numbers (default: the CPU).
+
+    0: nothing moved; 1: gradient addresses were updated; 2: the table has to be rebuilt.
+    """
 
 def layout(tensor: Tensor) -> int:
     """A non-zero hash of dtype, shape and strides."""

@@ -19,6 +19,7 @@ ENVIRONMENT = {
     "FUSED_SCHED_BACKEND": "backend to use instead of the automatic choice",
     "FUSED_SCHED_CPU_CAPABILITY": "instruction set of the cpu backend (portable, avx2, avx512), instead of the best",
     "FUSED_SCHED_BUILD_CPU": "when building: 0 leaves the C++ extension out, 1 makes its failure an error",
+    "FUSED_SCHED_BUILD_CUDA": "when building: 0 leaves the CUDA library out, 1 makes its failure an error",
     "TRITON_INTERPRET": "1 runs the triton kernels on the CPU, slowly, for tests",
 }
 MAX_TEXT = 10_000  # characters of a schedule given as text

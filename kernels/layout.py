@@ -3,8 +3,8 @@
 import triton.language as tl
 
 from ..control_block import FIELDS, FLAGS, GROUP_CAPACITY, GROUP_STRIDE, GROUPS_OFFSET, HEADER
+from ..device_table import UNIT
 from ..parameter_table import RECORD, RECORD_WIDTH
-from .device_table import UNIT
 
 CHUNK_UNIT = tl.constexpr(UNIT)
 SKIPPED = tl.constexpr(HEADER["skipped"])

@@ -8,19 +8,16 @@ check of the pointers in C++ and one call of a torch operator.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import torch
-from torch.utils.weak import WeakIdKeyDictionary
 
-from ..kernels import pointers
-from ..kernels.device_table import UNIT, DeviceTable, is_capturing, outside_of_capture, upload
-from ..parameter_table import ParameterTable
+from ..device_table import UNIT, DeviceTable, is_capturing, outside_of_capture, upload
 from .base import Backend, Update
+from .device_backend import DeviceBackend, current, one_float, same
 
 try:
     from .. import _C as _extension
@@ -69,17 +66,7 @@ class _Plan:
     kept: list[Any]
 
 
-class _Tracked:
-    """What the backend knows about a parameter table: its device copy, and whether that is out of date."""
-
-    def __init__(self) -> None:
-        self.device: DeviceTable | None = None
-        self.moved = self.rebuilt = True
-        self.plan: _Plan | None = None
-        self.where: tuple[int, int] | None = None  # for the pointer scan
-
-
-class CudaBackend(Backend):
+class CudaBackend(DeviceBackend):
     """See the module.
 
     Args:
@@ -87,50 +74,29 @@ class CudaBackend(Backend):
     """
 
     name = "cuda"
-    walks_memory = True
 
     def __init__(self, operators: Any) -> None:
+        super().__init__()
         self._operators = operators
-        self._tracked: WeakKeyDictionary[ParameterTable, _Tracked] = WeakKeyDictionary()
-        self._advances: WeakKeyDictionary[Schedule, _Plan] = WeakKeyDictionary()
-        # What captured launches point to, as long as a parameter (or a schedule) lives: tensors only.
-        self._captured: Any = WeakIdKeyDictionary()
-
-    def prepare(self, table: ParameterTable) -> None:
-        pointers.note_layouts(table)
-        tracked = self._tracked.setdefault(table, _Tracked())
-        tracked.rebuilt = True
-        tracked.where = pointers.where_in_c(table)
-
-    def scan(self, table: ParameterTable, states: Sequence[int]) -> bool:
-        tracked = self._tracked.get(table)
-        if tracked is None:
-            return False
-        result = pointers.scan(table, states, tracked.where)
-        tracked.moved |= result == pointers.MOVED
-        return bool(result != pointers.REBUILD)
 
     def update(self, update: Update) -> None:
         table, block = update.table, update.block
         device = block.tensor.device
         if table.staged:
             table.stage_in()
-        with _current(device):
+        with current(device):
             capturing = is_capturing(device)
             plan = self._plan(update, capturing)
-            scale, found = _one_float(update.grad_scale, device), _one_float(update.found_inf, device)
+            scale, found = (None if x is None else one_float(x, device) for x in (update.grad_scale, update.found_inf))
             self._operators.update(plan.rows, block.tensor, scale, found)
         if capturing:
-            owner = table.entries[0].param if table.entries else block
-            self._note_capture(
-                owner, [plan.kept, plan.grads, scale, found], [block, *(s.memory for s in update.schedules)]
-            )
+            self._note_captured_update(update, [plan.kept, plan.grads, scale, found])
         if table.staged:
             table.stage_out(update.grad_scale is not None)
 
     def advance(self, schedule: Schedule) -> None:
         control = schedule.block.tensor
-        with _current(control.device):
+        with current(control.device):
             capturing = is_capturing(control.device)
             plan = self._advance_plan(schedule, capturing)
             self._operators.advance(plan.rows, control)
@@ -142,27 +108,6 @@ class CudaBackend(Backend):
             program = schedule.program
             _C.check_program(schedule.code, program.n_uniform, schedule.memory.tensor.numel(), program.n_groups)
 
-    def _note_capture(self, owner: Any, kept: list[Any], hosted: list[Any]) -> None:
-        """Keep what the graph points to, and stop trusting host mirrors: replays are not seen here."""
-        self._captured.setdefault(owner, []).extend([*kept, [h.tensor for h in hosted]])
-        for array in hosted:
-            array.volatile = array.stale = array.remote
-
-    def _device_table(self, update: Update, capturing: bool) -> DeviceTable:
-        tracked = self._tracked[update.table]
-        if tracked.device is None or (tracked.rebuilt and not tracked.device.matches(update.table)):
-            if capturing:
-                raise RuntimeError(
-                    "the optimizer's parameters, state or gradients changed in kind inside a CUDA graph capture: "
-                    "run one optimizer.step() with all gradients before the capture, so that the graph finds its state"
-                )
-            _check_devices(update)
-            tracked.device = DeviceTable(update.table, update.block.tensor.device)
-        elif tracked.rebuilt or tracked.moved or update.table.staged:
-            tracked.device.follow(update.table)
-        tracked.rebuilt = tracked.moved = False
-        return tracked.device
-
     def _plan(self, update: Update, capturing: bool) -> _Plan:
         tracked = self._tracked[update.table]
         table = self._device_table(update, capturing)
@@ -170,7 +115,7 @@ class CudaBackend(Backend):
         for schedule in update.schedules:
             key += (schedule.memory.tensor, schedule.program, schedule.guarded)
         plan = tracked.plan
-        if plan is None or not _same(plan.key, key):
+        if plan is None or not same(plan.key, key):
             with outside_of_capture() if capturing else nullcontext():
                 plan = tracked.plan = self._make_plan(update, table, key)
         if plan.grads is not table.grads:
@@ -205,30 +150,13 @@ class CudaBackend(Backend):
     def _advance_plan(self, schedule: Schedule, capturing: bool) -> _Plan:
         control = schedule.block.tensor
         key = schedule.memory.tensor, schedule.program, control, schedule.guarded
-        plan = self._advances.get(schedule)
-        if plan is None or not _same(plan.key, key):
+        plan: _Plan | None = self._advances.get(schedule)
+        if plan is None or not same(plan.key, key):
             with outside_of_capture() if capturing else nullcontext():
                 rows, kept = _schedule_table([schedule], control.device)
                 self._operators.prepare(torch.empty(0, LAUNCH_WIDTH, dtype=torch.int64), control.device.index)
             plan = self._advances[schedule] = _Plan(key, rows, None, [*key, rows, kept])
         return plan
-
-
-def _current(device: torch.device) -> AbstractContextManager[Any]:
-    """Makes ``device`` the current one."""
-    if device.type != "cuda" or torch.cuda.current_device() == device.index:
-        return nullcontext()
-    return torch.cuda.device(device)
-
-
-def _check_devices(update: Update) -> None:
-    home = update.block.tensor.device
-    for entry in update.table.entries:
-        if entry.param.device != home:
-            raise RuntimeError(
-                f"a parameter is on {entry.param.device} now, but the optimizer was made for {home}: "
-                "move the model before the optimizer is made"
-            )
 
 
 def _schedule_table(schedules: Sequence[Schedule], device: torch.device) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -253,15 +181,6 @@ def _schedule_table(schedules: Sequence[Schedule], device: torch.device) -> tupl
     if not rows:
         return torch.empty(0, SCHEDULE_WIDTH, dtype=torch.int64, device=device), kept
     return upload(torch.tensor(rows, dtype=torch.int64), device), kept
-
-
-def _same(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
-    return len(a) == len(b) and all(x is y for x, y in zip(a, b, strict=True))
-
-
-def _one_float(value: torch.Tensor | None, device: torch.device) -> torch.Tensor | None:
-    """A GradScaler's number as float32 on ``device``; the same tensor where it is that already."""
-    return None if value is None else value.detach().to(device=device, dtype=torch.float32, non_blocking=True)
 
 
 def load_library(path: Path = _PACKAGE / "_cuda.so") -> None:

@@ -131,9 +131,7 @@ class ReferenceBackend(Backend):
             place.copy_(value)
 
 
-def _evaluate(
-    program: Program, memory: torch.Tensor, control: torch.Tensor
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def _evaluate(program: Program, memory: torch.Tensor, control: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """What one advance writes, as (view, new values); values are 0-d when uniform, else one a group."""
     n = program.n_groups
     groups = control[GROUPS_OFFSET : GROUPS_OFFSET + n * GROUP_STRIDE].view(n, GROUP_STRIDE)

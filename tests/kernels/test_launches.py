@@ -16,8 +16,8 @@ from fused_sched.optim import SGD, AdamW
 if backends.reason_unavailable("triton") is not None:
     pytest.skip("the triton backend cannot run here", allow_module_level=True)
 
+from fused_sched import pointers
 from fused_sched.backends import triton as triton_backend
-from fused_sched.kernels import pointers
 from fused_sched.kernels.launcher import Launcher
 from fused_sched.kernels.numerics import INTERPRETED
 
@@ -131,7 +131,7 @@ def test_a_step_with_unchanged_pointers_uploads_nothing(launcher: Launcher, monk
         raise AssertionError("something was uploaded")
 
     monkeypatch.setattr(triton_backend, "upload", refuse)
-    monkeypatch.setattr("fused_sched.kernels.device_table.upload", refuse)
+    monkeypatch.setattr("fused_sched.device_table.upload", refuse)
     optimizer.step()
 
 

@@ -12,8 +12,8 @@ from fused_sched.parameter_table import CHUNK, KINDS, RECORD, RECORD_WIDTH, kind
 
 pytest.importorskip("triton")
 
+from fused_sched.device_table import DeviceTable
 from fused_sched.kernels import variants
-from fused_sched.kernels.device_table import DeviceTable
 from fused_sched.kernels.launcher import Launcher
 from fused_sched.kernels.numerics import INTERPRETED
 

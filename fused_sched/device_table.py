@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..parameter_table import RECORD, ParameterTable
+from .parameter_table import RECORD, ParameterTable
 
 GRAD = RECORD["grad"]
 UNIT = 1024  # elements; chunks start at multiples of it

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 
-from ..parameter_table import DTYPES, RECORD, ParameterTable, real_dtype, same_layout
+from .parameter_table import DTYPES, RECORD, ParameterTable, real_dtype, same_layout
 
-try:
-    from .. import _C
-except ImportError:
-    _C = None
+_C: Any = None
+with suppress(ImportError):
+    from . import _C
 
 UNCHANGED, MOVED, REBUILD = 0, 1, 2  # as _C.scan
 

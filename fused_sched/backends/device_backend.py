@@ -1,0 +1,113 @@
+"""What the GPU backends share: the table's copy on the device, and what a CUDA graph needs to stay valid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch.utils.weak import WeakIdKeyDictionary
+
+from .. import pointers
+from ..device_table import DeviceTable
+from ..parameter_table import ParameterTable
+from .base import Backend, Update
+
+if TYPE_CHECKING:
+    from ..schedule import Schedule
+
+
+class Tracked:
+    """What a backend knows about a parameter table: its device copy, and whether that is out of date.
+
+    ``plan`` is the backend's own: the prepared launches of a step.
+    """
+
+    def __init__(self) -> None:
+        self.device: DeviceTable | None = None
+        self.where: tuple[int, int] | None = None  # for the pointer scan
+        self.moved = True
+        self.rebuilt = True
+        self.plan: Any = None
+
+
+class DeviceBackend(Backend):
+    """Keeps device copies of parameter tables and prepared launches, for as long as they are of use."""
+
+    walks_memory = True
+
+    def __init__(self) -> None:
+        self._tracked: WeakKeyDictionary[ParameterTable, Tracked] = WeakKeyDictionary()
+        self._advances: WeakKeyDictionary[Schedule, Any] = WeakKeyDictionary()
+        # What captured launches point to, as long as a parameter (or a schedule) lives: tensors only.
+        self._captured: Any = WeakIdKeyDictionary()
+
+    def prepare(self, table: ParameterTable) -> None:
+        pointers.note_layouts(table)
+        tracked = self._tracked.setdefault(table, Tracked())
+        tracked.rebuilt = True
+        tracked.where = pointers.where_in_c(table)
+
+    def scan(self, table: ParameterTable, states: Sequence[int]) -> bool:
+        tracked = self._tracked.get(table)
+        if tracked is None:
+            return False
+        result = pointers.scan(table, states, tracked.where)
+        tracked.moved |= result == pointers.MOVED
+        return result != pointers.REBUILD
+
+    def _note_capture(self, owner: Any, kept: list[Any], hosted: list[Any]) -> None:
+        """Keep what the graph points to, and stop trusting host mirrors: replays are not seen here."""
+        self._captured.setdefault(owner, []).extend([*kept, [h.tensor for h in hosted]])
+        for array in hosted:
+            array.note_capture()
+
+    def _note_captured_update(self, update: Update, kept: list[Any]) -> None:
+        entries = update.table.entries
+        owner = entries[0].param if entries else update.block
+        self._note_capture(owner, kept, [update.block, *(s.memory for s in update.schedules)])
+
+    def _device_table(self, update: Update, capturing: bool) -> DeviceTable:
+        """The device's copy of ``update.table``, up to date."""
+        tracked = self._tracked[update.table]
+        if tracked.device is None or (tracked.rebuilt and not tracked.device.matches(update.table)):
+            if capturing:
+                raise RuntimeError(
+                    "the optimizer's parameters, state or gradients changed in kind inside a CUDA graph capture: "
+                    "run one optimizer.step() with all gradients before the capture, so that the graph finds its state"
+                )
+            _check_devices(update)
+            tracked.device = DeviceTable(update.table, update.block.tensor.device)
+        elif tracked.rebuilt or tracked.moved or update.table.staged:
+            tracked.device.follow(update.table)
+        tracked.rebuilt = tracked.moved = False
+        return tracked.device
+
+
+def current(device: torch.device) -> AbstractContextManager[Any]:
+    """Makes ``device`` the current one."""
+    if device.type != "cuda" or torch.cuda.current_device() == device.index:
+        return nullcontext()
+    return torch.cuda.device(device)
+
+
+def same(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
+    """Whether two keys hold the very same objects."""
+    return len(a) == len(b) and all(x is y for x, y in zip(a, b, strict=True))
+
+
+def one_float(value: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """A GradScaler's number as float32 on ``device``; the same tensor where it is that already."""
+    return value.detach().to(device=device, dtype=torch.float32, non_blocking=True)
+
+
+def _check_devices(update: Update) -> None:
+    home = update.block.tensor.device
+    for entry in update.table.entries:
+        if entry.param.device != home:
+            raise RuntimeError(
+                f"a parameter is on {entry.param.device} now, but the optimizer was made for {home}: "
+                "move the model before the optimizer is made"
+            )
