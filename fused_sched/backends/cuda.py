@@ -114,7 +114,7 @@ class CudaBackend(DeviceBackend):
         key: tuple[Any, ...] = (table, update.block.tensor, update.rule)
         for schedule in update.schedules:
             key += (schedule.memory.tensor, schedule.program, schedule.guarded)
-        plan = tracked.plan
+        plan: _Plan | None = tracked.plan
         if plan is None or not same(plan.key, key):
             with outside_of_capture() if capturing else nullcontext():
                 plan = tracked.plan = self._make_plan(update, table, key)
