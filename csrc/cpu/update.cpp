@@ -13,7 +13,7 @@ namespace fused_sched {
 namespace {
 
 // Below this many elements, waking the other threads costs more than they save.
-constexpr int64_t kSerialElements = 65536;
+constexpr int64_t kSerialElements = 32768;
 constexpr int64_t kMostChunksAtOnce = 16;
 
 // What to do with a record: no kernel if it has no gradient or no elements.
