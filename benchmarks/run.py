@@ -1,6 +1,6 @@
 """make bench: measures on the CPU, writes results/cpu.json, and redraws tables and chart from it.
 
-python benchmarks/run.py                  measure everything (about 10 minutes on 2 cores), then render
+python benchmarks/run.py                  measure everything (about 4 minutes on 2 cores), then render
 python benchmarks/run.py --seconds 0.3    quicker, noisier
 python benchmarks/run.py --render         only redraw from the saved rows
 """
@@ -18,7 +18,7 @@ from harness import save
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=6.0, help="time for each comparison (default %(default)s)")
+    parser.add_argument("--seconds", type=float, default=10.0, help="time for each comparison (default %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="torch threads (default %(default)s)")
     parser.add_argument("--render", action="store_true", help="measure nothing, redraw from the saved rows")
     arguments = parser.parse_args()
