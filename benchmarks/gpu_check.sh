@@ -32,8 +32,10 @@ step() { # step NAME SECONDS COMMAND...: run it with a time limit, keep its outp
 FUSED_SCHED_COMMIT=$(git describe --always --dirty 2>/dev/null || echo unknown)
 export FUSED_SCHED_COMMIT
 
-# Installed into a folder of its own, so that nothing of the machine changes.
-step build 60 "$PYTHON" -m pip install --quiet --no-index --no-build-isolation --no-deps --target "$SITE" .
+# Installed into a folder of its own, so that nothing of the machine changes; for this machine's GPU only.
+TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-$("$PYTHON" -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())')}
+export TORCH_CUDA_ARCH_LIST
+step build 100 "$PYTHON" -m pip install --quiet --no-index --no-build-isolation --no-deps --target "$SITE" .
 if [ ! -d "$SITE/fused_sched" ]; then
   echo "going on without the C++ extension"
   cp -r fused_sched "$SITE/"
@@ -43,11 +45,12 @@ fi
 # From a copy without the checkout's fused_sched, so that the installed package is what is tested.
 cp -r tests benchmarks pyproject.toml "$SCRATCH/"
 cd "$SCRATCH" || exit 1
-step tests 150 "$PYTHON" -m pytest -q --maxfail=10 -p no:cacheprovider tests/gpu
+step tests 110 "$PYTHON" -m pytest -q --maxfail=10 -p no:cacheprovider tests/gpu
+step tests-cuda 60 env FUSED_SCHED_BACKEND=cuda "$PYTHON" -m pytest -q --maxfail=10 -p no:cacheprovider tests/gpu/test_capture.py
 
 if command -v compute-sanitizer >/dev/null; then
   for tool in memcheck racecheck; do
-    step "$tool" 60 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" --error-exitcode 1 \
+    step "$tool" 45 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" --error-exitcode 1 \
       "$PYTHON" -m pytest -q -p no:cacheprovider tests/gpu/test_update.py -k '(adamw or momentum) and float32 and unaligned'
   done
 else
@@ -56,11 +59,12 @@ fi
 
 step codegen 50 "$PYTHON" benchmarks/codegen.py --arch sm_90 --json "$OUTPUT/codegen.json" \
   --only '^(Adam|SGD momentum), (float32|bfloat16)$|fused|program'
-step gpu 130 "$PYTHON" benchmarks/gpu.py --seconds 90 --json "$OUTPUT/gpu.json"
+step gpu 80 "$PYTHON" benchmarks/gpu.py --seconds 50 --json "$OUTPUT/gpu.json"
+step gpu-cuda 50 "$PYTHON" benchmarks/gpu.py --backend cuda --seconds 30 --json "$OUTPUT/gpu-cuda.json"
 
 echo
 echo "== summary after $SECONDS s; output in $OUTPUT"
-cat "$OUTPUT/gpu.log"
+cat "$OUTPUT/gpu.log" "$OUTPUT/gpu-cuda.log"
 if [ ${#failed[@]} -gt 0 ]; then
   printf 'FAILED: %s\n' "${failed[@]}"
   exit 1

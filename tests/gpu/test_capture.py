@@ -26,9 +26,9 @@ class Loop:
         self.params = [torch.nn.Parameter(torch.randn(s, generator=generator).cuda()) for s in SHAPES]
         groups = [{"params": self.params[:2], "lr": 0.02}, {"params": self.params[2:]}]
         if optimizer == "adamw":
-            self.optimizer: Any = AdamW(groups, lr=0.01, backend="triton")
+            self.optimizer: Any = AdamW(groups, lr=0.01)
         else:
-            self.optimizer = SGD(groups, lr=0.01, momentum=0.9, nesterov=True, weight_decay=0.01, backend="triton")
+            self.optimizer = SGD(groups, lr=0.01, momentum=0.9, nesterov=True, weight_decay=0.01)
         self.scheduler = CosineAnnealingLR(self.optimizer, T_max=600, fused=fused, **scheduler)
         for p in self.params:
             p.grad = torch.zeros_like(p)
