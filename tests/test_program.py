@@ -16,13 +16,13 @@ from schedule_twins import device_of, patience, same_bits
 from tolerances import SCHEDULE_RELATIVE
 
 from fused_sched import backends
+from fused_sched.builder import Builder
 from fused_sched.control_block import FIELDS, GROUP_STRIDE, GROUPS_OFFSET, ControlBlock
 from fused_sched.program import (
     CODE_WIDTH,
     MAX_OPERATIONS,
     OP_CODES,
     OPERATIONS,
-    Builder,
     Operation,
     Program,
     Slot,

@@ -4,7 +4,8 @@ import math
 
 from torch.optim import lr_scheduler
 
-from ..program import STEP_COUNT, Builder, Value
+from ..builder import Builder, Value
+from ..program import STEP_COUNT
 from .on_device import OnDevice
 
 

@@ -2,7 +2,7 @@
 
 from torch.optim import lr_scheduler
 
-from ..program import Builder, Value
+from ..builder import Builder, Value
 from .on_device import OnDevice
 
 

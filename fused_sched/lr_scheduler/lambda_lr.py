@@ -8,7 +8,7 @@ from typing import Any
 
 from torch.optim import lr_scheduler
 
-from ..program import Builder, Value
+from ..builder import Builder, Value
 from .host_table import HostTable
 from .on_device import OnDevice
 

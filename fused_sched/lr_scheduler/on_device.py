@@ -10,9 +10,10 @@ from typing import Any, ClassVar
 import torch
 from torch.optim.lr_scheduler import EPOCH_DEPRECATION_WARNING, LRScheduler
 
+from ..builder import Builder, Value
 from ..control_block import refuse_in_capture
 from ..optim.fused_optimizer import FusedOptimizer
-from ..program import LAST_EPOCH, STEP_COUNT, Builder, Program, Value
+from ..program import LAST_EPOCH, STEP_COUNT, Program
 from ..schedule import Schedule
 from .host_table import HostTable
 

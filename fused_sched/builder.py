@@ -1,0 +1,241 @@
+"""Writing a program: values with Python's operators, and the builder that collects their operations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .control_block import FIELDS
+from .program import ARITHMETIC, MAX_OPERATIONS, OPERATIONS, Operation, Program, Slot
+
+
+class Value:
+    """A float64 value inside a program under construction; Python's operators append operations.
+
+    Comparisons give 1.0 or 0.0. ``&``, ``|`` and ``~`` are the logical and, or, not of such values.
+    """
+
+    __slots__ = ("builder", "index", "uniform")
+    __hash__ = object.__hash__
+
+    def __init__(self, builder: Builder, index: int, uniform: bool) -> None:
+        self.builder, self.index, self.uniform = builder, index, uniform
+
+    def __bool__(self) -> bool:
+        raise TypeError(
+            "a program value has no truth value while the program is built: use where(condition, a, b) instead of if"
+        )
+
+    def __add__(self, other: Operand) -> Value:
+        return self.builder.op("add", self, other)
+
+    def __radd__(self, other: Operand) -> Value:
+        return self.builder.op("add", other, self)
+
+    def __sub__(self, other: Operand) -> Value:
+        return self.builder.op("sub", self, other)
+
+    def __rsub__(self, other: Operand) -> Value:
+        return self.builder.op("sub", other, self)
+
+    def __mul__(self, other: Operand) -> Value:
+        return self.builder.op("mul", self, other)
+
+    def __rmul__(self, other: Operand) -> Value:
+        return self.builder.op("mul", other, self)
+
+    def __truediv__(self, other: Operand) -> Value:
+        return self.builder.op("div", self, other)
+
+    def __rtruediv__(self, other: Operand) -> Value:
+        return self.builder.op("div", other, self)
+
+    def __pow__(self, other: Operand) -> Value:
+        return self.builder.op("pow", self, other)
+
+    def __rpow__(self, other: Operand) -> Value:
+        return self.builder.op("pow", other, self)
+
+    def __mod__(self, other: Operand) -> Value:
+        return self.builder.op("mod", self, other)
+
+    def __floordiv__(self, other: Operand) -> Value:
+        return self.builder.op("floordiv", self, other)
+
+    def __neg__(self) -> Value:
+        return self.builder.op("neg", self)
+
+    def __abs__(self) -> Value:
+        return self.builder.op("abs", self)
+
+    def __lt__(self, other: Operand) -> Value:
+        return self.builder.op("lt", self, other)
+
+    def __le__(self, other: Operand) -> Value:
+        return self.builder.op("le", self, other)
+
+    def __gt__(self, other: Operand) -> Value:
+        return self.builder.op("lt", other, self)
+
+    def __ge__(self, other: Operand) -> Value:
+        return self.builder.op("le", other, self)
+
+    def __eq__(self, other: object) -> Value:  # type: ignore[override]
+        return self.builder.op("eq", self, other)  # type: ignore[arg-type]
+
+    def __ne__(self, other: object) -> Value:  # type: ignore[override]
+        return self.builder.op("ne", self, other)  # type: ignore[arg-type]
+
+    def __and__(self, other: Operand) -> Value:
+        return self.builder.op("and", self, other)
+
+    def __or__(self, other: Operand) -> Value:
+        return self.builder.op("or", self, other)
+
+    def __invert__(self) -> Value:
+        return self.builder.op("not", self)
+
+
+Operand = Value | float | int
+
+
+class Builder:
+    """Collects the operations of one program.
+
+    Args:
+        n_groups: number of param groups of the optimizer; lists given to :meth:`const` and
+            :meth:`group_register` must have this length.
+    """
+
+    def __init__(self, n_groups: int) -> None:
+        self.n_groups = n_groups
+        self._operations: list[Operation] = []
+        self._uniform: list[bool] = []
+        self._known: dict[Operation, Value] = {}
+        self._memory: dict[str, Slot] = {}
+        self._current: dict[tuple[str, str], Value] = {}
+
+    def register(self, name: str, initial: float) -> Value:
+        """A scalar that lasts from one advance to the next; the value as of the last :meth:`set_register`."""
+        self._declare(name, "register", [float(initial)], group=False)
+        return self._read("load", name, uniform=True)
+
+    def group_register(self, name: str, initial: Sequence[float]) -> Value:
+        """One lasting value for each param group."""
+        self._declare(name, "register", self._per_group(name, initial), group=True)
+        return self._read("load_group", name, uniform=False)
+
+    def const(self, name: str, value: float | Sequence[float]) -> Value:
+        """A named constant: a number, or a list with one number for each param group."""
+        if isinstance(value, (list, tuple)):
+            self._declare(name, "constant", self._per_group(name, value), group=True)
+            return self._read("load_group", name, uniform=False)
+        self._declare(name, "constant", [float(value)], group=False)  # type: ignore[arg-type]
+        return self._read("load", name, uniform=True)
+
+    def field(self, name: str) -> Value:
+        """The current value of a control-block field (``lr``, ``momentum``, ...) of each group."""
+        if name not in FIELDS:
+            raise ValueError(f"field={name!r} is not a control-block field; known are {', '.join(FIELDS)}")
+        return self._read("field", name, uniform=False)
+
+    def table(self, name: str, rows: Sequence[float], width: int = 1) -> None:
+        """Declare a table: ``len(rows) / width`` rows of ``width`` 1 (one value) or ``n_groups`` (one a group)."""
+        if width not in (1, self.n_groups):
+            raise ValueError(f"{width=} of table {name!r} must be 1 or the number of param groups ({self.n_groups})")
+        self._declare(name, "table", [float(x) for x in rows], group=False, width=width)
+
+    def lookup(self, table: str, row: Operand) -> Value:
+        """``table[row]``; a row outside the table reads the nearest one."""
+        index = self._coerce(row)
+        uniform = index.uniform and self._memory[table].width == 1
+        return self._append(Operation("lookup", (index.index,), table), uniform)
+
+    def count_below(self, table: str, rows: int, value: Operand) -> Value:
+        """How many of a sorted one-column table's ``rows`` entries are less than ``value`` (``bisect_left``)."""
+        below: Value = self._coerce(0.0)
+        span = 1 << max(0, rows.bit_length() - 1)
+        while span and rows:
+            probe = below + span
+            inside = (probe <= rows) & (self.lookup(table, probe - 1) < value)
+            below = self.where(inside, probe, below)
+            span //= 2
+        return below
+
+    def set_register(self, name: str, value: Operand) -> None:
+        """The value of a scalar or group register from the next advance on."""
+        slot = self._memory[name]
+        new = self._coerce(value)
+        if not slot.group and not new.uniform:
+            raise ValueError(f"register {name!r} holds one number, but the value differs between param groups")
+        self._current["load_group" if slot.group else "load", name] = new
+
+    def set_field(self, name: str, value: Operand) -> None:
+        """Write a control-block field of every group."""
+        if name not in FIELDS:
+            raise ValueError(f"field={name!r} is not a control-block field; known are {', '.join(FIELDS)}")
+        self._current["field", name] = self._coerce(value)
+
+    def op(self, name: str, *operands: Operand) -> Value:
+        """Append arithmetic operation ``name``; Python numbers become constants.
+
+        Raises:
+            ValueError: there is no such operation, or it takes another number of operands.
+        """
+        if name not in ARITHMETIC:
+            raise ValueError(f"operation {name!r} is unknown; known are {', '.join(ARITHMETIC)}")
+        if len(operands) != OPERATIONS[name]:
+            raise ValueError(f"operation {name!r} takes {OPERATIONS[name]} operand(s), got {len(operands)}")
+        values = [self._coerce(x) for x in operands]
+        return self._append(Operation(name, tuple(v.index for v in values)), all(v.uniform for v in values))
+
+    def where(self, condition: Operand, a: Operand, b: Operand) -> Value:
+        """``a`` where ``condition`` is not 0, else ``b``; both are computed."""
+        return self.op("where", condition, a, b)
+
+    def finish(self, name: str) -> Program:
+        """The program: uniform operations first, then those of each group, then the writes."""
+        writes: list[tuple[Operation, bool]] = []
+        for (kind, symbol), value in self._current.items():
+            store = {"load": "store", "load_group": "store_group", "field": "store_field"}[kind]
+            if self._operations[value.index] != Operation(kind, (), symbol):
+                writes.append((Operation(store, (value.index,), symbol), store == "store"))
+        lines = [*zip(self._operations, self._uniform, strict=True), *writes]
+        if len(lines) > MAX_OPERATIONS:
+            raise ValueError(f"program {name!r} has {len(lines)} operations; at most {MAX_OPERATIONS} are supported")
+        order = [i for i, line in enumerate(lines) if line[1]] + [i for i, line in enumerate(lines) if not line[1]]
+        position = {old: new for new, old in enumerate(order)}
+        ordered = [lines[i][0] for i in order]
+        operations = tuple(Operation(op.name, tuple(position[i] for i in op.operands), op.symbol) for op in ordered)
+        return Program(name, operations, sum(uniform for _, uniform in lines), self.n_groups, dict(self._memory))
+
+    def _read(self, kind: str, symbol: str, *, uniform: bool) -> Value:
+        current = self._current.get((kind, symbol))
+        if current is None:
+            current = self._current[kind, symbol] = self._append(Operation(kind, (), symbol), uniform)
+        return current
+
+    def _append(self, operation: Operation, uniform: bool) -> Value:
+        value = self._known.get(operation)
+        if value is None:
+            value = self._known[operation] = Value(self, len(self._operations), uniform)
+            self._operations.append(operation)
+            self._uniform.append(uniform)
+        return value
+
+    def _coerce(self, x: Operand) -> Value:
+        if isinstance(x, Value):
+            if x.builder is not self:
+                raise ValueError("a value of another program was used: values belong to the builder that made them")
+            return x
+        return self.const(f"{float(x)!r}", float(x))
+
+    def _declare(self, name: str, kind: str, initial: list[float], *, group: bool, width: int = 1) -> None:
+        slot = Slot(kind, tuple(initial), group, width)
+        known = self._memory.setdefault(name, slot)
+        if known != slot:
+            raise ValueError(f"{name!r} is declared twice in one program, as {known} and as {slot}")
+
+    def _per_group(self, name: str, values: Sequence[float]) -> list[float]:
+        if len(values) != self.n_groups:
+            raise ValueError(f"{name!r} has {len(values)} values for {self.n_groups} param groups; give one a group")
+        return [float(v) for v in values]
