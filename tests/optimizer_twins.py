@@ -202,7 +202,8 @@ def assert_close(actual: Tensor, expected: Tensor, what: str = "", relative: flo
     assert actual.shape == expected.shape, what
     assert actual.dtype == expected.dtype, what
     real = torch.empty((), dtype=actual.dtype).real.dtype
-    tolerance = tolerances.UPDATE_RELATIVE[real] if relative is None else relative
+    usual = tolerances.UPDATE_RELATIVE
+    tolerance = usual.get(actual.dtype, usual[real]) if relative is None else relative
     assert distance(actual, expected) <= tolerance, f"{what}: {actual} is not {expected}"
 
 

@@ -103,8 +103,10 @@ class ReferenceBackend(Backend):
         p = _wide(entry.param)
         coupled = update.rule == "sgd" or not row.flags["decoupled_weight_decay"]
         if coupled and not _is_zero(row.weight_decay):
-            decayed = g + row.weight_decay * p
-            g = decayed if not update.block.remote else torch.where(row.weight_decay != 0, decayed, g)
+            if update.block.remote:
+                g = torch.where(row.weight_decay != 0, g + row.weight_decay * p, g)
+            else:  # the very operation of torch's for-loop: what decay leaves of a gradient may be rounding
+                g = torch.add(g, p, alpha=row.weight_decay)
         number: Scalar = count.double() if update.block.remote else int(count)
         new = _RULES[update.rule](p, g, [_wide(s) for s in entry.state], row, number)
         targets = [entry.param, *entry.state]
