@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..device_table import UNIT, DeviceTable, is_capturing, outside_of_capture, upload
+from ..device_table import UNIT, DeviceTable, outside_of_capture, upload
 from .base import Backend, Update
-from .device_backend import DeviceBackend, current, one_float, same
+from .device_backend import DeviceBackend, one_float, same
 
 try:
     from .. import _C as _extension
@@ -79,29 +79,17 @@ class CudaBackend(DeviceBackend):
         super().__init__()
         self._operators = operators
 
-    def update(self, update: Update) -> None:
-        table, block = update.table, update.block
-        device = block.tensor.device
-        if table.staged:
-            table.stage_in()
-        with current(device):
-            capturing = is_capturing(device)
-            plan = self._plan(update, capturing)
-            scale, found = (None if x is None else one_float(x, device) for x in (update.grad_scale, update.found_inf))
-            self._operators.update(plan.rows, block.tensor, scale, found)
-        if capturing:
-            self._note_captured_update(update, [plan.kept, plan.grads, scale, found])
-        if table.staged:
-            table.stage_out(update.grad_scale is not None)
+    def _launch_update(self, update: Update, capturing: bool) -> list[Any]:
+        device = update.block.tensor.device
+        plan = self._plan(update, capturing)
+        scale, found = (None if x is None else one_float(x, device) for x in (update.grad_scale, update.found_inf))
+        self._operators.update(plan.rows, update.block.tensor, scale, found)
+        return [plan.kept, plan.grads, scale, found]
 
-    def advance(self, schedule: Schedule) -> None:
-        control = schedule.block.tensor
-        with current(control.device):
-            capturing = is_capturing(control.device)
-            plan = self._advance_plan(schedule, capturing)
-            self._operators.advance(plan.rows, control)
-        if capturing:
-            self._note_capture(schedule, [plan.kept], [schedule.block, schedule.memory])
+    def _launch_advance(self, schedule: Schedule, capturing: bool) -> list[Any]:
+        plan = self._advance_plan(schedule, capturing)
+        self._operators.advance(plan.rows, schedule.block.tensor)
+        return [plan.kept]
 
     def check_program(self, schedule: Schedule) -> None:
         if _C is not None:

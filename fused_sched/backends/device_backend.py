@@ -11,7 +11,7 @@ import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
 from .. import pointers
-from ..device_table import DeviceTable
+from ..device_table import DeviceTable, is_capturing
 from ..parameter_table import ParameterTable
 from .base import Backend, Update
 
@@ -58,16 +58,40 @@ class DeviceBackend(Backend):
         tracked.moved |= result == pointers.MOVED
         return result != pointers.REBUILD
 
+    def update(self, update: Update) -> None:
+        table, block = update.table, update.block
+        if table.staged:
+            table.stage_in()
+        with current(block.tensor.device):
+            capturing = is_capturing(block.tensor.device)
+            kept = self._launch_update(update, capturing)
+        if capturing:
+            owner = table.entries[0].param if table.entries else block
+            self._note_capture(owner, kept, [block, *(s.memory for s in update.schedules)])
+        if table.staged:
+            table.stage_out(update.grad_scale is not None)
+
+    def advance(self, schedule: Schedule) -> None:
+        device = schedule.block.tensor.device
+        with current(device):
+            capturing = is_capturing(device)
+            kept = self._launch_advance(schedule, capturing)
+        if capturing:
+            self._note_capture(schedule, kept, [schedule.block, schedule.memory])
+
+    def _launch_update(self, update: Update, capturing: bool) -> list[Any]:
+        """Launch an update; returns what a graph that captured it must keep."""
+        raise NotImplementedError
+
+    def _launch_advance(self, schedule: Schedule, capturing: bool) -> list[Any]:
+        """Launch a schedule's program; returns what a graph that captured it must keep."""
+        raise NotImplementedError
+
     def _note_capture(self, owner: Any, kept: list[Any], hosted: list[Any]) -> None:
         """Keep what the graph points to, and stop trusting host mirrors: replays are not seen here."""
         self._captured.setdefault(owner, []).extend([*kept, [h.tensor for h in hosted]])
         for array in hosted:
             array.note_capture()
-
-    def _note_captured_update(self, update: Update, kept: list[Any]) -> None:
-        entries = update.table.entries
-        owner = entries[0].param if entries else update.block
-        self._note_capture(owner, kept, [update.block, *(s.memory for s in update.schedules)])
 
     def _device_table(self, update: Update, capturing: bool) -> DeviceTable:
         """The device's copy of ``update.table``, up to date."""

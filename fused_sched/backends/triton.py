@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..device_table import DeviceTable, is_capturing, outside_of_capture, upload
+from ..device_table import DeviceTable, outside_of_capture, upload
 from ..kernels import variants
 from ..kernels.launcher import Launcher
 from ..kernels.program_source import advance_function
 from .base import Backend, Update
-from .device_backend import DeviceBackend, current, one_float, same
+from .device_backend import DeviceBackend, one_float, same
 
 if TYPE_CHECKING:
     from ..schedule import Schedule
@@ -54,35 +54,21 @@ class TritonBackend(DeviceBackend):
         super().__init__()
         self.launcher = Launcher()
 
-    def update(self, update: Update) -> None:
-        table, block = update.table, update.block
-        device = block.tensor.device
-        if table.staged:
-            table.stage_in()
-        with current(device):
-            capturing = is_capturing(device)
-            moving = self._prepare_launches(update, capturing)
-            plan = self._tracked[table].plan
-            assert plan is not None
-            for launch in plan.launches:
-                for name, value in moving.items():
-                    if name in launch.names:
-                        launch.arguments[launch.names.index(name)] = self.launcher.argument(value)
-                self.launcher.launch(launch.compiled, launch.programs, launch.arguments)
-        if capturing:
-            self._note_captured_update(update, [plan.kept, [*moving.values()]])
-        if table.staged:
-            table.stage_out(update.grad_scale is not None)
-
-    def advance(self, schedule: Schedule) -> None:
-        device = schedule.block.tensor.device
-        with current(device):
-            capturing = is_capturing(device)
-            plan = self._advance_plan(schedule, capturing)
-            launch = plan.launches[0]
+    def _launch_update(self, update: Update, capturing: bool) -> list[Any]:
+        moving = self._prepare_launches(update, capturing)
+        plan: _Plan = self._tracked[update.table].plan
+        for launch in plan.launches:
+            for name, value in moving.items():
+                if name in launch.names:
+                    launch.arguments[launch.names.index(name)] = self.launcher.argument(value)
             self.launcher.launch(launch.compiled, launch.programs, launch.arguments)
-        if capturing:
-            self._note_capture(schedule, [plan.kept], [schedule.block, schedule.memory])
+        return [plan.kept, [*moving.values()]]
+
+    def _launch_advance(self, schedule: Schedule, capturing: bool) -> list[Any]:
+        plan = self._advance_plan(schedule, capturing)
+        launch = plan.launches[0]
+        self.launcher.launch(launch.compiled, launch.programs, launch.arguments)
+        return [plan.kept]
 
     def _prepare_launches(self, update: Update, capturing: bool) -> dict[str, torch.Tensor]:
         """Bring table and plan up to date; returns the arguments that may be other tensors at each step."""

@@ -17,6 +17,7 @@ if backends.reason_unavailable("triton") is not None:
     pytest.skip("the triton backend cannot run here", allow_module_level=True)
 
 from fused_sched import pointers
+from fused_sched.backends import device_backend
 from fused_sched.backends import triton as triton_backend
 from fused_sched.kernels.launcher import Launcher
 from fused_sched.kernels.numerics import INTERPRETED
@@ -139,7 +140,7 @@ def test_a_step_with_unchanged_pointers_uploads_nothing(launcher: Launcher, monk
 def capturing() -> Iterator[None]:
     """Pretend that the current stream is being captured."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(triton_backend, "is_capturing", lambda device: True)
+        patch.setattr(device_backend, "is_capturing", lambda device: True)
         patch.setattr(triton_backend, "outside_of_capture", nullcontext)
         yield
 
