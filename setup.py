@@ -135,6 +135,7 @@ setup(
         "fused_sched",
         "fused_sched.optim",
         "fused_sched.lr_scheduler",
+        "fused_sched.trace",
         "fused_sched.backends",
         "fused_sched.kernels",
     ],

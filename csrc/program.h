@@ -35,9 +35,16 @@ enum Op : int {
   kOpAbs,
   kOpSqrt,
   kOpExp,
+  kOpExpm1,
   kOpLog,
+  kOpLog2,
+  kOpLog10,
+  kOpLog1p,
   kOpCos,
   kOpSin,
+  kOpTan,
+  kOpAtan,
+  kOpTanh,
   kOpFloor,
   kOpCeil,
   kOpTrunc,
@@ -98,9 +105,16 @@ FUSED_SCHED_HD inline double apply(int op, double a, double b, double c) {
     case kOpAbs: return fabs(a);
     case kOpSqrt: return sqrt(a);
     case kOpExp: return exp(a);
+    case kOpExpm1: return expm1(a);
     case kOpLog: return log(a);
+    case kOpLog2: return log2(a);
+    case kOpLog10: return log10(a);
+    case kOpLog1p: return log1p(a);
     case kOpCos: return cos(a);
     case kOpSin: return sin(a);
+    case kOpTan: return tan(a);
+    case kOpAtan: return atan(a);
+    case kOpTanh: return tanh(a);
     case kOpFloor: return floor(a);
     case kOpCeil: return ceil(a);
     case kOpTrunc: return trunc(a);

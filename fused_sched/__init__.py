@@ -4,7 +4,7 @@ from fused_sched.optim import AdamW
 from fused_sched.lr_scheduler import CosineAnnealingLR
 """
 
-from . import lr_scheduler, optim
+from . import lr_scheduler, optim, schedules
 
 __version__ = "0.1.0"
-__all__ = ["lr_scheduler", "optim"]
+__all__ = ["lr_scheduler", "optim", "schedules"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
+import inspect
 import math
 import os
 import platform
@@ -14,6 +16,7 @@ from importlib import metadata
 from typing import Any, NamedTuple
 
 import torch
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 ENVIRONMENT = {
     "FUSED_SCHED_BACKEND": "backend to use instead of the automatic choice",
@@ -23,15 +26,33 @@ ENVIRONMENT = {
     "TRITON_INTERPRET": "1 runs the triton kernels on the CPU, slowly, for tests",
 }
 MAX_TEXT = 10_000  # characters of a schedule given as text
+MAX_DEPTH = 16  # lists of schedulers inside one another
 MAX_STEPS = 10_000_000
 
 _PLOT_EXAMPLE = """\
-example:
+examples:
   python -m fused_sched plot "CyclicLR(base_lr=0.001, max_lr=0.1, step_size_up=50)" --steps 600 -o curve.png
+  python -m fused_sched plot "SequentialLR([LinearLR(0.1, total_iters=50), ExponentialLR(0.99)], milestones=[50])"
+  python -m fused_sched plot "get_scheduler('cosine', num_warmup_steps=100, num_training_steps=1000)"
 
-The text is read, never run: one scheduler's name with numbers, strings, lists and True/False/None as
-arguments, without the optimizer. LambdaLR takes a function, which is code, and so cannot be drawn from here.
+The text is read, never run: a scheduler's name with numbers, strings, lists and True/False/None as arguments,
+without the optimizer; a list may hold schedulers. Those that take a function, such as LambdaLR, cannot be
+drawn from here, because a function is code, nor can those that follow a metric, which only training gives.
 """
+
+_FUNCTION = (
+    "takes a function, which is code, and text is never run: draw what fused_sched.schedules.lr_curve gives for it"
+)
+_METRIC = "follows a metric, which only training gives, so there is no curve to draw"
+_REFUSED = {
+    "LambdaLR": _FUNCTION,
+    "MultiplicativeLR": _FUNCTION,
+    "ParamScheduler": _FUNCTION,
+    "ReduceLROnPlateau": _METRIC,
+    "get_reduce_on_plateau_schedule": _METRIC,
+}
+# Arguments of the wrong kind or size surface as many types of errors, and at the first step only in part.
+_USER_ERRORS = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError, MemoryError)
 
 
 class UsageError(Exception):
@@ -39,7 +60,7 @@ class UsageError(Exception):
 
 
 class Call(NamedTuple):
-    """A scheduler's name and its arguments without the optimizer."""
+    """A scheduler's name and its arguments without the optimizer; a list in them may hold calls."""
 
     name: str
     args: list[Any]
@@ -102,7 +123,8 @@ def parse_call(text: str) -> Call:
     """Read ``"StepLR(step_size=30, gamma=0.1)"`` without evaluating anything.
 
     Args:
-        text: one call of a name of :data:`fused_sched.lr_scheduler.__all__` with literal arguments.
+        text: one call of a scheduler or recipe of :mod:`fused_sched.lr_scheduler` with literal arguments, and
+            with lists of such calls, at most :data:`MAX_DEPTH` of them inside one another.
 
     Raises:
         UsageError: ``text`` is anything else.
@@ -121,10 +143,16 @@ def parse_call(text: str) -> Call:
     call = tree.body
     if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
         raise UsageError(f"{_short(text)} is not the call of a scheduler by its name, such as StepLR(step_size=30)")
+    return _read_call(call, 0)
+
+
+def _read_call(call: ast.Call, depth: int) -> Call:
+    if not isinstance(call.func, ast.Name):
+        raise UsageError("a scheduler in a list is called by its name alone, such as StepLR(step_size=30)")
     name = call.func.id
     _check_name(name)
-    args = [_literal(argument, f"argument {i}") for i, argument in enumerate(call.args, 1)]
-    kwargs = {}
+    args = [_value(argument, f"argument {i} of {name}", depth) for i, argument in enumerate(call.args, 1)]
+    kwargs: dict[str, Any] = {}
     for keyword in call.keywords:
         if keyword.arg is None:
             raise UsageError(f"**arguments of {name} are not read: write each as name=value")
@@ -132,30 +160,88 @@ def parse_call(text: str) -> Call:
             raise UsageError(f"leave the optimizer of {name} out: it is supplied")
         if keyword.arg in kwargs:
             raise UsageError(f"{_short(keyword.arg)} is given twice to {name}")
-        kwargs[keyword.arg] = _literal(keyword.value, keyword.arg)
+        kwargs[keyword.arg] = _value(keyword.value, f"{keyword.arg} of {name}", depth)
     return Call(name, args, kwargs)
 
 
-def _check_name(name: str) -> None:
+def _schedulers() -> dict[str, Callable[..., Any]]:
+    """What can be drawn, by name."""
     from . import lr_scheduler
+    from .lr_scheduler import recipes
 
-    if name == "LambdaLR":
-        raise UsageError("LambdaLR takes a function, which is code, and text is never run: use plotting.lr_curve")
-    names = sorted(set(lr_scheduler.__all__) - {"LambdaLR"})
-    if name not in names:
-        raise UsageError(f"{_short(name)} is not a scheduler of fused_sched; known are {', '.join(names)}")
+    makers = {name: getattr(lr_scheduler, name) for name in lr_scheduler.__all__}
+    makers |= {name: getattr(recipes, name) for name in recipes.__all__}
+    return {
+        name: make
+        for name, make in makers.items()
+        if name not in _REFUSED and "optimizer" in inspect.signature(make).parameters
+    }
 
 
-def _literal(node: ast.expr, what: str) -> Any:
+def _check_name(name: str) -> None:
+    if name in _REFUSED:
+        raise UsageError(f"{name} {_REFUSED[name]}")
+    known = _schedulers()
+    if name not in known:
+        raise UsageError(f"{_short(name)} is not a scheduler of fused_sched; known are {', '.join(sorted(known))}")
+
+
+def _value(node: ast.expr, what: str, depth: int) -> Any:
+    """A literal, or a list in which schedulers stand."""
+    if isinstance(node, (ast.List, ast.Tuple)) and any(isinstance(element, ast.Call) for element in node.elts):
+        return [_element(element, f"element {i} of {what}", depth + 1) for i, element in enumerate(node.elts, 1)]
+    if isinstance(node, ast.Call):
+        raise UsageError(f"{what} is a call, but schedulers inside a scheduler stand in a list: [...]")
     try:
         return ast.literal_eval(node)
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
-        raise UsageError(f"{what} must be a number, a string, True, False, None or a list of such values") from None
+        raise UsageError(
+            f"{what} must be a number, a string, True, False, None or a list of such values or of schedulers"
+        ) from None
+
+
+def _element(node: ast.expr, what: str, depth: int) -> Any:
+    if depth > MAX_DEPTH:
+        raise UsageError(f"the schedulers are nested too deeply: at most {MAX_DEPTH} levels of lists are read")
+    return _read_call(node, depth) if isinstance(node, ast.Call) else _value(node, what, depth)
+
+
+def make_scheduler(call: Call, optimizer: Any) -> Any:
+    """The scheduler that ``call`` describes, with those in its lists, all on ``optimizer``.
+
+    Raises:
+        UsageError: the arguments do not fit.
+    """
+
+    def made(value: Any) -> Any:
+        if isinstance(value, Call):
+            return make_scheduler(value, optimizer)
+        return [made(element) for element in value] if isinstance(value, list) else value
+
+    args, kwargs = [made(value) for value in call.args], {key: made(value) for key, value in call.kwargs.items()}
+    make = _schedulers()[call.name]
+    # first in most signatures, second in those of ChainedScheduler and get_scheduler
+    position = list(inspect.signature(make).parameters).index("optimizer")
+    if position <= len(args):
+        args.insert(position, optimizer)
+    else:
+        kwargs["optimizer"] = optimizer
+    try:
+        scheduler = make(*args, **kwargs)
+    except _USER_ERRORS as error:
+        raise _does_not_work(call.name, error) from None
+    if isinstance(scheduler, ReduceLROnPlateau):
+        raise UsageError(f"{call.name} here makes a ReduceLROnPlateau, which {_METRIC}")
+    return scheduler
+
+
+def _does_not_work(name: str, error: Exception) -> UsageError:
+    return UsageError(f"{name} does not work with these arguments: {type(error).__name__}: {_one_line(error)}")
 
 
 def plot(options: argparse.Namespace) -> None:
     """Draw the schedule that ``options`` describes; raises :class:`UsageError` with the one line to show."""
-    from . import lr_scheduler, plotting
+    from . import plotting, schedules
 
     if not 1 <= options.steps <= MAX_STEPS:
         raise UsageError(f"--steps={options.steps} must be from 1 to {MAX_STEPS}")
@@ -167,9 +253,11 @@ def plot(options: argparse.Namespace) -> None:
     except ValueError as error:
         raise UsageError(f"--output: {_one_line(error)}") from None
 
-    scheduler_class = getattr(lr_scheduler, call.name)
     keys = ("lr", "momentum") if options.momentum else ("lr",)
-    values = _run(lambda optimizer: scheduler_class(optimizer, *call.args, **call.kwargs), call.name, keys, options)
+    try:
+        values = schedules.curves(functools.partial(make_scheduler, call), options.steps, keys, lr=options.lr)
+    except _USER_ERRORS as error:  # at some step
+        raise _does_not_work(call.name, error) from None
     panels = {"learning rate": {"lr": values["lr"]}}
     if options.momentum:
         panels["momentum"] = {"momentum": values["momentum"]}
@@ -181,21 +269,6 @@ def plot(options: argparse.Namespace) -> None:
     if first_bad is not None:
         print(f"note: the learning rate is {values['lr'][first_bad]} at step {first_bad}: such steps are not drawn")
     print(f"{options.output}: {options.steps} steps of {call.name}, lr {values['lr'][0]:g} to {values['lr'][-1]:g}")
-
-
-def _run(
-    make_scheduler: Callable[[Any], Any], name: str, keys: Sequence[str], options: argparse.Namespace
-) -> dict[str, list[float]]:
-    from . import plotting
-
-    # Arguments of the wrong kind or size surface as many types of errors, and at the first step only in part.
-    user_errors = (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RuntimeError, MemoryError)
-    try:
-        return plotting.curves(make_scheduler, options.steps, keys, lr=options.lr)
-    except user_errors as error:
-        raise UsageError(
-            f"{name} does not work with these arguments: {type(error).__name__}: {_one_line(error)}"
-        ) from None
 
 
 def _one_line(message: object, limit: int = 400) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from .control_block import FIELDS
 from .program import ARITHMETIC, MAX_OPERATIONS, OPERATIONS, Operation, Program, Slot
@@ -97,9 +98,14 @@ class Value:
 
 Operand = Value | float | int
 
+TRAP = "trap"  # register: 1 after an advance that did nothing because of Builder.trap
+
 
 class Builder:
     """Collects the operations of one program.
+
+    Programs nest: inside ``with b.scope("0.")`` every name of a register, constant or table gets that
+    prefix, and inside ``with b.when(condition)`` writes take effect only where the condition holds.
 
     Args:
         n_groups: number of param groups of the optimizer; lists given to :meth:`const` and
@@ -113,24 +119,71 @@ class Builder:
         self._known: dict[Operation, Value] = {}
         self._memory: dict[str, Slot] = {}
         self._current: dict[tuple[str, str], Value] = {}
+        self._prefix = ""
+        self._condition: Value | None = None
+        self._trapped: Value | None = None
+
+    @contextmanager
+    def scope(self, prefix: str) -> Iterator[None]:
+        """Names declared and used inside get ``prefix``."""
+        outer, self._prefix = self._prefix, self._prefix + prefix
+        try:
+            yield
+        finally:
+            self._prefix = outer
+
+    @contextmanager
+    def when(self, condition: Value) -> Iterator[None]:
+        """Writes and traps inside take effect only where ``condition`` holds."""
+        outer = self._condition
+        self._condition = condition if outer is None else outer & condition
+        try:
+            yield
+        finally:
+            self._condition = outer
+
+    def trap(self, condition: Value) -> None:
+        """Where ``condition`` holds, the whole advance does nothing but set the register :data:`TRAP` to 1.
+
+        For what a device cannot do: raise. The host clears the register and raises when it next looks.
+
+        Raises:
+            ValueError: the condition differs between param groups.
+        """
+        if self._condition is not None:
+            condition = self._condition & condition
+        if not condition.uniform:
+            raise ValueError("a trap stops all param groups together, but its condition differs between them")
+        self._trapped = condition if self._trapped is None else self._trapped | condition
 
     def register(self, name: str, initial: float) -> Value:
         """A scalar that lasts from one advance to the next; the value as of the last :meth:`set_register`."""
+        name = self._prefix + name
         self._declare(name, "register", [float(initial)], group=False)
         return self._read("load", name, uniform=True)
 
     def group_register(self, name: str, initial: Sequence[float]) -> Value:
         """One lasting value for each param group."""
+        name = self._prefix + name
         self._declare(name, "register", self._per_group(name, initial), group=True)
         return self._read("load_group", name, uniform=False)
 
     def const(self, name: str, value: float | Sequence[float]) -> Value:
         """A named constant: a number, or a list with one number for each param group."""
+        return self._const(self._prefix + name, value)
+
+    def _const(self, name: str, value: float | Sequence[float]) -> Value:
+        if isinstance(value, (str, bytes)):
+            raise TypeError(f"{name}={value!r} must be a number")
         if isinstance(value, (list, tuple)):
             self._declare(name, "constant", self._per_group(name, value), group=True)
             return self._read("load_group", name, uniform=False)
         self._declare(name, "constant", [float(value)], group=False)  # type: ignore[arg-type]
         return self._read("load", name, uniform=True)
+
+    def number(self, value: float) -> Value:
+        """An unnamed constant."""
+        return self._coerce(value)
 
     def field(self, name: str) -> Value:
         """The current value of a control-block field (``lr``, ``momentum``, ...) of each group."""
@@ -142,11 +195,12 @@ class Builder:
         """Declare a table: ``len(rows) / width`` rows of ``width`` 1 (one value) or ``n_groups`` (one a group)."""
         if width not in (1, self.n_groups):
             raise ValueError(f"{width=} of table {name!r} must be 1 or the number of param groups ({self.n_groups})")
-        self._declare(name, "table", [float(x) for x in rows], group=False, width=width)
+        self._declare(self._prefix + name, "table", [float(x) for x in rows], group=False, width=width)
 
     def lookup(self, table: str, row: Operand) -> Value:
         """``table[row]``; a row outside the table reads the nearest one."""
         index = self._coerce(row)
+        table = self._prefix + table
         uniform = index.uniform and self._memory[table].width == 1
         return self._append(Operation("lookup", (index.index,), table), uniform)
 
@@ -163,17 +217,25 @@ class Builder:
 
     def set_register(self, name: str, value: Operand) -> None:
         """The value of a scalar or group register from the next advance on."""
+        name = self._prefix + name
         slot = self._memory[name]
-        new = self._coerce(value)
+        kind = "load_group" if slot.group else "load"
+        new = self._gated(kind, name, value, uniform=not slot.group)
         if not slot.group and not new.uniform:
             raise ValueError(f"register {name!r} holds one number, but the value differs between param groups")
-        self._current["load_group" if slot.group else "load", name] = new
+        self._current[kind, name] = new
 
     def set_field(self, name: str, value: Operand) -> None:
         """Write a control-block field of every group."""
         if name not in FIELDS:
             raise ValueError(f"field={name!r} is not a control-block field; known are {', '.join(FIELDS)}")
-        self._current["field", name] = self._coerce(value)
+        self._current["field", name] = self._gated("field", name, value, uniform=False)
+
+    def _gated(self, kind: str, name: str, value: Operand, *, uniform: bool) -> Value:
+        new = self._coerce(value)
+        if self._condition is None:
+            return new
+        return self.where(self._condition, new, self._read(kind, name, uniform=uniform))
 
     def op(self, name: str, *operands: Operand) -> Value:
         """Append arithmetic operation ``name``; Python numbers become constants.
@@ -195,6 +257,8 @@ class Builder:
     def finish(self, name: str) -> Program:
         """The program: uniform operations first, then those of each group, then the writes."""
         writes: list[tuple[Operation, bool]] = []
+        if self._trapped is not None:
+            self._hold_where_trapped()
         for (kind, symbol), value in self._current.items():
             store = {"load": "store", "load_group": "store_group", "field": "store_field"}[kind]
             if self._operations[value.index] != Operation(kind, (), symbol):
@@ -207,6 +271,16 @@ class Builder:
         ordered = [lines[i][0] for i in order]
         operations = tuple(Operation(op.name, tuple(position[i] for i in op.operands), op.symbol) for op in ordered)
         return Program(name, operations, sum(uniform for _, uniform in lines), self.n_groups, dict(self._memory))
+
+    def _hold_where_trapped(self) -> None:
+        trapped = self._trapped
+        assert trapped is not None
+        for (kind, symbol), value in list(self._current.items()):
+            before = self._append(Operation(kind, (), symbol), kind == "load")
+            if value is not before:
+                self._current[kind, symbol] = self.where(trapped, before, value)
+        self._declare(TRAP, "register", [0.0], group=False)
+        self._current["load", TRAP] = self.op("max", self._read("load", TRAP, uniform=True), trapped)
 
     def _read(self, kind: str, symbol: str, *, uniform: bool) -> Value:
         current = self._current.get((kind, symbol))
@@ -227,7 +301,7 @@ class Builder:
             if x.builder is not self:
                 raise ValueError("a value of another program was used: values belong to the builder that made them")
             return x
-        return self.const(f"{float(x)!r}", float(x))
+        return self._const(f"{float(x)!r}", float(x))
 
     def _declare(self, name: str, kind: str, initial: list[float], *, group: bool, width: int = 1) -> None:
         slot = Slot(kind, tuple(initial), group, width)

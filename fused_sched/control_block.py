@@ -42,11 +42,16 @@ FLAGS: dict[str, int] = {
 GROUP_CAPACITY = 1024  # rows reserved, so that add_param_group does not move the block
 
 
+def capturing(tensor: torch.Tensor) -> bool:
+    """Whether what is launched now on ``tensor``'s device is recorded into a CUDA graph."""
+    return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
 def refuse_in_capture(
     tensor: torch.Tensor, what: str, fix: str = "do it before the capture or between replays"
 ) -> None:
     """Raise RuntimeError if what the host does now to ``tensor``'s device would end up in a CUDA graph."""
-    if tensor.is_cuda and torch.cuda.is_current_stream_capturing():
+    if capturing(tensor):
         raise RuntimeError(
             f"{what} inside a CUDA graph capture, where it would be recorded once and repeated by every replay: {fix}"
         )

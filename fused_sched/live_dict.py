@@ -14,14 +14,16 @@ class Changes:
         structure: something the parameter table was built from (params, state tensors, flags).
         lr_by_hand: an lr was assigned by hand, not by a scheduler.
         lent: states whose ``step`` was handed out as a tensor since the last optimizer step.
+        values: how often a value of a param group was assigned that is not in the control block.
     """
 
-    __slots__ = ("lent", "lr_by_hand", "structure")
+    __slots__ = ("lent", "lr_by_hand", "structure", "values")
 
     def __init__(self) -> None:
         self.structure = True
         self.lr_by_hand = False
         self.lent: list[Any] = []
+        self.values = 0
 
 
 class LiveDict(dict[str, Any]):

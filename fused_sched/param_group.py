@@ -78,6 +78,8 @@ class ParamGroup(LiveDict):
             self._changes.structure = True
         elif key == "params":
             self._changes.structure = True
+        else:
+            self._changes.values += 1
         return value
 
     def _write_lr(self, value: Any) -> None:

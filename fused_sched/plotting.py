@@ -1,6 +1,7 @@
 """Pictures of schedules: the values that a scheduler really gives, and a chart of them.
 
-Needs matplotlib (``pip install 'fused_sched[plot]'``) for drawing only; :func:`lr_curve` works without.
+The values come from :mod:`fused_sched.schedules`, whose :func:`curves` and :func:`lr_curve` are here too and
+work without matplotlib (``pip install 'fused_sched[plot]'``), which is needed for drawing only.
 """
 
 from __future__ import annotations
@@ -8,74 +9,18 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+from .schedules import curves, lr_curve
+
+__all__ = ["check_suffix", "curves", "decimate", "draw", "draw_panels", "lr_curve", "new_figure", "save", "style"]
 
 FORMATS = (".png", ".svg")
 COLOURS = ("#1f5fa8", "#d1622b", "#2f8f5b", "#8a4fa3", "#b08a1e", "#5b6770")
 MAX_POINTS = 4000  # drawn for one curve: more is invisible, and makes large svg files
 _LARGEST = 1e300  # matplotlib's axis limits overflow beyond
-
-
-def lr_curve(
-    make_scheduler: Callable[[Any], Any], steps: int, *, lr: float = 0.1, momentum: float = 0.9
-) -> list[float]:
-    """The learning rate that each of the first ``steps`` optimizer steps uses.
-
-    Args:
-        make_scheduler: takes an optimizer and returns a scheduler for it, for example
-            ``lambda optimizer: StepLR(optimizer, step_size=30)``.
-        steps: number of values, at least 1; the first is the one right after construction.
-        lr: learning rate that the optimizer (SGD with one parameter) is made with.
-        momentum: momentum that the optimizer is made with; 0 for none.
-
-    Raises:
-        ValueError: ``steps`` or ``lr`` is out of range.
-
-    Whatever ``make_scheduler`` and the scheduler raise is passed on.
-    """
-    return curves(make_scheduler, steps, ("lr",), lr=lr, momentum=momentum)["lr"]
-
-
-def curves(
-    make_scheduler: Callable[[Any], Any],
-    steps: int,
-    keys: Sequence[str],
-    *,
-    lr: float = 0.1,
-    momentum: float = 0.9,
-) -> dict[str, list[float]]:
-    """As :func:`lr_curve`, for several entries of the param group at once.
-
-    Args:
-        make_scheduler, steps, lr, momentum: see :func:`lr_curve`.
-        keys: names in the param group, such as ``("lr", "momentum")``.
-
-    Returns:
-        For each key its values, one a step.
-    """
-    if steps < 1:
-        raise ValueError(f"{steps=} must be at least 1")
-    if not (math.isfinite(lr) and lr > 0):
-        raise ValueError(f"{lr=} must be a finite number above 0")
-    # Imported here: drawing alone needs no optimizer.
-    from .optim import SGD
-
-    parameter = torch.nn.Parameter(torch.zeros(1))
-    parameter.grad = torch.zeros(1)
-    optimizer = SGD([parameter], lr=lr, momentum=momentum)
-    scheduler = make_scheduler(optimizer)
-    group = optimizer.param_groups[0]
-    collected: dict[str, list[float]] = {key: [float(group[key])] for key in keys}
-    for _ in range(steps - 1):
-        optimizer.step()  # a schedule inside the update advances here, and none may advance without it
-        scheduler.step()
-        for key, values in collected.items():
-            values.append(float(group[key]))
-    return collected
 
 
 def draw(
@@ -114,13 +59,13 @@ def draw_panels(
     check_suffix(path)
     figure = new_figure(8.0, 1.2 + 3.0 * len(panels))
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-    for axis, (ylabel, curves) in zip(axes, panels.items(), strict=True):
-        for colour, (name, values) in zip(_cycle(len(curves)), curves.items(), strict=True):
+    for axis, (ylabel, named) in zip(axes, panels.items(), strict=True):
+        for colour, (name, values) in zip(_cycle(len(named)), named.items(), strict=True):
             xs, ys = decimate(values)
             axis.plot(xs, ys, label=name, color=colour, linewidth=1.8)
         style(axis)
         axis.set_ylabel(ylabel)
-        if len(curves) > 1:
+        if len(named) > 1:
             axis.legend(frameon=False)
     axes[-1].set_xlabel("step")
     if title:

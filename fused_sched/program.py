@@ -15,6 +15,7 @@ Python raises (``1/0``, an overflowing power), a program gives the IEEE value in
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping, MutableSequence
 from dataclasses import dataclass, field
@@ -52,9 +53,16 @@ OPERATIONS: dict[str, int] = {
     "abs": 1,
     "sqrt": 1,
     "exp": 1,
+    "expm1": 1,
     "log": 1,
+    "log2": 1,
+    "log10": 1,
+    "log1p": 1,
     "cos": 1,
     "sin": 1,
+    "tan": 1,
+    "atan": 1,
+    "tanh": 1,
     "floor": 1,
     "ceil": 1,
     "trunc": 1,
@@ -66,6 +74,7 @@ MAX_OPERATIONS = 4096  # csrc/program.h keeps the values of one advance on the s
 CODE_WIDTH = 5  # int32 words of one encoded operation: code, a, b, c, width
 
 _STORES = ("store", "store_group", "store_field")
+NUMPY = "numpy"
 ARITHMETIC = tuple(name for name in OPERATIONS if name not in ("load", "load_group", "field", "lookup", *_STORES))
 
 LAST_EPOCH = "last_epoch"
@@ -74,7 +83,11 @@ STEP_COUNT = "_step_count"
 
 @dataclass(frozen=True)
 class Operation:
-    """One line of a program: ``value[i] = name(value[operands...])``; ``symbol`` names what a load or store touches."""
+    """One line of a program: ``value[i] = name(value[operands...])``.
+
+    ``symbol`` names what a load or store touches. Of an arithmetic operation it may be ``"numpy"``: the host
+    then computes as numpy rounds it, which is not always the C library's last place.
+    """
 
     name: str
     operands: tuple[int, ...] = ()
@@ -166,7 +179,7 @@ class Program:
         rows = []
         for op in self.operations:
             words = [OP_CODES[op.name], *op.operands, 0, 0, 0]
-            if op.symbol is not None:
+            if op.symbol is not None and op.name not in ARITHMETIC:
                 where = FIELDS[op.symbol] if op.name in ("field", "store_field") else self.offsets[op.symbol]
                 value = op.operands[0] if op.operands else 0
                 words = [OP_CODES[op.name], where, value, 0, 0]
@@ -186,6 +199,9 @@ class Program:
             lines.append(f"        row = {GROUPS_OFFSET} + g * {GROUP_STRIDE}")
             lines += grouped
         namespace: dict[str, object] = dict(_HOST_FUNCTIONS)
+        for op in self.operations:
+            if op.symbol == NUMPY and op.name in ARITHMETIC:
+                namespace[f"numpy_{op.name}"] = host_function(op.name, NUMPY)
         if len(lines) == 1:
             lines.append("    pass")
         exec(compile("\n".join(lines), f"<program {self.name}>", "exec"), namespace)  # noqa: S102
@@ -197,21 +213,46 @@ class Program:
 
     def _host_line(self, i: int, op: Operation) -> str:
         a = [f"v{k}" for k in op.operands]
-        if op.symbol is not None and op.name in ("field", "store_field"):
+        if op.name in ARITHMETIC:
+            template = _HOST_EXPRESSIONS[op.name] if op.symbol != NUMPY else _numpy_call(op.name)
+            return f"v{i} = " + template.format(*a)
+        if op.name in ("field", "store_field"):
+            assert op.symbol is not None
             place = f"control[row + {FIELDS[op.symbol]}]"
-        elif op.symbol is not None:
+        else:
+            assert op.symbol is not None
             place = f"memory[{self.offsets[op.symbol]}{' + g' if op.name in ('load_group', 'store_group') else ''}]"
         if op.name in _STORES:
             return f"{place} = {a[0]}"
         if op.name in ("load", "load_group", "field"):
             return f"v{i} = {place}"
-        if op.name == "lookup":
-            assert op.symbol is not None
-            slot = self.memory[op.symbol]
-            last = len(slot.initial) // slot.width - 1
-            column = " + g" if slot.width > 1 else ""
-            return f"v{i} = memory[{self.offsets[op.symbol]} + _row({a[0]}, {last}) * {slot.width}{column}]"
-        return f"v{i} = " + _HOST_EXPRESSIONS[op.name].format(*a)
+        assert op.symbol is not None
+        slot = self.memory[op.symbol]
+        last = len(slot.initial) // slot.width - 1
+        column = " + g" if slot.width > 1 else ""
+        return f"v{i} = memory[{self.offsets[op.symbol]} + _row({a[0]}, {last}) * {slot.width}{column}]"
+
+
+@functools.cache
+def host_function(name: str, library: str | None = None) -> Callable[..., float]:
+    """Arithmetic operation ``name`` as the host computes it; ``library`` as :attr:`Operation.symbol`."""
+    if library == NUMPY:
+        import numpy  # an extra of the tests and of users' functions, not a requirement
+
+        function = getattr(numpy, {"pow": "power", "atan": "arctan"}.get(name, name))
+
+        def rounded_by_numpy(*operands: float) -> float:
+            with numpy.errstate(all="ignore"):
+                return float(function(*operands))
+
+        return rounded_by_numpy
+    names = "abc"[: OPERATIONS[name]]
+    source = f"lambda {', '.join(names)}: {_HOST_EXPRESSIONS[name].format(*names)}"
+    return eval(source, dict(_HOST_FUNCTIONS))  # type: ignore[no-any-return]  # noqa: S307 - from the table below
+
+
+def _numpy_call(name: str) -> str:
+    return f"numpy_{name}({', '.join(f'{{{k}}}' for k in range(OPERATIONS[name]))})"
 
 
 _HOST_EXPRESSIONS = {
@@ -235,9 +276,16 @@ _HOST_EXPRESSIONS = {
     "abs": "abs({0})",
     "sqrt": "_sqrt({0})",
     "exp": "_exp({0})",
+    "expm1": "_expm1({0})",
     "log": "_log({0})",
+    "log2": "_log2({0})",
+    "log10": "_log10({0})",
+    "log1p": "_log1p({0})",
     "cos": "_cos({0})",
     "sin": "_sin({0})",
+    "tan": "_tan({0})",
+    "atan": "math.atan({0})",
+    "tanh": "math.tanh({0})",
     "floor": "_whole(math.floor, {0})",
     "ceil": "_whole(math.ceil, {0})",
     "trunc": "_whole(math.trunc, {0})",
@@ -287,10 +335,29 @@ def _exp(a: float) -> float:
         return math.inf
 
 
+def _expm1(a: float) -> float:
+    try:
+        return math.expm1(a)
+    except OverflowError:
+        return math.inf
+
+
 def _log(a: float) -> float:
     if a > 0.0:
         return math.log(a)
     return -math.inf if a == 0.0 else math.nan
+
+
+def _log2(a: float) -> float:
+    return math.log2(a) if a > 0.0 else _log(a)
+
+
+def _log10(a: float) -> float:
+    return math.log10(a) if a > 0.0 else _log(a)
+
+
+def _log1p(a: float) -> float:
+    return math.log1p(a) if a > -1.0 else _log(a + 1.0)
 
 
 def _cos(a: float) -> float:
@@ -299,6 +366,10 @@ def _cos(a: float) -> float:
 
 def _sin(a: float) -> float:
     return math.sin(a) if math.isfinite(a) else math.nan
+
+
+def _tan(a: float) -> float:
+    return math.tan(a) if math.isfinite(a) else math.nan
 
 
 def _whole(function: Callable[[float], int], a: float) -> float:
@@ -319,9 +390,14 @@ _HOST_FUNCTIONS: dict[str, object] = {
     "_floordiv": _floordiv,
     "_sqrt": _sqrt,
     "_exp": _exp,
+    "_expm1": _expm1,
     "_log": _log,
+    "_log2": _log2,
+    "_log10": _log10,
+    "_log1p": _log1p,
     "_cos": _cos,
     "_sin": _sin,
+    "_tan": _tan,
     "_whole": _whole,
     "_row": _row,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from .builder import TRAP
 from .control_block import ControlBlock, HostedArray
 from .program import Program
 
@@ -35,6 +36,7 @@ class Schedule:
         self.launch_arguments = self.code, program.n_uniform, self.memory.tensor, int(guarded)
         self.before_advance: Callable[[], None] | None = None
         self.pending = False  # the optimizer advanced it since the scheduler's last step()
+        self._trap = program.offsets.get(TRAP)
         backend.check_program(self)
 
     def advance(self) -> None:
@@ -46,10 +48,21 @@ class Schedule:
         """Keep the host's mirror in step after the device advanced."""
         if not self.block.remote:
             return
-        if self.guarded or self.block.stale or self.block.volatile:
+        if self.guarded or self.block.stale or self.block.volatile or self.memory.stale or self.memory.volatile:
             self.memory.stale = self.block.stale = True  # only the device knows what happened
         else:
             self.host_advance(self.memory.host, self.block.host)
+
+    @property
+    def trapped(self) -> bool:
+        """Whether the host knows that an advance did nothing, waiting for Python to raise."""
+        if self._trap is None or self.memory.stale or self.memory.volatile:
+            return False
+        return self.memory.host[self._trap] != 0.0
+
+    def read_trap(self) -> bool:
+        """As :attr:`trapped`, after asking the device where only that knows."""
+        return self._trap is not None and self.memory.read(self._trap) != 0.0
 
     def read(self, symbol: str) -> float:
         """The present value of a scalar register."""

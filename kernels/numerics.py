@@ -25,11 +25,35 @@ if INTERPRETED:
         data = function(a.handle.data, b.handle.data)
         return tl.tensor(TensorHandle(data, tl.float64), tl.where(a < b, a, b).type)
 
+    def _apply_one(function: Any, a: Any) -> Any:
+        return tl.tensor(TensorHandle(function(a.handle.data), tl.float64), a.type)
+
     def power(a: Any, b: Any) -> Any:
         return _apply(np.power, a, b)
 
     def remainder(a: Any, b: Any) -> Any:
         return _apply(np.fmod, a, b)
+
+    def expm1(a: Any) -> Any:
+        return _apply_one(np.expm1, a)
+
+    def log2(a: Any) -> Any:
+        return _apply_one(np.log2, a)
+
+    def log10(a: Any) -> Any:
+        return _apply_one(np.log10, a)
+
+    def log1p(a: Any) -> Any:
+        return _apply_one(np.log1p, a)
+
+    def tan(a: Any) -> Any:
+        return _apply_one(np.tan, a)
+
+    def atan(a: Any) -> Any:
+        return _apply_one(np.arctan, a)
+
+    def tanh(a: Any) -> Any:
+        return _apply_one(np.tanh, a)
 
     def narrow(x: Any, T: Any) -> Any:
         if tl.bfloat16 != T or x.dtype == tl.bfloat16:
@@ -53,6 +77,41 @@ else:
     def remainder(a, b):
         """C's fmod, float64: exact, with the sign of a."""
         return libdevice.fmod(a, b)
+
+    @triton.jit
+    def expm1(a):
+        """C's expm1, float64."""
+        return libdevice.expm1(a)
+
+    @triton.jit
+    def log2(a):
+        """C's log2, float64."""
+        return libdevice.log2(a)
+
+    @triton.jit
+    def log10(a):
+        """C's log10, float64."""
+        return libdevice.log10(a)
+
+    @triton.jit
+    def log1p(a):
+        """C's log1p, float64."""
+        return libdevice.log1p(a)
+
+    @triton.jit
+    def tan(a):
+        """C's tan, float64."""
+        return libdevice.tan(a)
+
+    @triton.jit
+    def atan(a):
+        """C's atan, float64."""
+        return libdevice.atan(a)
+
+    @triton.jit
+    def tanh(a):
+        """C's tanh, float64."""
+        return libdevice.tanh(a)
 
     @triton.jit
     def narrow(x, T: tl.constexpr):

@@ -44,16 +44,24 @@ EXPRESSIONS = {
     "abs": "tl.abs({0})",
     "sqrt": "tl.sqrt({0})",
     "exp": "tl.exp({0})",
+    "expm1": "expm1({0})",
     "log": "tl.log({0})",
+    "log2": "log2({0})",
+    "log10": "log10({0})",
+    "log1p": "log1p({0})",
     "cos": "tl.cos({0})",
     "sin": "tl.sin({0})",
+    "tan": "tan({0})",
+    "atan": "atan({0})",
+    "tanh": "tanh({0})",
     "floor": "tl.floor({0})",
     "ceil": "tl.ceil({0})",
     "trunc": "truncate({0})",
     "round": "round_even({0})",
     "where": "tl.where({0} != 0.0, {1}, {2})",
 }
-_FUNCTIONS = ("power", "python_mod", "python_floordiv", "truncate", "round_even", "table_row")
+_LIBM = ("expm1", "log2", "log10", "log1p", "tan", "atan", "tanh")
+_FUNCTIONS = ("power", "python_mod", "python_floordiv", "truncate", "round_even", "table_row", *_LIBM)
 _STORES = ("store", "store_group", "store_field")
 _known: dict[str, Any] = {}
 
@@ -94,7 +102,7 @@ def program_source(program: Program) -> str:
             stores.append(f"tl.store({place}, {a[0]}" + (", mask=inside)" if block else ")"))
         elif op.name == "lookup":
             lines.append(f"v{i} = " + _lookup(program, op, a[0], i < program.n_uniform))
-        elif op.symbol is not None:
+        elif op.symbol is not None and op.name not in EXPRESSIONS:
             place, block = _place(program, op)
             lines.append(f"v{i} = tl.load({place}" + (", mask=inside, other=0.0)" if block else ")"))
         else:

@@ -1,7 +1,7 @@
 """torch's learning-rate schedulers, computed on the device.
 
 Each class inherits torch's class of the same name and adds its program; constructors, ``last_epoch``,
-``step``, ``get_last_lr``, ``state_dict`` and errors are torch's. Two keywords are new, on every class:
+``step``, ``get_last_lr``, ``state_dict`` and errors are torch's. Keywords that are new:
 
 ``fused=True``
     the schedule advances inside ``optimizer.step()``; ``scheduler.step()`` is then bookkeeping, and
@@ -9,13 +9,50 @@ Each class inherits torch's class of the same name and adds its program; constru
 ``skip_with_optimizer=True``
     the schedule stays where it is when the optimizer's last update was skipped because of an overflow.
     The default is torch's: it advances all the same.
+``horizon=N``
+    where a user's function cannot be traced into the program, N of its values are computed at a time.
+
+Beside torch's names: :class:`ParamScheduler` for any hyperparameter, :func:`on_device` for schedulers made
+elsewhere, and :func:`get_scheduler` with the recipes of large models.
 """
 
+from .constant_lr import ConstantLR
+from .convert import on_device
 from .cosine_annealing_lr import CosineAnnealingLR
+from .cosine_annealing_warm_restarts import CosineAnnealingWarmRestarts
 from .cyclic_lr import CyclicLR
 from .exponential_lr import ExponentialLR
 from .lambda_lr import LambdaLR
+from .linear_lr import LinearLR
 from .multi_step_lr import MultiStepLR
+from .multiplicative_lr import MultiplicativeLR
+from .nested import ChainedScheduler, SequentialLR
+from .one_cycle_lr import OneCycleLR
+from .param_scheduler import ParamScheduler
+from .polynomial_lr import PolynomialLR
+from .recipes import get_scheduler
+from .reduce_lr_on_plateau import ReduceLROnPlateau
 from .step_lr import StepLR
+from .swalr import SWALR
 
-__all__ = ["CosineAnnealingLR", "CyclicLR", "ExponentialLR", "LambdaLR", "MultiStepLR", "StepLR"]
+__all__ = [
+    "SWALR",
+    "ChainedScheduler",
+    "ConstantLR",
+    "CosineAnnealingLR",
+    "CosineAnnealingWarmRestarts",
+    "CyclicLR",
+    "ExponentialLR",
+    "LambdaLR",
+    "LinearLR",
+    "MultiStepLR",
+    "MultiplicativeLR",
+    "OneCycleLR",
+    "ParamScheduler",
+    "PolynomialLR",
+    "ReduceLROnPlateau",
+    "SequentialLR",
+    "StepLR",
+    "get_scheduler",
+    "on_device",
+]

@@ -6,7 +6,7 @@ from torch.optim import lr_scheduler
 
 from ..builder import Builder, Value
 from ..program import STEP_COUNT
-from .on_device import OnDevice
+from .base import OnDevice
 
 
 class CosineAnnealingLR(OnDevice, lr_scheduler.CosineAnnealingLR):

@@ -9,25 +9,22 @@ from typing import Any
 from torch.optim import lr_scheduler
 
 from ..builder import Builder, Value
-from .host_table import HostTable
-from .on_device import OnDevice
-
-_TABLE = "scale_fn"
+from .base import OnDevice
 
 
 class CyclicLR(OnDevice, lr_scheduler.CyclicLR):
     """Cycles the lr between two bounds, and momentum or beta1 against it (Smith, 2017).
 
-    After :class:`torch.optim.lr_scheduler.CyclicLR`. The built-in modes are part of the program; a
-    custom ``scale_fn`` runs on the host and its exact values reach the device as rows of a table.
-    Where torch's ``triangular2`` overflows, at cycle 1025, the amplitude stays 0.
+    After :class:`torch.optim.lr_scheduler.CyclicLR`. A custom ``scale_fn`` becomes part of the program
+    where it can be traced; otherwise it runs on the host and its exact values are tabulated, as in
+    :class:`LambdaLR`. Where torch's ``triangular2`` overflows, at cycle 1025, the amplitude stays 0.
 
     Args:
-        lookahead: with a custom ``scale_fn``, how many steps are computed at a time. 1 calls the function
-            exactly when torch does; more is for functions that depend on their argument alone.
+        horizon: with a ``scale_fn`` that is not traced, how many steps are computed at a time; see
+            :class:`LambdaLR`.
 
     Raises:
-        ValueError: ``step_size_up`` is 0, ``lookahead`` is less than 1, or torch's reasons.
+        ValueError: ``step_size_up`` is 0, ``horizon`` is less than 1, or torch's reasons.
     """
 
     _constants = (
@@ -51,26 +48,29 @@ class CyclicLR(OnDevice, lr_scheduler.CyclicLR):
         max_momentum: float | list[float] = 0.9,
         last_epoch: int = -1,
         *,
-        lookahead: int = 1,
+        horizon: int = 1,
         fused: bool = False,
         skip_with_optimizer: bool = False,
     ) -> None:
         if step_size_up == 0:
             raise ValueError(f"{step_size_up=} must not be 0: give the number of steps from base_lr up to max_lr")
-        self._table = HostTable(lookahead, self._row)
+        self._horizon = horizon
         super().__init__(
             optimizer, base_lr, max_lr, step_size_up, step_size_down, mode, gamma, scale_fn, scale_mode, cycle_momentum,
             base_momentum, max_momentum, last_epoch, fused=fused, skip_with_optimizer=skip_with_optimizer,
         )  # fmt: skip
 
-    def _row(self, epoch: int) -> list[float]:
+    def _functions(self) -> list[Any]:
+        return [] if self._scale_fn_custom is None else [self._scale_fn_custom]
+
+    def _tabulated(self, epoch: int) -> list[list[float]]:
         cycle = math.floor(1 + epoch / self.total_size)
-        return [float(self.scale_fn(cycle if self.scale_mode == "cycle" else epoch))]
+        return [[float(self.scale_fn(cycle if self.scale_mode == "cycle" else epoch))]]
 
     def _scale(self, b: Builder, epoch: Value, cycle: Value) -> Value:
-        if self._scale_fn_custom is not None:
-            b.table(_TABLE, [math.nan] * self._table_rows())
-            return b.lookup(_TABLE, epoch % b.const("rows", self._table_rows()))
+        if self._scale_fn_custom is not None and self._source is not None:
+            (scale,) = self._source.emit(b, epoch, cycle if self.scale_mode == "cycle" else epoch, width=1)
+            return scale
         if self.mode == "triangular2":
             return 1 / (2.0 ** (cycle - 1))
         if self.mode == "exp_range":
@@ -90,8 +90,3 @@ class CyclicLR(OnDevice, lr_scheduler.CyclicLR):
             high = b.const("max_momentums", [float(v) for v in self.max_momentums])
             b.set_field("beta1" if self.use_beta1 else "momentum", high - (high - low) * position * scale)
         return base + height * scale
-
-    def _before_advance(self) -> None:
-        super()._before_advance()
-        if self._scale_fn_custom is not None:
-            self._fill_table(_TABLE)

@@ -3,7 +3,7 @@
 from torch.optim import lr_scheduler
 
 from ..builder import Builder, Value
-from .on_device import OnDevice
+from .base import OnDevice
 
 
 class ExponentialLR(OnDevice, lr_scheduler.ExponentialLR):

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 from torch.optim import lr_scheduler
 
 from ..builder import Builder, Value
-from .host_table import HostTable
-from .on_device import OnDevice
-
-_TABLE = "base_lr * lr_lambda"
+from .base import OnDevice
 
 
 class LambdaLR(OnDevice, lr_scheduler.LambdaLR):
     """The base lr times any Python function of the step, after :class:`torch.optim.lr_scheduler.LambdaLR`.
 
-    The functions run on the host; their exact values reach the device as rows of a table, written
-    ahead of the step that uses them, without a sync and without a limit on the number of steps.
+    A function that depends on the step alone becomes part of the program (see :mod:`fused_sched.trace`)
+    and is not called again. Any other is called on the host, and its exact values reach the device as
+    rows of a table, written ahead of the step that uses them; :meth:`explain` says which way was taken.
 
     Args:
-        lookahead: how many steps are computed at a time. 1 calls the function exactly when torch does;
-            more means fewer, larger uploads, for functions that depend on the step alone.
+        horizon: for functions that are not traced, how many steps are computed at a time. 1 calls the
+            function exactly when torch does. A CUDA graph needs as many as it will be replayed: past
+            them the lr stays, and the scheduler's next read on the host raises.
 
     Raises:
-        ValueError: ``lookahead`` is less than 1.
+        ValueError: ``horizon`` is less than 1.
     """
 
     _constants = ("base_lrs", "lr_lambdas")
@@ -37,23 +35,23 @@ class LambdaLR(OnDevice, lr_scheduler.LambdaLR):
         lr_lambda: Callable[[int], float] | list[Callable[[int], float]],
         last_epoch: int = -1,
         *,
-        lookahead: int = 1,
+        horizon: int = 1,
         fused: bool = False,
         skip_with_optimizer: bool = False,
     ) -> None:
-        self._table = HostTable(lookahead, self._row)
+        self._horizon = horizon
         super().__init__(
             optimizer, lr_lambda, last_epoch=last_epoch, fused=fused, skip_with_optimizer=skip_with_optimizer
         )
 
-    def _row(self, epoch: int) -> list[float]:
-        return [float(base * f(epoch)) for base, f in zip(self.base_lrs, self.lr_lambdas, strict=True)]
+    def _functions(self) -> list[Any]:
+        return self.lr_lambdas
+
+    def _tabulated(self, epoch: int) -> list[list[float]]:
+        return [[float(base * f(epoch)) for base, f in zip(self.base_lrs, self.lr_lambdas, strict=True)]]
 
     def _next_lr(self, b: Builder, epoch: Value) -> Value:
-        rows = self._table_rows()
-        b.table(_TABLE, [math.nan] * (rows * b.n_groups), width=b.n_groups)
-        return b.lookup(_TABLE, epoch % b.const("rows", rows))
-
-    def _before_advance(self) -> None:
-        super()._before_advance()
-        self._fill_table(_TABLE)
+        assert self._source is not None
+        (value,) = self._source.emit(b, epoch)
+        # a table holds the product, as Python computed it
+        return b.const("base_lrs", [float(x) for x in self.base_lrs]) * value if self._source.traced else value

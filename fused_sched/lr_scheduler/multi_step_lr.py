@@ -3,7 +3,7 @@
 from torch.optim import lr_scheduler
 
 from ..builder import Builder, Value
-from .on_device import OnDevice
+from .base import OnDevice
 
 
 class MultiStepLR(OnDevice, lr_scheduler.MultiStepLR):
@@ -12,9 +12,8 @@ class MultiStepLR(OnDevice, lr_scheduler.MultiStepLR):
     _constants = ("milestones", "gamma")
 
     def _constants_changed(self) -> bool:
-        milestones, gamma = self._seen
         # a Counter compares in Python, entry by entry
-        return self.gamma != gamma or not dict.__eq__(self.milestones, milestones)
+        return not dict.__eq__(self.milestones, self._seen["milestones"])
 
     def _next_lr(self, b: Builder, epoch: Value) -> Value:
         lr = b.field("lr")

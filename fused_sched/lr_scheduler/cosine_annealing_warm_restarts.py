@@ -1,0 +1,62 @@
+"""CosineAnnealingWarmRestarts."""
+
+import math
+
+from torch.optim import lr_scheduler
+
+from ..builder import Builder, Value
+from ..control_block import refuse_in_capture
+from ..program import LAST_EPOCH, STEP_COUNT
+from .base import OnDevice
+from .registers import Register
+
+
+class CosineAnnealingWarmRestarts(OnDevice, lr_scheduler.CosineAnnealingWarmRestarts):
+    """Cosines down to ``eta_min``, each ``T_mult`` times as long as the last (Loshchilov and Hutter, 2017: SGDR).
+
+    After :class:`torch.optim.lr_scheduler.CosineAnnealingWarmRestarts`. ``step(epoch)``, with fractions
+    too, is computed on the host.
+    """
+
+    _constants = ("T_0", "T_mult", "eta_min", "base_lrs")
+    _registers = (LAST_EPOCH, STEP_COUNT, "T_cur", "T_i")
+    _order_matters = False
+
+    T_cur = Register()
+    T_i = Register()
+
+    def _next_lr(self, b: Builder, epoch: Value) -> Value:
+        cur, length = b.register("T_cur", self.__dict__["T_cur"]), b.register("T_i", self.__dict__["T_i"])
+        eta_min = b.const("eta_min", self.eta_min)
+        height = b.const("base_lrs", [float(x) for x in self.base_lrs]) - eta_min
+        return eta_min + height * (1 + b.op("cos", b.const("pi", math.pi) * cur / length)) / 2
+
+    def _emit_step(self, b: Builder) -> None:
+        # torch: a negative last_epoch means a first step, to epoch 0
+        before = b.register(LAST_EPOCH, self.__dict__[LAST_EPOCH])
+        b.register(STEP_COUNT, self.__dict__[STEP_COUNT])
+        first = before < 0
+        cur = b.register("T_cur", self.__dict__["T_cur"]) + 1
+        length = b.register("T_i", self.__dict__["T_i"])
+        over = cur >= length
+        b.set_register(LAST_EPOCH, b.where(first, 0.0, before + 1))
+        b.set_register("T_cur", b.where(first, 0.0, b.where(over, cur % length, cur)))
+        longer = b.where(over, length * b.const("T_mult", self.T_mult), length)
+        b.set_register("T_i", b.where(first, b.const("T_0", self.T_0), longer))
+        self._emit_lr(b, self._next_lr(b, before))
+
+    def step(self, epoch: float | None = None) -> None:
+        """One step of the schedule, or with ``epoch`` a jump there.
+
+        Args:
+            epoch: not negative; may have a fraction, such as ``epoch + batch / batches``.
+
+        Raises:
+            ValueError: ``epoch`` is negative.
+        """
+        if epoch is not None or not self._advance():
+            self._step_on_host(epoch)
+
+    def _step_on_host(self, epoch: float | None = None) -> None:
+        refuse_in_capture(self.optimizer._block.tensor, f"the lr of {type(self).__name__} was computed by Python")
+        lr_scheduler.CosineAnnealingWarmRestarts.step(self, epoch)

@@ -1,0 +1,173 @@
+"""SequentialLR and ChainedScheduler: several schedulers as one program."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from torch.optim import lr_scheduler
+
+from ..builder import Builder, Value
+from ..control_block import refuse_in_capture
+from ..program import LAST_EPOCH
+from .base import OnDevice
+from .registers import LAST_LR
+
+
+class _Nested(OnDevice):
+    """A scheduler that is made of others; nested in any way, all of them are one program.
+
+    The parts go on working on their own as in torch: their attributes read and write the one program, and
+    calling their ``step()`` is done on the host.
+    """
+
+    _registers: ClassVar[tuple[str, ...]] = ()
+    _schedulers: Any
+
+    def _parts(self) -> list[Any]:
+        return list(self._schedulers)
+
+    def _refuse_fused_parts(self, schedulers: Sequence[Any]) -> None:
+        for i, part in enumerate(schedulers):
+            if isinstance(part, OnDevice) and (part._fused or part._skip_with_optimizer):
+                raise ValueError(
+                    f"{type(part).__name__} at index {i} was made with fused or skip_with_optimizer, but it advances "
+                    f"with the {type(self).__name__} around it: give these keywords to the outermost scheduler only"
+                )
+
+    def _write_last_lr(self, b: Builder) -> None:
+        b.group_register(LAST_LR, [float(x) for x in self.__dict__[LAST_LR]])
+        b.set_register(LAST_LR, b.field("lr"))
+
+    def step(self) -> None:  # type: ignore[override]
+        """One step of the schedule.
+
+        Raises:
+            RuntimeError: the scheduler is ``fused`` and the optimizer took no step since the last call.
+        """
+        if not self._advance():
+            self._step_on_host()
+
+    def _step_on_host(self, epoch: float | None = None) -> None:
+        refuse_in_capture(self.optimizer._block.tensor, f"the lr of {type(self).__name__} was computed by Python")
+        self._torch_class.step(self)  # type: ignore[arg-type]
+
+    def _pull(self) -> None:
+        super()._pull()
+        if self._schedule is not None:
+            for part in self._parts():
+                part._pull()
+
+
+class SequentialLR(_Nested, lr_scheduler.SequentialLR):  # type: ignore[misc]
+    """Schedulers one after the other, after :class:`torch.optim.lr_scheduler.SequentialLR`.
+
+    Args:
+        optimizer, schedulers, milestones, last_epoch: as in torch.
+
+    Raises:
+        ValueError: a scheduler other than the first is itself made of schedulers, where torch fails at
+            the milestone; or torch's reasons.
+    """
+
+    _registers = (LAST_EPOCH,)
+    _constants = ("_milestones",)
+
+    def __init__(
+        self,
+        optimizer: Any,
+        schedulers: list[Any],
+        milestones: list[int],
+        last_epoch: int = -1,
+        *,
+        fused: bool = False,
+        skip_with_optimizer: bool = False,
+    ) -> None:
+        self._refuse_fused_parts(schedulers)
+        for i, part in enumerate(schedulers[1:], 1):
+            if isinstance(part, (lr_scheduler.SequentialLR, lr_scheduler.ChainedScheduler)):
+                raise ValueError(
+                    f"{type(part).__name__} at index {i} cannot be started at a milestone (in torch, "
+                    "NotImplementedError there): make it the first, or write its parts into this sequence"
+                )
+        super().__init__(
+            optimizer, schedulers, milestones, last_epoch, fused=fused, skip_with_optimizer=skip_with_optimizer
+        )
+
+    def _emit_step(self, b: Builder) -> None:
+        epoch = b.register(LAST_EPOCH, self.__dict__[LAST_EPOCH]) + 1
+        b.set_register(LAST_EPOCH, epoch)
+        thresholds = [b.const(f"milestone {i}", m) for i, m in enumerate(self._milestones)]
+        active = self._bisect(b, thresholds, epoch, 0, len(thresholds))
+        for i, part in enumerate(self._schedulers):
+            mine = active == i
+            if i > 0:
+                at_milestone = thresholds[i - 1] == epoch
+                with b.scope(f"{i}."), b.when(mine & at_milestone):
+                    part._emit_restart(b)
+                mine = mine & ~at_milestone
+            with b.scope(f"{i}."), b.when(mine):
+                part._emit_step(b)
+        self._write_last_lr(b)
+
+    def _covers_groups(self) -> bool:
+        # a closed form, by which a part starts at its milestone, has one value for each of its base_lrs
+        n = len(self.optimizer.param_groups)
+        restarts = [part for part in self._schedulers[1:] if hasattr(part, "_get_closed_form_lr")]
+        return all(len(part.base_lrs) == n for part in restarts) and super()._covers_groups()
+
+    def _bisect(self, b: Builder, thresholds: list[Value], epoch: Value, low: int, high: int) -> Value:
+        # the search itself and not a count, for milestones that are not sorted
+        if low == high:
+            return b.number(low)
+        middle = (low + high) // 2
+        return b.where(
+            epoch < thresholds[middle],
+            self._bisect(b, thresholds, epoch, low, middle),
+            self._bisect(b, thresholds, epoch, middle + 1, high),
+        )
+
+    def _prepare(self, restart: bool) -> None:
+        if self._tabulates or any(part._source is not None or part._parts() for part in self._schedulers):
+            epoch = self._coming_epoch(restart)
+            active = bisect_right(self._milestones, epoch)
+            self._schedulers[active]._prepare(restart=active > 0 and self._milestones[active - 1] == epoch)
+
+    def _steps_taken(self) -> int:
+        return int(self._schedulers[bisect_right(self._milestones, self.last_epoch)]._steps_taken())
+
+
+class ChainedScheduler(_Nested, lr_scheduler.ChainedScheduler):  # type: ignore[misc]
+    """Schedulers that act one on the other at every step, after :class:`torch.optim.lr_scheduler.ChainedScheduler`."""
+
+    def __init__(
+        self,
+        schedulers: Sequence[Any],
+        optimizer: Any = None,
+        *,
+        fused: bool = False,
+        skip_with_optimizer: bool = False,
+    ) -> None:
+        self._refuse_fused_parts(schedulers)
+        self._reset_slots(fused, skip_with_optimizer)
+        lr_scheduler.ChainedScheduler.__init__(self, schedulers, optimizer)
+        self._require_ours(self.optimizer)
+        self._bind()
+        self.optimizer._changes.lr_by_hand = False
+
+    def _emit_step(self, b: Builder) -> None:
+        for i, part in enumerate(self._schedulers):
+            with b.scope(f"{i}."):
+                part._emit_step(b)
+        self._write_last_lr(b)
+
+    def _prepare(self, restart: bool) -> None:
+        for part in self._schedulers:
+            part._prepare(restart)
+
+    def _coming_epoch(self, restart: bool) -> int:
+        return int(self._schedulers[0]._coming_epoch(restart))
+
+    def _steps_taken(self) -> int:
+        return int(self._schedulers[0]._steps_taken())

@@ -1,0 +1,155 @@
+"""ParamScheduler: any hyperparameter as a function of the step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.optim.lr_scheduler import LRScheduler
+
+from ..builder import Builder, Value
+from ..control_block import FIELDS, refuse_in_capture
+from .base import OnDevice
+from .registers import LAST_LR
+
+Function = Callable[[int], Any]
+_PAIRS = {"betas": ("beta1", "beta2")}
+_PARTS = {part: (key, i) for key, parts in _PAIRS.items() for i, part in enumerate(parts)}
+NAMES = (*(f for f in FIELDS if f not in ("flags", *_PARTS)), *_PAIRS, *_PARTS)
+
+
+class _HostParamScheduler(LRScheduler):
+    """What ParamScheduler means, in torch's terms: sets the value by Python at every step."""
+
+    def __init__(
+        self, optimizer: Any, name: str, fn: Function | Sequence[Function | None], last_epoch: int = -1
+    ) -> None:
+        groups = optimizer.param_groups
+        if name not in NAMES:
+            raise ValueError(f"{name=} is not a hyperparameter that can be scheduled; known are {', '.join(NAMES)}")
+        missing = next((i for i, g in enumerate(groups) if _PARTS.get(name, (name,))[0] not in g), None)
+        if missing is not None:
+            raise ValueError(f"{name=} is not in param group {missing}: {type(optimizer).__name__} does not have it")
+        functions: list[Any] = list(fn) if isinstance(fn, (list, tuple)) else [fn] * len(groups)
+        if len(functions) != len(groups):
+            raise ValueError(f"Expected {len(groups)} functions, one a param group, but got {len(functions)}")
+        for function in functions:
+            if function is not None and not callable(function):
+                raise TypeError(f"fn must be a function of the step, but got {type(function).__name__}")
+        self.name = name
+        self.fns: list[Any] = functions
+        super().__init__(optimizer, last_epoch)
+
+    def get_lr(self) -> list[Any]:
+        return [group["lr"] for group in self.optimizer.param_groups]
+
+    def _update_lr(self, epoch: Any = None) -> None:
+        self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
+        values = [None if f is None else f(self.last_epoch) for f in self.fns]
+        for group, value in zip(self.optimizer.param_groups, values, strict=True):
+            if value is None:
+                continue
+            if self.name in _PARTS:
+                key, place = _PARTS[self.name]
+                pair = list(group[key])
+                pair[place] = value
+                group[key] = tuple(pair)
+            elif self.name == "lr" and isinstance(group["lr"], torch.Tensor):
+                group["lr"].fill_(value)
+            else:
+                group[self.name] = value
+        self._last_lr = [float(group["lr"]) for group in self.optimizer.param_groups]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the optimizer and the functions; of callable objects the attributes are kept."""
+        state = {k: v for k, v in self.__dict__.items() if k not in ("optimizer", "fns")}
+        state["fns"] = [None if not hasattr(f, "__dict__") else dict(vars(f)) for f in self.fns]
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from such a state."""
+        self.__dict__.update({k: v for k, v in state_dict.items() if k != "fns"})
+        for function, attributes in zip(self.fns, state_dict["fns"], strict=True):
+            if attributes:
+                vars(function).update(attributes)
+
+
+class ParamScheduler(OnDevice, _HostParamScheduler):
+    """Sets a hyperparameter of every param group to a function of the step, beside a scheduler of the lr.
+
+    ``fn(step)`` is the value itself, not a factor: ``group[name] = fn(last_epoch)``, at construction with
+    step 0 and at every ``step()``.
+
+    Args:
+        optimizer: of :mod:`fused_sched.optim`.
+        name: ``"weight_decay"``, ``"momentum"``, ``"dampening"``, ``"eps"``, ``"lr"``, ``"betas"`` (the
+            function returns a pair), ``"beta1"`` or ``"beta2"``.
+        fn: from an int to a float; or a list with one for each param group, None to leave a group alone.
+            How it reaches the device: see :class:`LambdaLR`.
+        last_epoch: as in torch.
+        horizon: see :class:`LambdaLR`.
+
+    Raises:
+        ValueError: ``name`` is unknown or not in a group, or the list has another length.
+        TypeError: ``fn`` is not callable.
+    """
+
+    _constants = ("fns",)
+
+    def __init__(
+        self,
+        optimizer: Any,
+        name: str,
+        fn: Function | Sequence[Function | None],
+        last_epoch: int = -1,
+        *,
+        horizon: int = 1,
+        fused: bool = False,
+        skip_with_optimizer: bool = False,
+    ) -> None:
+        self._horizon = horizon
+        super().__init__(
+            optimizer, name, fn, last_epoch=last_epoch, fused=fused, skip_with_optimizer=skip_with_optimizer
+        )
+
+    def get_last_value(self) -> list[Any]:
+        """The present value in each param group: floats, or pairs for ``"betas"``."""
+        key, *place = _PARTS.get(self.name, (self.name,))
+        values = [group[key] for group in self.optimizer.param_groups]
+        return [value[place[0]] for value in values] if place else values
+
+    def _fields(self) -> tuple[str, ...]:
+        return _PAIRS.get(self.name, (self.name,))
+
+    def _outputs(self) -> int:
+        return len(self._fields())
+
+    def _covers_groups(self) -> bool:
+        return len(self.fns) == len(self.optimizer.param_groups)
+
+    def _groups_made_for(self) -> int:
+        return len(self.fns)
+
+    def _functions(self) -> list[Any]:
+        first = next((f for f in self.fns if f is not None), None)
+        return [] if first is None else [first if f is None else f for f in self.fns]  # None: not used
+
+    def _tabulated(self, epoch: int) -> list[list[float]]:
+        values = [(0.0,) * self._outputs() if f is None else f(epoch) for f in self.fns]
+        pairs = [tuple(v) if isinstance(v, (tuple, list)) else (v,) for v in values]
+        return [[float(x) for x in column] for column in zip(*pairs, strict=True)]
+
+    def _emit_at(self, b: Builder, epoch: Value) -> None:
+        if self._source is not None:
+            chosen = b.const("chosen", [float(f is not None) for f in self.fns])
+            for field, value in zip(self._fields(), self._source.emit(b, epoch), strict=True):
+                b.set_field(field, b.where(chosen, value, b.field(field)))
+        b.group_register(LAST_LR, [float(x) for x in self.__dict__[LAST_LR]])
+        b.set_register(LAST_LR, b.field("lr"))
+
+    def _step_on_host(self, epoch: float | None = None) -> None:
+        what = f"{self.name} of {type(self).__name__} was computed by Python"
+        refuse_in_capture(self.optimizer._block.tensor, what)
+        self._step_count += 1
+        self._update_lr(epoch)

@@ -1,0 +1,129 @@
+"""ReduceLROnPlateau."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any, Literal
+
+import torch
+from torch.optim import lr_scheduler
+from torch.optim.lr_scheduler import EPOCH_DEPRECATION_WARNING
+
+from ..builder import Builder, Value
+from ..control_block import refuse_in_capture
+from ..program import LAST_EPOCH
+from .base import OnDevice
+from .registers import Register
+
+_METRIC = "metric"
+
+
+class ReduceLROnPlateau(OnDevice, lr_scheduler.ReduceLROnPlateau):
+    """Multiplies the lr by ``factor`` when a metric stops improving, after
+    :class:`torch.optim.lr_scheduler.ReduceLROnPlateau`.
+
+    A metric given as a tensor on the optimizer's device never comes to the host: what is best so far, the
+    bad steps and the cooldown are registers of the program. So :meth:`step` can be captured in a CUDA graph.
+    It has no ``fused`` keyword, because a step needs the metric.
+
+    Raises:
+        TypeError, ValueError, RuntimeError: torch's reasons.
+    """
+
+    _constants = (
+        "mode", "factor", "patience", "threshold", "threshold_mode", "cooldown", "eps", "min_lrs", "default_min_lr",
+    )  # fmt: skip
+    _registers = (LAST_EPOCH, "best", "num_bad_epochs", "cooldown_counter")
+    _order_matters = False
+
+    best = Register(whole=False)
+    num_bad_epochs = Register()
+    cooldown_counter = Register()
+
+    def __init__(
+        self,
+        optimizer: Any,
+        mode: Literal["min", "max"] = "min",
+        factor: float = 0.1,
+        patience: int = 10,
+        threshold: float = 1e-4,
+        threshold_mode: Literal["rel", "abs"] = "rel",
+        cooldown: int = 0,
+        min_lr: list[float] | float = 0,
+        eps: float = 1e-8,
+    ) -> None:
+        super().__init__(optimizer, mode, factor, patience, threshold, threshold_mode, cooldown, min_lr, eps)
+
+    def _covers_groups(self) -> bool:
+        return self.default_min_lr is not None or len(self.min_lrs) == len(self.optimizer.param_groups)
+
+    def _groups_made_for(self) -> int:
+        return len(self.min_lrs)
+
+    def _better(self, b: Builder, metric: Value, best: Value) -> Value:
+        threshold = b.const("threshold", self.threshold)
+        if self.threshold_mode == "rel":
+            bound = best * (1.0 - threshold if self.mode == "min" else threshold + 1.0)
+        else:
+            bound = best - threshold if self.mode == "min" else best + threshold
+        return metric < bound if self.mode == "min" else metric > bound
+
+    def _emit_step(self, b: Builder) -> None:
+        state = self.__dict__
+        b.set_register(LAST_EPOCH, b.register(LAST_EPOCH, state[LAST_EPOCH]) + 1)
+        best, metric = b.register("best", state["best"]), b.register(_METRIC, math.nan)
+        bad = b.register("num_bad_epochs", state["num_bad_epochs"])
+        cooldown = b.register("cooldown_counter", state["cooldown_counter"])
+        better = self._better(b, metric, best)
+        bad = b.where(better, 0.0, bad + 1)
+        cooling = cooldown > 0
+        cooldown = b.where(cooling, cooldown - 1, cooldown)
+        bad = b.where(cooling, 0.0, bad)
+        reduce = bad > b.const("patience", self.patience)
+        b.set_register("best", b.where(better, metric, best))
+        b.set_register("num_bad_epochs", b.where(reduce, 0.0, bad))
+        b.set_register("cooldown_counter", b.where(reduce, b.const("cooldown", self.cooldown), cooldown))
+        lr, n = b.field("lr"), b.n_groups
+        floor: list[Any] = self.min_lrs if len(self.min_lrs) == n else [self.default_min_lr] * n
+        new = b.op("max", lr * b.const("factor", self.factor), b.const("min_lrs", [float(x) for x in floor]))
+        self._emit_lr(b, b.where(reduce & (lr - new > b.const("eps", self.eps)), new, lr))
+
+    def step(self, metrics: Any, epoch: int | None = None) -> None:  # type: ignore[override]
+        """One step of the schedule.
+
+        Args:
+            metrics: a number or a one-element tensor, on any device.
+            epoch: deprecated, as in torch: what ``last_epoch`` becomes.
+
+        Raises:
+            ValueError: ``metrics`` is a tensor with several elements.
+            RuntimeError: ``metrics`` is a Python number and a CUDA graph is being captured.
+        """
+        if isinstance(metrics, torch.Tensor) and metrics.numel() != 1:
+            raise ValueError(f"metrics has shape {tuple(metrics.shape)}: give a number or a one-element tensor")
+        if epoch is not None:
+            warnings.warn(EPOCH_DEPRECATION_WARNING, UserWarning, stacklevel=2)
+        if epoch is not None or self._schedule is None or not self._covers_groups():
+            refuse_in_capture(self.optimizer._block.tensor, "the lr of ReduceLROnPlateau was computed by Python")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # given above
+                lr_scheduler.ReduceLROnPlateau.step(self, metrics, epoch)
+            return
+        self._before_advance()
+        self._note_metric(metrics)
+        self._schedule.advance()
+
+    def _note_metric(self, metrics: Any) -> None:
+        schedule = self._schedule
+        assert schedule is not None
+        if (
+            isinstance(metrics, torch.Tensor)
+            and metrics.device == schedule.memory.tensor.device
+            and schedule.memory.remote
+        ):
+            schedule.memory.copy_from_device(schedule.program.offsets[_METRIC], metrics)
+            return
+        fix = "give a tensor on the optimizer's device"
+        refuse_in_capture(schedule.memory.tensor, "a metric was read by the host", fix)
+        schedule.write(_METRIC, float(metrics))

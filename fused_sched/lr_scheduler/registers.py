@@ -1,0 +1,58 @@
+"""Attributes of a scheduler that live in its program."""
+
+from __future__ import annotations
+
+from typing import Any
+
+LAST_LR = "_last_lr"
+
+
+class Register:
+    """A number of torch's scheduler that is a register of the program: reading it reads the schedule.
+
+    Before there is a program, and in a scheduler that runs on the host, it is an ordinary attribute.
+
+    Args:
+        whole: a value without a fraction reads as an int, as in torch.
+    """
+
+    def __init__(self, *, whole: bool = True) -> None:
+        self._whole = whole
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, scheduler: Any, owner: type | None = None) -> Any:
+        if scheduler is None:
+            return self
+        if scheduler._schedule is None or self._name not in scheduler._registers:
+            try:
+                return scheduler.__dict__[self._name]
+            except KeyError:
+                kind = type(scheduler).__name__
+                raise AttributeError(f"{kind!r} object has no attribute {self._name!r}") from None
+        value = scheduler._schedule.read(scheduler._scope + self._name)
+        return int(value) if self._whole and value.is_integer() else value
+
+    def __set__(self, scheduler: Any, value: Any) -> None:
+        scheduler.__dict__[self._name] = value
+        if scheduler._schedule is not None and self._name in scheduler._registers:
+            scheduler._schedule.write(scheduler._scope + self._name, float(value))
+
+
+class GroupRegister(Register):
+    """As :class:`Register`, a list with one number for each param group."""
+
+    def __get__(self, scheduler: Any, owner: type | None = None) -> Any:
+        if scheduler is None:
+            return self
+        schedule = scheduler._schedule
+        if schedule is None or len(scheduler.__dict__[self._name]) != schedule.program.n_groups:
+            return scheduler.__dict__[self._name]
+        return schedule.read_group(scheduler._scope + self._name)
+
+    def __set__(self, scheduler: Any, values: list[Any]) -> None:
+        scheduler.__dict__[self._name] = values
+        schedule = scheduler._schedule
+        if schedule is not None and len(values) == schedule.program.n_groups:
+            schedule.write_row(scheduler._scope + self._name, [float(x) for x in values])

@@ -1,0 +1,36 @@
+"""SWALR."""
+
+import math
+
+from torch.optim import swa_utils
+
+from ..builder import Builder, Value
+from ..program import STEP_COUNT
+from .base import OnDevice
+
+
+class SWALR(OnDevice, swa_utils.SWALR):
+    """Anneals the lr to a fixed ``swa_lr`` (Izmailov et al., 2018), after :class:`torch.optim.swa_utils.SWALR`."""
+
+    _constants = ("anneal_epochs", "_anneal_strategy")
+    _group_constants = ("swa_lr",)
+
+    def _anneal(self, b: Builder, t: Value) -> Value:
+        if self._anneal_strategy == "cos":
+            return (1 - b.op("cos", b.const("pi", math.pi) * t)) / 2
+        return t
+
+    def _next_lr(self, b: Builder, epoch: Value) -> Value:
+        lr = b.field("lr")
+        swa_lr = b.const("swa_lr", [float(g["swa_lr"]) for g in self.optimizer.param_groups])
+        step = b.register(STEP_COUNT, self.__dict__[STEP_COUNT]) - 1
+        if self.anneal_epochs == 0:
+            step = b.op("max", b.number(1.0), step)
+        span = b.const("anneal_epochs", max(1, self.anneal_epochs))
+
+        def part(s: Value) -> Value:
+            return self._anneal(b, b.op("max", b.number(0.0), b.op("min", b.number(1.0), s / span)))
+
+        before, alpha = part(step - 1), part(step)
+        initial = b.where(before == 1, swa_lr, (lr - before * swa_lr) / (1 - before))
+        return swa_lr * alpha + initial * (1 - alpha)

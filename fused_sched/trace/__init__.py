@@ -1,0 +1,7 @@
+"""A Python function of the step becomes a program: symbolic execution, checked against the function itself."""
+
+from .explore import Untraceable
+from .function import Traced, emit_per_group, trace, trace_all
+from .scheduler import TracedScheduler, trace_get_lr
+
+__all__ = ["Traced", "TracedScheduler", "Untraceable", "emit_per_group", "trace", "trace_all", "trace_get_lr"]
