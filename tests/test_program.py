@@ -21,6 +21,7 @@ from fused_sched.control_block import FIELDS, GROUP_STRIDE, GROUPS_OFFSET, Contr
 from fused_sched.program import (
     CODE_WIDTH,
     MAX_OPERATIONS,
+    NUMPY,
     OP_CODES,
     OPERATIONS,
     Operation,
@@ -30,7 +31,7 @@ from fused_sched.program import (
 from fused_sched.schedule import Schedule
 
 # Rounded as the library at hand does it. sqrt is IEEE's, but not in torch's vector library on the CPU.
-LIBM = ("pow", "exp", "log", "cos", "sin", "sqrt")
+LIBM = ("pow", "exp", "expm1", "log", "log2", "log10", "log1p", "cos", "sin", "tan", "atan", "tanh", "sqrt")
 EXACT = tuple(
     name
     for name, arity in OPERATIONS.items()
@@ -445,7 +446,10 @@ def test_host_gives_pythons_results_where_python_has_one() -> None:
         "mod": lambda a, b: a % b, "floordiv": lambda a, b: a // b, "min": min, "max": max, "lt": lambda a, b: a < b,
         "le": lambda a, b: a <= b, "eq": lambda a, b: a == b, "ne": lambda a, b: a != b, "pow": math.pow,
         "neg": lambda a: -a, "abs": abs, "sqrt": math.sqrt, "exp": math.exp, "log": math.log, "cos": math.cos,
-        "sin": math.sin, "floor": math.floor, "ceil": math.ceil, "trunc": math.trunc, "round": round,
+        "sin": math.sin,
+        "tan": math.tan, "atan": math.atan, "tanh": math.tanh, "expm1": math.expm1, "log2": math.log2,
+        "log10": math.log10, "log1p": math.log1p,
+        "floor": math.floor, "ceil": math.ceil, "trunc": math.trunc, "round": round,
         "not": lambda a: not a, "and": lambda a, b: bool(a and b), "or": lambda a, b: bool(a or b),
         "where": lambda a, b: b,
     }  # fmt: skip
@@ -501,6 +505,18 @@ def test_host_gives_pythons_results_where_python_has_one() -> None:
         ("log", (0.0,), -math.inf),
         ("log", (-1.0,), math.nan),
         ("exp", (1000.0,), math.inf),
+        ("expm1", (1000.0,), math.inf),
+        ("expm1", (-0.0,), -0.0),
+        ("log2", (0.0,), -math.inf),
+        ("log2", (-1.0,), math.nan),
+        ("log10", (-0.0,), -math.inf),
+        ("log10", (-2.0,), math.nan),
+        ("log1p", (-1.0,), -math.inf),
+        ("log1p", (-1.5,), math.nan),
+        ("log1p", (-0.0,), -0.0),
+        ("tan", (math.inf,), math.nan),
+        ("atan", (-math.nan,), math.nan),
+        ("tanh", (-math.inf,), -1.0),
         ("cos", (math.inf,), math.nan),
         ("sin", (-math.inf,), math.nan),
         ("round", (0.5,), 0.0),
@@ -530,6 +546,26 @@ def test_ieee_values_where_python_raises(name: str, operands: tuple[float, ...],
     schedule = _schedule(program, backend, _control([[0.0]]))
     schedule.advance()
     assert same_bits(schedule.read("z"), expected), schedule.read("z")
+
+
+def test_operations_of_numpy_are_rounded_as_numpy_does(host_backend: str, rng: random.Random) -> None:
+    np = pytest.importorskip("numpy")
+    functions = {"exp": np.exp, "tanh": np.tanh, "log10": np.log10, "atan": np.arctan}
+    for name, function in functions.items():
+        x = rng.uniform(0.1, 5)
+        b = Builder(1)
+        b.register("z", 0.5)
+        value = b.register("x", x)
+        b.set_register("z", b._append(Operation(name, (value.index,), NUMPY), uniform=True))
+        program = b.finish(name)
+        memory = program.initial_memory().tolist()
+        _advance_host(program, memory, _control([[0.0]]))
+        assert same_bits(memory[program.offsets["z"]], float(function(x))), (name, x)
+        assert f"= {name} numpy %" in str(program)
+        assert [OP_CODES[name], value.index, 0, 0, 0] in program.encode().tolist()
+        schedule = _schedule(program, host_backend, _control([[0.0]]))
+        schedule.advance()
+        assert math.isclose(schedule.read("z"), float(function(x)), rel_tol=SCHEDULE_RELATIVE)
 
 
 def test_count_below_is_bisect_left(rng: random.Random) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import sys
 import warnings
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -12,7 +13,7 @@ import torch
 from torch.optim.lr_scheduler import EPOCH_DEPRECATION_WARNING, LRScheduler
 
 from ..builder import TRAP, Builder, Operand, Value
-from ..control_block import refuse_in_capture
+from ..control_block import FIELDS, refuse_in_capture
 from ..optim.fused_optimizer import FusedOptimizer
 from ..program import LAST_EPOCH, STEP_COUNT, Program
 from ..schedule import Schedule
@@ -218,9 +219,7 @@ class OnDevice:
         if self._host_reason is not None:
             if self._fused or self._skip_with_optimizer:
                 raise ValueError(f"{self._host_reason}: leave out fused and skip_with_optimizer")
-            warnings.warn(
-                f"{self._host_reason}: its lr is computed on the host at every step()", UserWarning, stacklevel=4
-            )
+            _warn(f"{self._host_reason}: its lr is computed on the host at every step()")
             for one in self._members:
                 one._pull()
             for one in self._members:
@@ -233,6 +232,8 @@ class OnDevice:
         for one in self._members:
             one._pull()
             one._ensure_source()
+            if one._source is not None:
+                one._source.forget()  # rows computed ahead are in the memory of another schedule
         schedule = Schedule(self._build(), optimizer._block, optimizer._backend, self._skip_with_optimizer)
         schedule.before_advance = self._before_advance
         schedule.pending = pending if previous is None else previous.pending
@@ -243,13 +244,13 @@ class OnDevice:
         if previous in schedules:
             schedules[schedules.index(previous)] = schedule
         elif self._fused:
-            if schedules:
-                names = ", ".join(s.program.name for s in schedules)
-                warnings.warn(
-                    f"{type(self).__name__} is one more fused scheduler on an optimizer that advances {names} already: "
-                    "every optimizer.step() advances all of them. Call detach() on a scheduler that is replaced",
-                    UserWarning,
-                    stacklevel=4,
+            written = schedule.program.fields_written
+            rivals = [s.program.name for s in schedules if s.program.fields_written & written]
+            if rivals:
+                _warn(
+                    f"{type(self).__name__} is one more fused scheduler on an optimizer that advances "
+                    f"{', '.join(rivals)} already: every optimizer.step() advances all of them. Call detach() on a "
+                    "scheduler that is replaced"
                 )
             schedules.append(schedule)
         for one in self._members:
@@ -445,9 +446,10 @@ class OnDevice:
         assert schedule is not None
         refuse_in_capture(self.optimizer._block.tensor, f"the lr of {type(self).__name__} was computed by Python")
         schedule.write(TRAP, 0.0)
-        fields = ("lr", "momentum", "betas")
-        saved = [(one, name, getattr(one, name)) for one in self._members for name in one._registers]
-        values = [{k: g[k] for k in fields if k in g} for g in self.optimizer.param_groups]
+        block = self.optimizer._block
+        saved = [(one, name, getattr(one, name)) for one in self._members for name in (*one._registers, LAST_LR)]
+        slots = [block.slot(group, field) for group in range(block.n_groups) for field in FIELDS]
+        values = [block.read(slot) for slot in slots]
         reason: Exception | None = None
         try:
             self._step_on_host()
@@ -457,8 +459,8 @@ class OnDevice:
             return
         for one, name, value in saved:
             setattr(one, name, value)
-        for group, before in zip(self.optimizer.param_groups, values, strict=True):
-            group.update(before)
+        for slot, before in zip(slots, values, strict=True):
+            block.write(slot, before)
         if reason is not None and not schedule.memory.captured:
             raise reason
         why = f"{type(reason).__name__}: {reason}" if reason else "the values computed ahead by Python had been used up"
@@ -475,18 +477,14 @@ class OnDevice:
         if self._steps_taken() != 1:
             return
         if not hasattr(self.optimizer.step, "_wrapped_by_lr_sched"):
-            warnings.warn(
+            _warn(
                 "Seems like `optimizer.step()` has been overridden after learning rate scheduler initialization; "
-                "call `optimizer.step()` before `lr_scheduler.step()`",
-                UserWarning,
-                stacklevel=4,
+                "call `optimizer.step()` before `lr_scheduler.step()`"
             )
         elif not getattr(self.optimizer, "_opt_called", False):
-            warnings.warn(
+            _warn(
                 "Detected call of `lr_scheduler.step()` before `optimizer.step()`: the first value of the schedule "
-                "is skipped. Call `optimizer.step()` first",
-                UserWarning,
-                stacklevel=4,
+                "is skipped. Call `optimizer.step()` first"
             )
 
     def get_last_lr(self) -> list[Any]:
@@ -546,6 +544,8 @@ class OnDevice:
                 lines.append(f"{type(one).__name__} runs on the host: {one._host_reason}")
             elif one._source is not None:
                 lines.append(f"{type(one).__name__}: {one._source.explain()}")
+            elif one._traced_get_lr is not None:
+                lines.append(f"{type(one).__name__}: its get_lr is part of the program: {one._traced_get_lr.explain()}")
             elif one is self or not one._parts():
                 lines.append(f"{type(one).__name__} is a program on {self.optimizer._block.tensor.device}")
         return "\n".join([*lines, *([] if self.program is None else [str(self.program)])])
@@ -570,6 +570,14 @@ class OnDevice:
         self._reset_slots(fused, skip_with_optimizer)
         self.__dict__.update(state)
         self._bind(pending)
+
+
+def _warn(message: str) -> None:
+    """Warn at the line of the caller that is not of this package."""
+    level, package = 2, __name__.partition(".")[0]
+    while sys._getframe(level).f_globals.get("__name__", "").partition(".")[0] == package:
+        level += 1
+    warnings.warn(message, UserWarning, stacklevel=level + 1)
 
 
 def _program_class(cls: type[OnDevice]) -> type[OnDevice]:

@@ -136,9 +136,18 @@ class ParamScheduler(OnDevice, _HostParamScheduler):
         return [] if first is None else [first if f is None else f for f in self.fns]  # None: not used
 
     def _tabulated(self, epoch: int) -> list[list[float]]:
-        values = [(0.0,) * self._outputs() if f is None else f(epoch) for f in self.fns]
-        pairs = [tuple(v) if isinstance(v, (tuple, list)) else (v,) for v in values]
-        return [[float(x) for x in column] for column in zip(*pairs, strict=True)]
+        rows = [(0.0,) * self._outputs() if f is None else self._numbers(f(epoch), epoch) for f in self.fns]
+        return [list(column) for column in zip(*rows, strict=True)]
+
+    def _numbers(self, value: Any, epoch: int) -> tuple[float, ...]:
+        parts = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+        try:
+            if len(parts) == self._outputs():
+                return tuple(float(x) for x in parts)
+        except (TypeError, ValueError):
+            pass
+        what = "a pair of numbers" if self.name in _PAIRS else "a number"
+        raise TypeError(f"the function for {self.name!r} returned {value!r} at step {epoch}: it must return {what}")
 
     def _emit_at(self, b: Builder, epoch: Value) -> None:
         if self._source is not None:

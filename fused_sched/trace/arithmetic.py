@@ -96,7 +96,7 @@ def refuse_overflow(made: Sym, *operands: Sym) -> None:
         raise OverflowError(34, "Numerical result out of range")
 
 
-def and_(a: Sym, b: Sym) -> Sym:
+def and_(a: Sym, b: Sym) -> Any:
     if a.kind == b.kind == "bool":
         return apply("and", "bool", a, b)
     if b.node.is_const and b.node.value >= 0 and (int(b.node.value) + 1) & int(b.node.value) == 0:
@@ -105,23 +105,23 @@ def and_(a: Sym, b: Sym) -> Sym:
     return _bitwise("&")
 
 
-def or_(a: Sym, b: Sym) -> Sym:
+def or_(a: Sym, b: Sym) -> Any:
     return apply("or", "bool", a, b) if a.kind == b.kind == "bool" else _bitwise("|")
 
 
-def xor(a: Sym, b: Sym) -> Sym:
+def xor(a: Sym, b: Sym) -> Any:
     return apply("ne", "bool", a, b) if a.kind == b.kind == "bool" else _bitwise("^")
 
 
-def lshift(a: Sym, b: Sym) -> Sym:
+def lshift(a: Sym, b: Sym) -> Any:
     return mul(a, _power_of_two(a, b, "<<"))
 
 
-def rshift(a: Sym, b: Sym) -> Sym:
+def rshift(a: Sym, b: Sym) -> Any:
     return floordiv(a, _power_of_two(a, b, ">>"))
 
 
-def _power_of_two(a: Sym, b: Sym, name: str) -> Sym:
+def _power_of_two(a: Sym, b: Sym, name: str) -> Any:
     _integers(a, b)
     if not b.node.is_const or not 0 <= b.node.value <= 52:
         return _bitwise(name)
@@ -152,7 +152,21 @@ def _operators(op: str) -> tuple[Callable[[Any, Any], Any], Callable[[Any, Any],
 
 
 def _install() -> None:
-    names = ("add", "sub", "mul", "truediv", "floordiv", "mod", "divmod", "pow", "and_", "or_", "xor", "lshift", "rshift")
+    names = (
+        "add",
+        "sub",
+        "mul",
+        "truediv",
+        "floordiv",
+        "mod",
+        "divmod",
+        "pow",
+        "and_",
+        "or_",
+        "xor",
+        "lshift",
+        "rshift",
+    )
     for name in names:
         left, right = _operators(name)
         setattr(Sym, f"__{name.rstrip('_')}__", left)

@@ -44,7 +44,7 @@ def select(items: Sequence[Any], index: Sym) -> Any:
         raise TypeError("list indices must be integers or slices, not float")
     n = len(items)
     if bounds(index)[0] < 0 and is_("lt", index, 0.0):
-        index = index + n  # type: ignore[operator]
+        index = apply("add", "int", index, float(n))
         if bounds(index)[0] < 0 and is_("lt", index, 0.0):
             raise IndexError("list index out of range")
     if n == 0 or (bounds(index)[1] >= n and is_("le", float(n), index)):
@@ -229,12 +229,14 @@ class RangeView(Container):
         if not len(self._real):
             return False
         first, last = sorted((self._real[0], self._real[-1]))
-        return is_("le", float(first), x) and is_("le", x, float(last)) and bool((x - first) % abs(self._real.step) == 0)  # type: ignore[operator]
+        return (
+            is_("le", float(first), x) and is_("le", x, float(last)) and bool((x - first) % abs(self._real.step) == 0)
+        )
 
     def __eq__(self, other: Any) -> Any:
         return self._real == (other._real if isinstance(other, Container) else other)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
 
 class DictView(Container):

@@ -102,9 +102,9 @@ def simplify(tree: Tree, leaf_nodes: Callable[[Leaf], tuple[Node, ...]]) -> Tree
     if isinstance(tree, Leaf):
         return tree
     true, false = simplify(tree.true, leaf_nodes), simplify(tree.false, leaf_nodes)
-    if isinstance(true, Leaf) and isinstance(false, Leaf) and (true.error is None) == (false.error is None):
-        if leaf_nodes(true) == leaf_nodes(false):
-            return true
+    leaves = isinstance(true, Leaf) and isinstance(false, Leaf)
+    if leaves and (true.error is None) == (false.error is None) and leaf_nodes(true) == leaf_nodes(false):  # type: ignore[union-attr,arg-type]
+        return true
     return Fork(tree.condition, true, false)
 
 
@@ -137,7 +137,7 @@ def emit_form(
         return (), None
     results = tuple(_choose(b, form.shape, values, k) for k in range(n_outputs))
     trapped = _trapped(b, form.shape, values)
-    return results, (b.number(trapped) if isinstance(trapped, float) else trapped) if form.traps else None  # type: ignore[return-value]
+    return results, (b.number(trapped) if isinstance(trapped, float) else trapped) if form.traps else None
 
 
 def _outputs(shape: Shape) -> int:

@@ -16,7 +16,7 @@ from typing import Any
 from .expression import COMPARISONS, Bounds, Graph, Node, Ranges, evaluator, next_down, next_up
 
 MAX_PATHS = 256
-MAX_DECISIONS = 400  # on one path
+MAX_DECISIONS = 256  # on one path
 MAX_EVENTS = 20_000  # symbolic operations on all paths
 MAX_SECONDS = 1.0  # of processor time, for loops that do not use the step
 MAX_CONCRETE = 64  # values of a symbolic index

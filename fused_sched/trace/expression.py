@@ -6,11 +6,14 @@ import bisect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 from ..program import host_function
 
-_WHOLE = frozenset(("floor", "ceil", "trunc", "round", "lt", "le", "eq", "ne", "and", "or", "not", "count_lt", "count_le"))
+_WHOLE = frozenset(
+    ("floor", "ceil", "trunc", "round", "lt", "le", "eq", "ne", "and", "or", "not", "count_lt", "count_le")
+)
 _WHOLE_OF_WHOLE = frozenset(("add", "sub", "mul", "neg", "abs", "min", "max", "mod", "floordiv"))
 COMPARISONS = frozenset(("lt", "le", "eq", "ne"))
 
@@ -26,8 +29,8 @@ class Node:
 
     def __init__(self, number: int, op: str, args: tuple[Node, ...], value: Any, whole: bool) -> None:
         self.id, self.op, self.args, self.value, self.whole = number, op, args, value, whole
-        self.inputs: frozenset[str] = frozenset((value,)) if op == "input" else frozenset().union(
-            *(a.inputs for a in args)
+        self.inputs: frozenset[str] = (
+            frozenset((value,)) if op == "input" else frozenset().union(*(a.inputs for a in args))
         )
 
     @property
@@ -179,8 +182,8 @@ class Ranges:
             return _together(-first, second)
         if node.op == "lookup":
             table = node.value
-            rising = all(x <= y for x, y in zip(table, table[1:], strict=False))
-            falling = all(x >= y for x, y in zip(table, table[1:], strict=False))
+            rising = all(x <= y for x, y in pairwise(table))
+            falling = all(x >= y for x, y in pairwise(table))
             return first if rising else -first if falling else None
         if node.op in ("mul", "div", "floordiv", "mod"):
             return self._slope_of_product(node, first, second)
@@ -199,8 +202,11 @@ class Ranges:
             return _together(first * sign_b, second * sign_a)
         if node.op == "mod":
             # within one period it is a difference from a constant
-            inside = second == 0 and node.args[1].is_const and b[0] > 0 and math.floor(a[0] / b[0]) == math.floor(
-                a[1] / b[0]
+            inside = (
+                second == 0
+                and node.args[1].is_const
+                and b[0] > 0
+                and math.floor(a[0] / b[0]) == math.floor(a[1] / b[0])
             )
             return first if inside and a[0] >= 0 else None
         if sign_b is None or b[0] <= 0 <= b[1]:
@@ -314,7 +320,7 @@ def _modulo(node: Node, a: Bounds, b: Bounds, nan: bool) -> Bounds:
         return ANY
     nan = nan or _endless(a)
     if b[0] > 0:
-        if 0 <= a[0] and a[1] < b[0]:
+        if a[0] >= 0 and a[1] < b[0]:
             return a[0], a[1], nan
         return 0.0, b[1] - 1 if node.whole else b[1], nan
     return b[0], 0.0, nan
@@ -325,7 +331,7 @@ def _power(node: Node, a: Bounds, b: Bounds, nan: bool) -> Bounds:
         return ANY
     if a[0] < 0:
         return -math.inf, math.inf, nan
-    if 0 <= a[0] and a[1] <= 1 and b[0] >= 0:
+    if a[0] >= 0 and a[1] <= 1 and b[0] >= 0:
         return 0.0, 1.0, nan
     power = host_function("pow")
     values = [power(x, y) for x in a[:2] for y in b[:2]]

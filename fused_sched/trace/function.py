@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from types import FunctionType, MethodType
 from typing import Any
@@ -214,6 +213,3 @@ def describe(function: Any) -> str:
         code = inner.__code__
         return f"{inner.__qualname__} ({code.co_filename.rpartition('/')[2]}:{code.co_firstlineno})"
     return name_of(function if hasattr(function, "__name__") else type(function))
-
-
-_unused = (math,)

@@ -7,7 +7,6 @@ import builtins
 import functools
 import importlib.util
 import itertools
-import math
 import operator
 import sys
 import types
@@ -16,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from .containers import Container, Numbers, RangeView, numbers, position
 from .explore import current
-from .expression import COMPARISONS
-from .objects import ClassView, Foreign, ObjectView, SuperView, name_of, read, real_of
+from .objects import ClassView, Foreign, ObjectView, SuperView, name_of, real_of
 from .symbol import Sym, apply, bounds, is_, lift, number_kind, to_integer
 
 if TYPE_CHECKING:
@@ -40,9 +38,7 @@ def stands_for(*reals: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]
 
 def symbolic(*values: Any) -> bool:
     """Whether a value depends on the step."""
-    return any(
-        type(v) is Sym or (type(v) in (list, tuple, Numbers) and symbolic(*v)) for v in values
-    )
+    return any(type(v) is Sym or (type(v) in (list, tuple, Numbers) and symbolic(*v)) for v in values)
 
 
 def plain(value: Any) -> Any:
@@ -142,17 +138,11 @@ def _sum(values: Iterable[Any], start: Any = 0) -> Any:
 
 
 def _any(values: Iterable[Any]) -> bool:
-    for value in values:
-        if value:
-            return True
-    return False
+    return any(1 for value in values if value)
 
 
 def _all(values: Iterable[Any]) -> bool:
-    for value in values:
-        if not value:
-            return False
-    return True
+    return not any(1 for value in values if not value)
 
 
 def _range(box: Sandbox) -> Callable[..., Any]:
@@ -282,8 +272,7 @@ KNOWN.update({sorted: lambda x, **named: sorted(elements(x), **named)})
 for _name in dir(operator):  # they do what the operators of their operands do
     if isinstance(getattr(operator, _name), types.BuiltinFunctionType):
         KNOWN[getattr(operator, _name)] = getattr(operator, _name)
-for _class in (operator.itemgetter, operator.attrgetter):
-    KNOWN[_class] = _class
+KNOWN.update({operator.itemgetter: operator.itemgetter, operator.attrgetter: operator.attrgetter})
 for _name in ("chain", "accumulate", "islice", "product", "zip_longest", "takewhile", "dropwhile", "starmap"):
     KNOWN[getattr(itertools, _name)] = getattr(itertools, _name)
 if hasattr(itertools, "pairwise"):
@@ -322,5 +311,3 @@ def _bisect(side: str) -> Callable[..., int]:
 KNOWN.update(
     {bisect.bisect_left: _bisect("left"), bisect.bisect_right: _bisect("right"), bisect.bisect: _bisect("right")}
 )
-
-_unused = (math, read, COMPARISONS)

@@ -6,12 +6,13 @@ import math
 import sys
 import types
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 from .arithmetic import checked_pow, refuse_overflow
 from .containers import ListView, numbers, position
 from .explore import current
-from .functions import KNOWN, constant_only, extreme_of, plain, stands_for, symbolic
+from .functions import KNOWN, constant_only, extreme_of, plain, symbolic
 from .symbol import Sym, apply, bounds, is_, lift, number_kind, to_integer
 
 
@@ -191,7 +192,7 @@ def _array(name: str) -> Callable[[Any], Sym]:
         if name == "power":
             if number_kind(*xs) == "int":
                 raise current().stop("numpy.power() of ints, which overflow")
-            return checked_pow(*xs, "numpy", "numpy")
+            return checked_pow(xs[0], xs[1], "numpy", "numpy")
         kind = "numpy" if name not in ("absolute",) or xs[0].kind not in ("int", "bool") else xs[0].kind
         if name in _OPERATORS:
             kind = "numpy" if number_kind(*xs) != "int" else "int"
@@ -230,7 +231,7 @@ def _interp(x: Any, xp: Any, fp: Any, left: Any = None, right: Any = None, perio
     if period is not None or table_x is None or table_y is None or len(table_x[0]) != len(table_y[0]):
         raise current().stop("numpy.interp() with anything but constant points, or with a period")
     xs, ys = table_x[0], table_y[0]
-    if any(b <= a for a, b in zip(xs, xs[1:], strict=False)) or not all(map(math.isfinite, (*xs, *ys))):
+    if any(b <= a for a, b in pairwise(xs)) or not all(map(math.isfinite, (*xs, *ys))):
         raise current().stop("numpy.interp() over points that do not increase, or are not finite")
     number = _number(x)
     if bounds(number)[2]:
@@ -274,6 +275,3 @@ def learn_numpy() -> None:
     KNOWN[np.float64] = lambda x=0.0: Sym(x.node, "numpy") if type(x) is Sym else np.float64(plain(x))
     for name in _MAKERS:
         KNOWN[getattr(np, name)] = constant_only(getattr(np, name))
-
-
-_unused = stands_for

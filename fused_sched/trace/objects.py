@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from .explore import current
 from .symbol import Sym
+from .watch import MISSING as _ABSENT
 
 if TYPE_CHECKING:
     from .sandbox import Sandbox
@@ -62,6 +63,10 @@ class MethodView:
 
 class PartialView:
     """A functools.partial."""
+
+    func: Any
+    args: tuple[Any, ...]
+    keywords: dict[str, Any]
 
     def __init__(self, box: Sandbox, real: Any) -> None:
         self.__dict__["_real"] = real
@@ -191,7 +196,8 @@ class ObjectView:
         return id(real_of(self))
 
     def __eq__(self, other: Any) -> Any:
-        if type(real_of(self)).__eq__ is object.__eq__ or isinstance(real_of(self), enum.Enum):
+        default: Any = object.__eq__
+        if type(real_of(self)).__eq__ is default or isinstance(real_of(self), enum.Enum):
             return self is other
         return _special(self, "__eq__", other)
 
@@ -220,7 +226,7 @@ def read(view: Any, name: str, start: type | None = None) -> Any:
     kind = type(real)
     if name == "__class__":
         return box.wrap(kind)
-    if kind.__getattribute__ is not object.__getattribute__ and isinstance(kind.__getattribute__, types.FunctionType):
+    if isinstance(kind.__getattribute__, types.FunctionType):
         raise current().stop(f"it reads .{name} of a {name_of(kind)}, which defines __getattribute__")
     mro = kind.__mro__
     found = _in_class(mro if start is None else mro[mro.index(start) + 1 :], name)
@@ -237,10 +243,7 @@ def read(view: Any, name: str, start: type | None = None) -> Any:
         box.watch.key(own, name, _ABSENT)
     if found is not None:
         owner, value = found
-        if not isinstance(value, (types.FunctionType, property, staticmethod, classmethod)):
-            box.watch.key(owner.__dict__, name, value)
-        else:
-            box.watch.key(owner.__dict__, name, value)
+        box.watch.key(owner.__dict__, name, value)
         return box.bind(value, name, view, box.wrap(kind))
     fallback = _in_class(mro, "__getattr__")
     if fallback is not None and isinstance(fallback[1], types.FunctionType):
@@ -297,9 +300,17 @@ class SuperView:
         return read(self._view, name, self._start)
 
 
-from .watch import MISSING as _ABSENT  # noqa: E402
-
 __all__ = [
-    "ClassView", "Foreign", "FunctionView", "MethodView", "ModuleView", "ObjectView", "PartialView", "Sym",
-    "SuperView", "name_of", "read", "real_of",
+    "ClassView",
+    "Foreign",
+    "FunctionView",
+    "MethodView",
+    "ModuleView",
+    "ObjectView",
+    "PartialView",
+    "SuperView",
+    "Sym",
+    "name_of",
+    "read",
+    "real_of",
 ]  # fmt: skip

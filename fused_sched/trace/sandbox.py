@@ -10,7 +10,6 @@ import builtins
 import dis
 import enum
 import functools
-import sys
 import types
 from collections.abc import Mapping
 from typing import Any
@@ -105,14 +104,14 @@ class Sandbox:
             return value if isinstance(value.__globals__, Globals) else FunctionView(self, value)
         if isinstance(value, types.ModuleType):
             return ModuleView(self, value)
-        if isinstance(value, type):
-            return value if issubclass(value, BaseException) else ClassView(self, value)
         try:
             replacement = self.known.get(value)
         except TypeError:
             replacement = None
         if replacement is not None:
             return replacement
+        if isinstance(value, type):
+            return value if issubclass(value, BaseException) else ClassView(self, value)
         if isinstance(value, functools.partial):
             self.watch.call(("partial", id(value)), lambda: value.func, value.func)
             self.watch.copy(value.keywords, dict(value.keywords))
@@ -145,9 +144,11 @@ class Sandbox:
             return RangeView(self, value)
         if isinstance(value, types.MappingProxyType):
             return DictView(self, value)
-        for base in (int, float, str):
-            if isinstance(value, base) and not _has_python_methods(kind, base):
-                return base(value)
+        for number in (int, float, str):
+            if isinstance(value, number) and not _has_python_methods(kind, number):
+                return number(value)
+        if callable(value) and not isinstance(kind.__call__, types.FunctionType):
+            return Foreign(self, value)  # compiled by other means than CPython's own
         return ObjectView(self, value)
 
     # -- functions ---------------------------------------------------------------------------------------------
@@ -281,6 +282,3 @@ def refuse_unfit(function: Any) -> None:
     code = getattr(function, "__code__", None)
     if code is not None and code.co_flags & 0x2A0:  # generator, coroutine, asynchronous generator
         raise Untraceable("it is a generator or coroutine, which returns no number")
-
-
-__all__ = ["Globals", "Sandbox", "refuse_unfit", "sys"]

@@ -197,7 +197,7 @@ def _method(scheduler: Any) -> types.FunctionType:
 
 
 def _fields_of(group: Any) -> list[str]:
-    names = [f for f in FIELDS[:-1] if f in group and isinstance(group[f], (int, float)) or f == "lr"]
+    names = [f for f in FIELDS[:-1] if (f in group and isinstance(group[f], (int, float))) or f == "lr"]
     return [*names, "beta1", "beta2"] if "betas" in group else names
 
 
@@ -285,7 +285,7 @@ def _check(scheduler: Any, forms: Sequence[Form], explorer: Explorer) -> int:
 
 
 def _epochs(explorer: Explorer, n_groups: int) -> list[int]:
-    must, rest = verify.steps_to_check(explorer, sparse=True)
+    must, _ = verify.steps_to_check(explorer, sparse=True)
     limit = 600 if n_groups < 8 else 100
     centres = {p for p in explorer.points if p <= explorer.horizon}
     near = {x for c in centres for x in (c - 1, c, c + 1) if x >= 0}

@@ -24,7 +24,7 @@ class Sym:
     def __init__(self, node: Node, kind: str) -> None:
         self.node, self.kind = node, kind
 
-    @property
+    @property  # type: ignore[misc]
     def __class__(self) -> Any:  # so that isinstance() sees a number
         return _CLASSES[self.kind]
 
@@ -72,7 +72,7 @@ class Sym:
         return apply("abs", number_kind(self), self)
 
     def __invert__(self) -> Sym:
-        return -self - 1
+        return apply("sub", "int", -self, 1.0)
 
     def __round__(self, digits: int | None = None) -> Sym:
         if self.kind in ("int", "bool") and (digits is None or digits >= 0):
@@ -139,13 +139,13 @@ def apply(op: str, kind: str, *operands: Any, value: Any = None) -> Sym:
 def check_exact(path: Path, node: Node) -> None:
     """An int is computed exactly as far as float64 holds all whole numbers."""
     low, high, _ = path.ranges.bounds(node)
-    if -EXACT <= low and high <= EXACT:
+    if low >= -EXACT and high <= EXACT:
         return
     explorer = path.explorer
     for horizon in (2**31 + 1, 10**7):
         nearer = path.nearer(horizon)
         low, high, _ = nearer.bounds(node)
-        if -EXACT <= low and high <= EXACT:
+        if low >= -EXACT and high <= EXACT:
             explorer.horizon = min(explorer.horizon, horizon)
             return
     raise path.stop("an int may exceed 2**53, the last that float64 holds exactly: compute with floats")

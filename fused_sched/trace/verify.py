@@ -6,7 +6,7 @@ import math
 import random
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..builder import Builder
@@ -18,8 +18,6 @@ AROUND = 8  # steps on both sides of each threshold and constant
 FARTHEST = 10**7
 MOST_AROUND = 1500
 SECONDS = 0.03  # the function may be slow: what is left of the dense part is thinned out after this long
-
-TRAPPED = object()
 
 
 def compile_form(form: Form) -> Callable[[float], tuple[float, ...] | None]:
@@ -128,6 +126,3 @@ def _same_bits(a: float, b: float) -> bool:
     if a == b:
         return a != 0.0 or math.copysign(1.0, a) == math.copysign(1.0, b)
     return a != a and b != b
-
-
-_unused: Iterable[Any] = ()

@@ -1,0 +1,270 @@
+"""Functions that cannot become a program are refused in one line, quickly, and without being called."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from trace_cases import on_host
+
+from fused_sched.trace import Untraceable, trace
+
+SEEN: list[Any] = []
+COUNTER = 0
+FACTOR = 0.5
+
+
+class Counting:
+    calls = 0
+    rate = 0.1
+
+    def __call__(self, step: int) -> float:
+        self.calls += 1
+        return self.rate * step
+
+
+class Slotted:
+    __slots__ = ("last",)
+
+    def __call__(self, step: int) -> float:
+        self.last = step
+        return 1.0
+
+
+def _append(step: int) -> float:
+    SEEN.append(step)
+    return 1.0
+
+
+def _global(step: int) -> float:
+    global COUNTER
+    COUNTER += 1
+    return float(COUNTER)
+
+
+def _nonlocal() -> Callable[[int], float]:
+    count = 0
+
+    def inner(step: int) -> float:
+        nonlocal count
+        count += 1
+        return float(count)
+
+    return inner
+
+
+def _print(step: int) -> float:
+    print(step)
+    return 1.0
+
+
+def _open(step: int) -> float:
+    with open("/nowhere/at/all") as file:
+        return float(file.read())
+
+
+def _swallow(step: int) -> float:
+    try:  # noqa: SIM105
+        SEEN.append(step)
+    except:  # noqa: E722
+        pass
+    return 1.0
+
+
+def _swallow_base(step: int) -> float:
+    try:  # noqa: SIM105
+        SEEN.append(step)
+    except BaseException:
+        pass
+    return 1.0
+
+
+def _generator(step: int) -> Any:
+    yield 1.0
+
+
+def _for_ever(step: int) -> float:
+    while True:
+        pass
+
+
+def _late_for_ever(step: int) -> float:
+    while step > 100:
+        pass
+    return 1.0
+
+
+def _for_ever_and_swallow(step: int) -> float:
+    while True:
+        try:  # noqa: SIM105
+            pass
+        except:  # noqa: E722
+            pass
+
+
+def _periods(step: int) -> float:
+    while step >= 7:
+        step -= 7
+    return step / 7
+
+
+def _deep(step: int) -> float:
+    return _deep(step) + 1
+
+
+def _attribute(step: int) -> float:
+    _attribute.last = step  # type: ignore[attr-defined]
+    return 1.0
+
+
+def _local_import(step: int) -> float:
+    import this  # noqa: F401
+
+    return 1.0
+
+
+def _no_return(step: int) -> None:
+    step + 1
+
+
+REFUSED: dict[str, tuple[Any, str]] = {
+    "append": (_append, r"_append .*line \d+ of _append: it uses .append of a list that was made outside of it"),
+    "global": (_global, r"assigns to the global variable 'COUNTER' \(line \d+\)"),
+    "nonlocal": (_nonlocal(), r"assigns to 'count' of an enclosing function"),
+    "attribute": (Counting(), r"it assigns to .calls of a .*test_trace_hostile.Counting"),
+    "slot": (Slotted(), r"it assigns to .last of a"),
+    "function attribute": (_attribute, r"it assigns to .*test_trace_hostile._attribute.last"),
+    "print": (_print, r"it calls print, which is compiled and may do anything"),
+    "open": (_open, r"it calls io?\.?_?i?o?\.?open"),
+    "random": (lambda step: random.random(), r"random.*which is compiled"),
+    "numpy random": (lambda step: np.random.rand(), r"it calls .*rand"),  # noqa: NPY002
+    "time": (lambda step: time.time() * step, r"it calls time.time, which is compiled"),
+    "next": (functools.partial(lambda it, step: next(it), itertools.count()), r"__next__ of a itertools.count"),
+    "setdefault": (lambda step: vars(random), r"it calls vars"),
+    "bare except": (_swallow, r"it uses .append of a list"),
+    "except BaseException": (_swallow_base, r"it uses .append of a list"),
+    "generator": (_generator, r"it is a generator or coroutine"),
+    "for ever": (_for_ever, r"it computes for more than 1 s: is there a loop without an end"),
+    "for ever after 100": (_late_for_ever, r"more than (\d+ (decisions|times)|1 s)"),
+    "for ever, bare except": (_for_ever_and_swallow, r"it computes for more than 1 s: is there a loop without an end"),
+    "periods": (_periods, r"more than 256 decisions on one path|recurses too deeply"),
+    "recursion": (_deep, r"it recurses too deeply"),
+    "import": (_local_import, r"it imports this, which is not imported yet"),
+    "None": (_no_return, r"it returns None, not a number"),
+    "str": (lambda step: "0.1", r"it returns a str, not a number"),
+    "tensor": (lambda step: torch.zeros(()), r"it calls torch.*zeros, which is compiled"),
+    "constant tensor": (functools.partial(lambda t, step: t, torch.zeros(())), r"it returns a"),
+    "complex": (lambda step: (10 - step) ** 0.5, r"a negative number to a fractional power is complex"),
+    "complex constant": (lambda step: 1j, r"it returns a complex, not a number"),
+    "text": (lambda step: float(str(step)), r"could not convert string to float"),
+    "f-string": (lambda step: len(f"{step:d}"), r"it makes text of a number"),
+    "round to digits": (lambda step: round(step / 7, 3), r"round\(\) to decimal digits"),
+    "range": (lambda step: sum(range(step)), r"more than 64 possible values"),
+    "float32": (lambda step: step * np.float32(0.1), r"it makes an object of numpy.float32"),
+    "torch": (lambda step: torch.tanh(step), r"it calls .*tanh, which is compiled"),
+    "hypot": (lambda step: __import__("math").hypot(step, 1.0), r"math.hypot\(\) of a number that depends on"),
+    "always raises": (lambda step: step / 0, r"it raises ZeroDivisionError .* at every step"),
+    "big int": (lambda step: 2**step % 7, r"an int may exceed 2\*\*53"),
+    "not callable": (3, r"it cannot be called"),
+    "eval": (lambda step: eval("step"), r"it calls eval"),  # noqa: S307
+    "sleep": (lambda step: time.sleep(100), r"it calls time.sleep"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_with_a_reason_and_not_called(name: str) -> None:
+    function, reason = REFUSED[name]
+    SEEN.clear()
+    with pytest.raises(Untraceable, match=reason) as caught:
+        trace(function)
+    assert "\n" not in caught.value.reason
+    assert len(caught.value.reason) < 300
+    assert SEEN == []
+    assert COUNTER == 0
+    assert Counting.calls == 0
+    assert not hasattr(Slotted.last, "x")
+
+
+def test_what_is_refused_costs_little() -> None:
+    for name in ("append", "periods", "range"):
+        trace_time = []
+        for _ in range(3):
+            start = time.process_time()
+            with pytest.raises(Untraceable):
+                trace(REFUSED[name][0])
+            trace_time.append(time.process_time() - start)
+        assert min(trace_time) < 0.5, name  # ten times what it takes on an idle machine
+
+
+def test_many_branches_are_refused() -> None:
+    lines = ["def f(step):"] + [f"    if step == {7 * i}: return {i}.5" for i in range(2000)] + ["    return 0.0"]
+    space: dict[str, Any] = {}
+    exec("\n".join(lines), space)  # noqa: S102
+    with pytest.raises(Untraceable, match="more than (256|20000) (paths|times)|20000 times"):
+        trace(space["f"])
+
+
+# -- what looks hostile but has a program --------------------------------------------------------------------
+
+
+def _raises_at_37(step: int) -> float:
+    if step == 37:
+        raise KeyError(f"no rate for step {step}")
+    return 1.0 / (step + 1)
+
+
+def _sometimes_nan(step: int) -> float:
+    return float("nan") if step % 10 == 3 else float("inf") - step
+
+
+def _local_effects(step: int) -> float:
+    seen: list[float] = []
+    for i in range(5):
+        seen.append(step * i)  # noqa: PERF401
+    box = {"sum": sum(seen)}
+    box["sum"] += 1
+
+    class Local:
+        def __init__(self) -> None:
+            self.x = 3.0
+
+    local = Local()
+    local.x += 1
+    return box["sum"] * local.x
+
+
+def test_a_step_that_raises_becomes_a_trap() -> None:
+    traced = trace(_raises_at_37)
+    assert traced.traps
+    assert "raises at some steps" in traced.explain()
+    assert on_host(traced)(36) == 1 / 37
+
+
+@pytest.mark.parametrize("function", [_sometimes_nan, _local_effects], ids=["nan", "local effects"])
+def test_harmless_functions_are_traced(function: Callable[[int], float]) -> None:
+    host = on_host(trace(function))
+    for step in range(3000):
+        expected = function(step)
+        assert host(step) == expected or (expected != expected and host(step) != host(step))
+
+
+def test_a_function_that_is_not_what_it_seemed_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The check against the function itself, with a trace that is wrong."""
+    from fused_sched.trace import function as tracing
+
+    real = tracing.make_form
+
+    def wrong(*arguments: Any) -> Any:
+        form = real(*arguments)
+        return tracing.Form(form.lines, form.shape, tuple(c * (1 + 1e-15) for c in form.constants), form.tables)
+
+    monkeypatch.setattr(tracing, "make_form", wrong)
+    with pytest.raises(Untraceable, match=r"at step \d+ its program gives .*, but the function 0\.\d+"):
+        trace(lambda step: step * FACTOR + 0.1)
