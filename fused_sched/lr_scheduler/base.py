@@ -437,6 +437,8 @@ class OnDevice:
     def _step_on_host(self, epoch: float | None = None) -> None:
         """One step by torch's Python code."""
         refuse_in_capture(self.optimizer._block.tensor, f"the lr of {type(self).__name__} was computed by Python")
+        if getattr(self, "_is_initial", False):
+            self._ensure_source()  # before torch calls the user's function, which may never return
         self._step_count += 1
         self._update_lr(epoch)  # type: ignore[attr-defined]
 

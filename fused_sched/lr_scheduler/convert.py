@@ -101,7 +101,7 @@ def on_device(scheduler: Any, *, fused: bool = False, skip_with_optimizer: bool 
             f"{type(scheduler).__name__} is not a torch.optim.lr_scheduler.LRScheduler: give the scheduler itself"
         )
     users: Any = type(scheduler)
-    cls = _device_class(users)
+    cls: Any = _device_class(users)
     made = cls.__new__(cls)
     made._require_ours(scheduler.optimizer)
     made._horizon = horizon

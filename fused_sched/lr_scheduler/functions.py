@@ -10,7 +10,9 @@ from typing import Any
 from ..builder import Builder, Value
 from ..control_block import capturing, refuse_in_capture
 from ..schedule import Schedule
-from ..trace import Traced, Untraceable, emit_per_group, trace_all
+from ..trace import Traced, Untraceable, call_within, emit_per_group, trace_all
+
+LONGEST_CALL = 5.0  # seconds of processor time, for a function in which tracing suspects an endless loop
 
 _TABLE, _FIRST, _ROWS = "computed by Python ", "first tabulated epoch", "tabulated epochs"
 
@@ -46,11 +48,25 @@ class StepFunctions:
         self._known = [*self._functions()]
         self._traces: list[Traced] | None = None
         self._reason = ""
+        self._endless = False
         try:
-            self._traces = trace_all(self._known, self._outputs)
+            traces = trace_all(self._known, self._outputs)
+            if len(traces) > 1:
+                emit_per_group(b := Builder(len(traces)), traces, b.register("step", 0.0))  # may be too long
+            self._traces = traces
         except Untraceable as error:
-            self._reason = error.reason
+            self._reason, self._endless = error.reason, error.endless
         self._distinct = [*{id(t): t for t in self._traces or ()}.values()]
+        if self._endless:  # torch's constructor would hang in its first call
+            self._compute(0)
+
+    def _compute(self, epoch: int) -> list[list[float]]:
+        if not self._endless:
+            return self._tabulated(epoch)
+        try:
+            return call_within(LONGEST_CALL, lambda: self._tabulated(epoch))  # type: ignore[no-any-return]
+        except TimeoutError as error:
+            raise TimeoutError(f"the function of the schedule gave, at step {epoch}, {error}") from None
 
     def forget(self) -> None:
         """Take the functions and their values as they are now."""
@@ -73,10 +89,11 @@ class StepFunctions:
 
         Args:
             step: what traced functions are given; default ``epoch``.
-            width: numbers in a row of the table: 1, or by default one for each group.
+            width: how many functions there are: 1, or by default one for each group.
         """
         if self._traces is not None:
-            return emit_per_group(b, self._traces, epoch if step is None else step)
+            step = epoch if step is None else step
+            return self._traces[0].emit(b, step) if width == 1 else emit_per_group(b, self._traces, step)
         row = b.number(0.0)
         if self.horizon > 1:
             row = epoch - b.register(_FIRST, 0.0)
@@ -97,7 +114,7 @@ class StepFunctions:
             refuse_in_capture(schedule.memory.tensor, "a value of the schedule was computed by Python", fix)
         due = epoch()
         if self.horizon == 1:
-            for i, values in enumerate(self._tabulated(due)):
+            for i, values in enumerate(self._compute(due)):
                 schedule.write_row(f"{scope}{_TABLE}{i}", values)
         elif not self._first <= due < self._end:
             self._compute_rows(schedule, scope, due)
@@ -107,7 +124,7 @@ class StepFunctions:
         tables: list[list[float]] = [[] for _ in range(self._outputs)]
         for due in range(epoch, epoch + self.horizon):
             try:
-                row = self._tabulated(due)
+                row = self._compute(due)
             except Exception:
                 if due == epoch:
                     raise

@@ -160,5 +160,7 @@ class ParamScheduler(OnDevice, _HostParamScheduler):
     def _step_on_host(self, epoch: float | None = None) -> None:
         what = f"{self.name} of {type(self).__name__} was computed by Python"
         refuse_in_capture(self.optimizer._block.tensor, what)
+        if self._is_initial:
+            self._ensure_source()
         self._step_count += 1
         self._update_lr(epoch)

@@ -3,5 +3,15 @@
 from .explore import Untraceable
 from .function import Traced, emit_per_group, trace, trace_all
 from .scheduler import TracedScheduler, trace_get_lr
+from .time_limit import call_within
 
-__all__ = ["Traced", "TracedScheduler", "Untraceable", "emit_per_group", "trace", "trace_all", "trace_get_lr"]
+__all__ = [
+    "Traced",
+    "TracedScheduler",
+    "Untraceable",
+    "call_within",
+    "emit_per_group",
+    "trace",
+    "trace_all",
+    "trace_get_lr",
+]

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
 import operator
 import sys
-import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
 from .expression import COMPARISONS, Bounds, Graph, Node, Ranges, evaluator, next_down, next_up
+from .time_limit import TimeLimit
 
 MAX_PATHS = 256
 MAX_DECISIONS = 256  # on one path
 MAX_EVENTS = 20_000  # symbolic operations on all paths
+ENDLESS = "is there a loop without an end?"
 MAX_SECONDS = 1.0  # of processor time, for loops that do not use the step
 MAX_CONCRETE = 64  # values of a symbolic index
 LAST_STEP = 2**48  # steps after this one are taken never to come
@@ -30,6 +29,11 @@ class Untraceable(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+    @property
+    def endless(self) -> bool:
+        """Whether calling the function may never return."""
+        return self.reason.endswith(ENDLESS)
 
 
 class Stop(BaseException):
@@ -77,15 +81,24 @@ class Explorer:
         """
         paths: list[tuple[list[tuple[Node, bool]], Leaf]] = []
         pending: list[list[bool]] = [[]]
-        with _Watchdog(self):
-            while pending:
-                if len(paths) >= MAX_PATHS:
-                    raise Untraceable(f"it has more than {MAX_PATHS} paths, where a program computes all of them")
-                path = Path(self, pending.pop())
-                leaf = path.run(function)
-                paths.append((path.decisions, leaf))
-                pending += path.open
+        limit = TimeLimit(self.seconds, Stop, self._take_too_long)
+        try:
+            with limit:
+                while pending:
+                    if len(paths) >= MAX_PATHS:
+                        raise Untraceable(f"it has more than {MAX_PATHS} paths, where a program computes all of them")
+                    path = Path(self, pending.pop())
+                    leaf = path.run(function)
+                    paths.append((path.decisions, leaf))
+                    pending += path.open
+        except Stop:
+            limit.close()
+        if self.reason is not None:
+            raise Untraceable(self.reason)
         return _tree(paths, 0)
+
+    def _take_too_long(self) -> None:
+        self.reason = self.reason or f"it computes for more than {self.seconds:g} s: {ENDLESS}"
 
 
 def _tree(paths: Sequence[tuple[list[tuple[Node, bool]], Leaf]], depth: int) -> Tree:
@@ -186,7 +199,7 @@ class Path:
             truth = self.prefix[len(self.decisions)]
         else:
             if len(self.decisions) >= MAX_DECISIONS:
-                raise self.stop(f"it takes more than {MAX_DECISIONS} decisions on one path: is a loop without an end?")
+                raise self.stop(f"it takes more than {MAX_DECISIONS} decisions on one path: {ENDLESS}")
             truth = True
             self.open.append([*(d for _, d in self.decisions), False])
         self.decisions.append((node, truth))
@@ -343,44 +356,3 @@ def _user_frame(frame: FrameType | None) -> FrameType | None:
     while frame is not None and not _is_traced(frame):
         frame = frame.f_back
     return frame
-
-
-class _Watchdog:
-    """Ends a trace that computes for long without using the step, as an endless loop does.
-
-    The signal is repeated until the trace ends: the function may swallow it.
-    """
-
-    def __init__(self, explorer: Explorer) -> None:
-        self._explorer, self._done, self._thread = explorer, threading.Event(), threading.get_ident()
-        self._guard = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> None:
-        self._start = self._clock()
-        self._guard.start()
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        while self._guard.is_alive():
-            try:
-                self._done.set()
-                self._guard.join()
-            except Stop:  # the last signal came late
-                continue
-        if self._explorer.reason is not None and (kind is None or issubclass(kind, Stop)):
-            raise Untraceable(self._explorer.reason)
-
-    def _clock(self) -> float:
-        if hasattr(time, "pthread_getcpuclockid"):
-            return time.clock_gettime(time.pthread_getcpuclockid(self._thread))
-        return time.monotonic()
-
-    def _watch(self) -> None:
-        interrupt = ctypes.pythonapi.PyThreadState_SetAsyncExc
-        thread = ctypes.c_ulong(self._thread)
-        while not self._done.wait(0.02):
-            if self._clock() - self._start > self._explorer.seconds:
-                seconds = f"{self._explorer.seconds:g}"
-                reason = f"it computes for more than {seconds} s: is there a loop without an end?"
-                self._explorer.reason = self._explorer.reason or reason
-                interrupt(thread, ctypes.py_object(Stop))
-        interrupt(thread, None)
