@@ -119,6 +119,7 @@ class Builder:
         self._known: dict[Operation, Value] = {}
         self._memory: dict[str, Slot] = {}
         self._current: dict[tuple[str, str], Value] = {}
+        self._names: dict[str, int] = {}
         self._prefix = ""
         self._condition: Value | None = None
         self._trapped: Value | None = None
@@ -237,8 +238,11 @@ class Builder:
             return new
         return self.where(self._condition, new, self._read(kind, name, uniform=uniform))
 
-    def op(self, name: str, *operands: Operand) -> Value:
+    def op(self, name: str, *operands: Operand, library: str | None = None) -> Value:
         """Append arithmetic operation ``name``; Python numbers become constants.
+
+        Args:
+            library: whose rounding the host's evaluation has, for example :data:`program.NUMPY`; default Python's.
 
         Raises:
             ValueError: there is no such operation, or it takes another number of operands.
@@ -248,7 +252,12 @@ class Builder:
         if len(operands) != OPERATIONS[name]:
             raise ValueError(f"operation {name!r} takes {OPERATIONS[name]} operand(s), got {len(operands)}")
         values = [self._coerce(x) for x in operands]
-        return self._append(Operation(name, tuple(v.index for v in values)), all(v.uniform for v in values))
+        return self._append(Operation(name, tuple(v.index for v in values), library), all(v.uniform for v in values))
+
+    def free_name(self, stem: str) -> str:
+        """A name for a constant or table that is not taken; the same one again in a program of the same form."""
+        self._names[stem] = self._names.get(stem, -1) + 1
+        return f"{stem}{self._names[stem]}"
 
     def where(self, condition: Operand, a: Operand, b: Operand) -> Value:
         """``a`` where ``condition`` is not 0, else ``b``; both are computed."""

@@ -142,7 +142,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "slot": (Slotted(), r"it assigns to .last of a"),
     "function attribute": (_attribute, r"it assigns to .*test_trace_hostile._attribute.last"),
     "print": (_print, r"it calls print, which is compiled and may do anything"),
-    "open": (_open, r"it calls io?\.?_?i?o?\.?open"),
+    "open": (_open, r"it calls _?(io\.)?open"),
     "random": (lambda step: random.random(), r"random.*which is compiled"),
     "numpy random": (lambda step: np.random.rand(), r"it calls .*rand"),  # noqa: NPY002
     "time": (lambda step: time.time() * step, r"it calls time.time, which is compiled"),

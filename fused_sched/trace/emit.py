@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..builder import Builder, Value
-from ..program import Operation
 from .explore import Fork, Leaf, Tree, Untraceable
 from .expression import Node
 
@@ -128,8 +127,7 @@ def emit_form(
             table, n = _table(b, [f.tables[value] for f in forms])
             values.append(b.lookup(table, operands[0]) if op == "lookup" else _count(b, op, table, n, operands[0]))
         elif value is not None:
-            uniform = all(v.uniform for v in operands)
-            values.append(b._append(Operation(op, tuple(v.index for v in operands), value), uniform))
+            values.append(b.op(op, *operands, library=value))
         else:
             values.append(b.op(op, *operands))
     n_outputs = _outputs(form.shape)
@@ -166,22 +164,15 @@ def _trapped(b: Builder, shape: Shape, values: Sequence[Value]) -> Any:
     return b.where(values[shape[1]], true, false)
 
 
-def _unused(b: Builder, stem: str, slot: tuple[float, ...], group: bool, width: int = 1) -> str:
-    """A name that is free; one for each place, so that other numbers give the same structure."""
-    taken = b.__dict__.setdefault("_traced_names", {})
-    taken[stem] = taken.get(stem, -1) + 1
-    return f"{stem}{taken[stem]}"
-
-
 def _constant(b: Builder, numbers: Sequence[float]) -> Value:
     first = repr(numbers[0])
     if all(repr(x) == first for x in numbers):
-        return b.const(_unused(b, "c", (), False), numbers[0])
-    return b.const(_unused(b, "c", (), True), list(numbers))
+        return b.const(b.free_name("c"), numbers[0])
+    return b.const(b.free_name("c"), list(numbers))
 
 
 def _table(b: Builder, tables: Sequence[tuple[float, ...]]) -> tuple[str, int]:
-    name, n = _unused(b, "t", (), False), len(tables[0])
+    name, n = b.free_name("t"), len(tables[0])
     if all(t == tables[0] for t in tables):
         b.table(name, tables[0])
     else:
@@ -233,7 +224,7 @@ def emit_groups(
             number[g] = float(k)
     results = emitted[0][0]
     if len(emitted) > 1:
-        group = b.const(_unused(b, "kind", (), True), number)
+        group = b.const(b.free_name("kind"), number)
         for k in range(1, len(emitted)):
             here = group == float(k)
             results = tuple(b.where(here, new, old) for new, old in zip(emitted[k][0], results, strict=True))

@@ -7,6 +7,7 @@ import builtins
 import functools
 import importlib.util
 import itertools
+import math
 import operator
 import sys
 import types
@@ -132,9 +133,35 @@ def _sum(values: Iterable[Any], start: Any = 0) -> Any:
     values = elements(values)
     if not symbolic(values) and not symbolic(start):
         return sum(values, start)
-    if sys.version_info >= (3, 12) and not all(number_kind(x) == "int" for v in values if (x := lift(v)) is not None):
-        raise current().stop("sum() of floats is compensated in this Python: add them with +")
+    if sys.version_info >= (3, 12):
+        return _compensated(values, start)
     return functools.reduce(operator.add, values, start)
+
+
+def _compensated(values: list[Any], start: Any) -> Any:
+    """Python's sum() from 3.12 on, which keeps what each float addition loses (Neumaier, 1974)."""
+    total, rest = start, iter(values)
+    for x in rest:
+        total = total + x
+        number = lift(total)
+        if number is not None and number.kind == "float":
+            break
+    lost: Any = 0.0
+    for x in rest:
+        number = lift(x)
+        if number is None or number.kind == "numpy":
+            raise current().stop(f"it computes the sum() of floats and a {type(x).__name__}")
+        if number.kind == "float":
+            new = total + x
+            larger = apply("le", "bool", abs(x), abs(total))
+            lost = lost + apply("where", "float", larger, (total - new) + x, (x - new) + total)
+            total = new
+        else:
+            total = total + x
+    if type(lost) is not Sym:
+        return total + lost if lost else total
+    keep = apply("and", "bool", apply("ne", "bool", lost, 0.0), apply("lt", "bool", abs(lost), math.inf))
+    return apply("where", "float", keep, total + lost, total)
 
 
 def _any(values: Iterable[Any]) -> bool:
