@@ -2,49 +2,68 @@
 
 from __future__ import annotations
 
-import host_step
+import importlib
+from typing import Any
+
+import host
 import pytest
+import schedules
 import torch
+from device import Host
 
 import fused_sched
 
-LIBRARIES = {"fused_sched": fused_sched.lr_scheduler, "torch": torch.optim.lr_scheduler}
-OPTIMIZERS = {
-    "fused_sched": lambda params: fused_sched.optim.AdamW(params, lr=1e-4),
-    "torch fused": lambda params: torch.optim.AdamW(params, lr=1e-4, fused=True),
-    "torch foreach": lambda params: torch.optim.AdamW(params, lr=1e-4, foreach=True),
-}
+CPU = Host()
+LIBRARIES = {"fused_sched": fused_sched.lr_scheduler, "torch": schedules.TORCH}
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
-@pytest.mark.parametrize("name", host_step.ARGUMENTS)
-def test_scheduler_step(benchmark, name, library):
-    benchmark.group = f"{name}.step(), one group"
-    optim = fused_sched.optim if library == "fused_sched" else torch.optim
-    optimizer = optim.AdamW(host_step._tiny(1), lr=1e-3)
-    scheduler = getattr(LIBRARIES[library], name)(optimizer, *host_step.ARGUMENTS[name])
+@pytest.mark.parametrize("case", schedules.present(), ids=str)
+def test_scheduler_step(benchmark, case: schedules.Case, library: str) -> None:
+    benchmark.group = f"{case}: step(), one group"
+    optimizer = host.library_of(library)[0].AdamW(host.tiny(1, CPU), lr=1e-3)
+    scheduler = case.make(LIBRARIES[library], optimizer, host.HORIZON)
     optimizer.step()
-    benchmark(scheduler.step)
+    benchmark(schedules.stepper(scheduler))
 
 
-@pytest.mark.parametrize("library", OPTIMIZERS)
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("case", schedules.one_each(), ids=str)
+def test_making_a_scheduler(benchmark, case: schedules.Case, library: str) -> None:
+    benchmark.group = f"{case}: constructor"
+    optimizer = host.library_of(library)[0].AdamW(host.tiny(1, CPU), lr=1e-3)
+    benchmark.pedantic(lambda: case.make(LIBRARIES[library], optimizer, 10**6), rounds=30, warmup_rounds=2)
+
+
+@pytest.mark.parametrize("library", host.NAMES)
 @pytest.mark.parametrize("tensors", [1, 148])
-def test_optimizer_step(benchmark, tensors, library):
-    benchmark.group = f"AdamW.step(), {tensors} tensors of 4 elements"
-    optimizer = OPTIMIZERS[library](host_step._tiny(tensors))
-    benchmark(optimizer.step)
+def test_optimizer_step(benchmark, tensors: int, library: str) -> None:
+    benchmark.group = f"AdamW and cosine, {tensors} tensors of 4 elements"
+    benchmark(host.training_step(library, [host.tiny(tensors, CPU)], CPU))
 
 
-@pytest.mark.parametrize("library", OPTIMIZERS)
-def test_optimizer_step_with_new_gradients(benchmark, library):
-    benchmark.group = "AdamW.step() after zero_grad(set_to_none=True), 148 tensors of 4 elements"
-    parameters = host_step._tiny(148)
-    optimizer = OPTIMIZERS[library](parameters)
+@pytest.mark.parametrize("library", host.NAMES)
+def test_optimizer_step_with_new_gradients(benchmark, library: str) -> None:
+    benchmark.group = "AdamW and cosine after zero_grad(set_to_none=True), 148 tensors of 4 elements"
+    parameters = host.tiny(148, CPU)
+    step = host.training_step(library, [parameters], CPU)
 
-    def step():
+    def run() -> None:
         for p in parameters:
             p.grad = torch.ones(4)
-        optimizer.step()
-        optimizer.zero_grad()
+        step()
 
-    benchmark(step)
+    benchmark(run)
+
+
+def _tracing() -> Any:
+    try:
+        return getattr(importlib.import_module("fused_sched.trace"), "trace", None)
+    except ImportError:
+        return None
+
+
+@pytest.mark.skipif(_tracing() is None, reason="this version traces no functions")
+def test_tracing_a_function(benchmark) -> None:
+    benchmark.group = "tracing a function of the step"
+    benchmark(_tracing(), schedules.inverse_square_root)

@@ -1,24 +1,43 @@
-"""Measuring side by side: interleaved runs in one process, medians and spread, JSON rows."""
+"""Measuring side by side: interleaved runs in one process, medians and spread, a plan with a budget, JSON rows."""
 
 from __future__ import annotations
 
 import datetime
 import json
+import os
 import platform
 import statistics
 import subprocess
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+warnings.filterwarnings("ignore", message="Detected call of")  # schedulers are stepped on their own here
 RESULTS = Path(__file__).parent / "results"
+Call = Callable[[], object]
+Row = dict[str, Any]
+
+
+def on_the_clock(call: Call, calls: int) -> float:
+    """Microseconds of one of ``calls`` calls, by the host's clock."""
+    start = time.perf_counter()
+    for _ in range(calls):
+        call()
+    return (time.perf_counter() - start) / calls * 1e6
 
 
 def interleave(
-    candidates: Mapping[str, Callable[[], object]], seconds: float = 2.0, rounds: int = 15, batch_seconds: float = 1e-2
+    candidates: Mapping[str, Call],
+    seconds: float = 2.0,
+    rounds: int = 9,
+    batch_seconds: float = 1e-2,
+    sample: Callable[[Call, int], float] = on_the_clock,
+    calls: Mapping[str, int] | None = None,
+    most_calls: int = 10**6,
 ) -> dict[str, dict[str, float]]:
     """Times every candidate in turn, A B A B ..., so that a slow minute of the machine hits all alike.
 
@@ -27,68 +46,148 @@ def interleave(
         seconds: about how long the whole comparison may take.
         rounds: least number of samples of each.
         batch_seconds: a sample repeats the call until it lasts about this long.
+        sample: microseconds of one call, from the call and how often to repeat it.
+        calls: candidates whose repetitions are given instead.
+        most_calls: the most repetitions in a sample.
 
     Returns:
-        name -> median, low and high quartile, in microseconds a call, and the number of samples.
+        name -> median, low and high quartile, in microseconds a call, the number of samples, calls in each.
     """
-    repeats = {}
+    repeats = dict(calls or {})
     for name, call in candidates.items():
         call()
-        start = time.perf_counter()
-        call()
-        repeats[name] = max(1, int(batch_seconds / max(time.perf_counter() - start, 1e-7)))
+        if name not in repeats:
+            once = sample(call, 1) * 1e-6
+            repeats[name] = min(most_calls, max(1, int(batch_seconds / max(once, 1e-7))))
     samples: dict[str, list[float]] = {name: [] for name in candidates}
     deadline = time.perf_counter() + seconds
-    while len(next(iter(samples.values()))) < rounds or time.perf_counter() < deadline:
+    taken = 0
+    while candidates and (taken < rounds or time.perf_counter() < deadline):
         for name, call in candidates.items():
-            n = repeats[name]
-            start = time.perf_counter()
-            for _ in range(n):
-                call()
-            samples[name].append((time.perf_counter() - start) / n * 1e6)
-    return {name: _summary(values) for name, values in samples.items()}
+            samples[name].append(sample(call, repeats[name]))
+        taken += 1
+    return {name: summary(values) | {"calls": repeats[name]} for name, values in samples.items()}
 
 
-def _summary(values: list[float]) -> dict[str, float]:
-    low, median, high = statistics.quantiles(values, n=4)
+def summary(values: list[float]) -> dict[str, float]:
+    """Median and quartiles of microseconds."""
+    if len(values) < 4:  # too few for quartiles
+        low, median, high = min(values), statistics.median(values), max(values)
+    else:
+        low, median, high = statistics.quantiles(values, n=4)
     return {"median_us": median, "low_us": low, "high_us": high, "samples": len(values)}
 
 
-def environment() -> dict[str, Any]:
-    """What a reader needs to know about the machine and the code a row was measured on."""
-    cpu = "unknown"
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
+def time_text(us: float) -> str:
+    """``us`` microseconds with a unit and three digits or so."""
+    return f"{us:.1f} µs" if us < 100 else f"{us:.0f} µs" if us < 1000 else f"{us / 1000:.2f} ms"
+
+
+def reason(error: BaseException) -> str:
+    """One line of an exception."""
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"[:160]
+
+
+# -- environment and rows ----------------------------------------------------------------------------
+
+
+def _said(command: list[str]) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parent, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout.strip()
+
+
+def _cpu() -> str:
+    path = Path("/proc/cpuinfo")
+    for line in path.read_text().splitlines() if path.exists() else ():
         if line.startswith("model name"):
-            cpu = line.partition(":")[2].strip()
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"],
-        capture_output=True,
-        text=True,
-        cwd=Path(__file__).parent,
-        check=False,
-    )
+            return line.partition(":")[2].strip()
+    return platform.processor() or "unknown"
+
+
+def environment() -> Row:
+    """What a reader needs to know about the machine and the code a row was measured on."""
+    try:
+        import triton
+
+        triton_version = triton.__version__
+    except ImportError:
+        triton_version = "not installed"
+    # the variable is set where a copy without a repository is what runs
+    commit = os.environ.get("FUSED_SCHED_COMMIT") or _said(["git", "describe", "--always", "--dirty"])
     row = {
-        "device": f"{cpu}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads",
+        "device": f"{_cpu()}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads",
         "torch": torch.__version__,
+        "triton": triton_version,
         "python": platform.python_version(),
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": commit or "unknown",
         "date": datetime.date.today().isoformat(),
     }
     if torch.cuda.is_available():
         row["device"] = torch.cuda.get_device_name()
         row["cuda"] = torch.version.cuda
+        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        row["driver"] = _said(query).split("\n")[0] or "unknown"
     return row
 
 
-def save(name: str, rows: list[dict[str, Any]]) -> Path:
-    """Write rows to results/<name>.json, with the environment they were measured in."""
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({"environment": environment(), "rows": rows}, indent=1) + "\n")
-    return path
+def load(name: str, folder: Path | None = None) -> Row | None:
+    """The saved rows and environment of ``name``; None if there are none yet."""
+    path = (folder or RESULTS) / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
 
 
-def load(name: str) -> dict[str, Any]:
-    """The saved rows and environment of ``name``."""
-    data: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
-    return data
+class Plan:
+    """Measurements in order of importance, within a budget; rows are saved after each of them.
+
+    Args:
+        seconds: no measurement starts later than this, or when it is expected to end later.
+        path: where rows go; None saves nothing.
+    """
+
+    def __init__(self, seconds: float, path: Path | None) -> None:
+        self.rows: list[Row] = []
+        self.cut: list[str] = []
+        self.failed: list[str] = []
+        self._parts: list[tuple[str, str, float, Callable[[], list[Row]]]] = []
+        self._seconds, self._path = seconds, path
+
+    def add(self, kind: str, name: str, expected: float, measure: Callable[[], list[Row]]) -> None:
+        """``measure`` returns rows of ``kind``; ``expected``: about how many seconds it takes."""
+        self._parts.append((kind, name, expected, measure))
+
+    def keep(self, wanted: Callable[[str], bool]) -> None:
+        """Drop the measurements whose ``kind: name`` is not wanted."""
+        self._parts = [part for part in self._parts if wanted(f"{part[0]}: {part[1]}")]
+
+    def run(self) -> None:
+        """Measure what fits, say what was left out; a failed measurement costs its own rows only."""
+        start = time.monotonic()
+        where = environment()
+        print(" | ".join(f"{key} {value}" for key, value in where.items()), flush=True)
+        for kind, name, expected, measure in self._parts:
+            began = time.monotonic()
+            if began - start + expected > self._seconds:
+                self.cut.append(f"{kind}: {name}")
+                continue
+            try:
+                self.rows += [{"kind": kind, **row} for row in measure()]
+            except Exception as error:  # the rows of the others are worth having
+                self.failed.append(f"{kind}: {name}: {reason(error)}")
+                print(f"FAILED {self.failed[-1]}", flush=True)
+            print(f"-- {kind}: {name}: {time.monotonic() - began:.1f} s", flush=True)
+            self._save(where)
+        self._save(where)
+        for left_out in self.cut:
+            print(f"cut, for want of time: {left_out}")
+        for failure in self.failed:
+            print(f"FAILED {failure}")
+        print(f"measured for {time.monotonic() - start:.0f} s: {len(self.rows)} rows", flush=True)
+
+    def _save(self, where: Row) -> None:
+        if self._path is not None and self.rows:
+            content = {"environment": where, "cut": self.cut, "failed": self.failed, "rows": self.rows}
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.write_text(json.dumps(content, indent=1) + "\n")

@@ -1,115 +1,87 @@
-"""Tables and the chart, from the saved rows and from nothing else."""
+"""Rewrites the generated parts of both READMEs and the charts from the saved rows."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
-from harness import load
-from matplotlib.figure import Figure
+import charts
+import tables
+from harness import RESULTS, Row, load
 
 HERE = Path(__file__).parent
-README = HERE.parent / "README.md"
-CHART = HERE / "results" / "cpu.png"
-DETAILS = HERE / "README.md"
 
 
-def _time(us: float) -> str:
-    return f"{us:.1f} µs" if us < 100 else f"{us:.0f} µs" if us < 1000 else f"{us / 1000:.2f} ms"
-
-
-def _with_spread(times: dict[str, float]) -> str:
-    return f"{_time(times['median_us'])} ({_time(times['low_us'])} to {_time(times['high_us'])})"
-
-
-def _table(head: list[str], body: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    return "\n".join(lines + ["| " + " | ".join(cells) + " |" for cells in body])
-
-
-def _of_kind(data: dict[str, Any], kind: str) -> list[dict[str, Any]]:
-    return [row for row in data["rows"] if row["kind"] == kind]
-
-
-def _measured_on(data: dict[str, Any]) -> str:
+def _measured_on(data: Row) -> str:
     e = data["environment"]
-    return f"{e['device']}; torch {e['torch']}, Python {e['python']}; commit {e['commit']}, {e['date']}."
+    versions = [f"torch {e['torch']}"]
+    versions += [f"{name} {e[key]}" for name, key in (("Triton", "triton"), ("driver", "driver")) if key in e]
+    where = (
+        f"Measured on {e['device']}; {', '.join(versions)}, Python {e['python']}; commit {e['commit']}, {e['date']}."
+    )
+    left_out = data.get("cut", []) + data.get("failed", [])
+    return where + (f" Left out: {'; '.join(left_out)}." if left_out else "")
 
 
-def _step_table(data: dict[str, Any], spread: bool) -> str:
-    show = _with_spread if spread else lambda times: _time(times["median_us"])
-    body = [
-        [
-            row["set"], row["dtype"], f"{row['tensors']:,}", f"{row['parameters'] / 1e6:.2f} M",
-            show(row["times"]["torch fused"]), show(row["times"]["fused_sched"]), f"{row['ratio']:.2f}x",
-        ]
-        for row in _of_kind(data, "step")
-    ]  # fmt: skip
-    return _table(["parameters of", "dtype", "tensors", "elements", "torch fused AdamW", "fused_sched", "ratio"], body)
-
-
-def _host_table(data: dict[str, Any]) -> str:
-    names = ["torch foreach", "torch fused", "fused_sched"]
-    body = [
-        [str(row["tensors"]), *(_with_spread(row["times"][n]) for n in names), f"{row['ratio']:.1f}x"]
-        for row in _of_kind(data, "host")
-    ]
-    return _table(["tensors of 4", *names, "torch fused / ours"], body)
-
-
-def _scheduler_table(data: dict[str, Any]) -> str:
-    names = ["torch, tensor lr", "torch", "fused_sched"]
-    body = [
-        [
-            row["scheduler"],
-            str(row["groups"]),
-            *(_time(row["times"][n]["median_us"]) for n in names),
-            f"{row['ratio']:.2f}x",
-        ]
-        for row in _of_kind(data, "scheduler")
-    ]
-    return _table(["scheduler.step()", "groups", *names, "torch / ours"], body)
-
-
-def _chart(data: dict[str, Any]) -> None:
-    rows = _of_kind(data, "step")[::-1]
-    figure = Figure(figsize=(8, 4.2), layout="constrained")
-    axes = figure.add_subplot()
-    colours = ["#2a6f97" if row["ratio"] >= 1 else "#bc4749" for row in rows]
-    bars = axes.barh([f"{row['set']} ({row['dtype']})" for row in rows], [row["ratio"] for row in rows], color=colours)
-    axes.bar_label(bars, [f"{row['ratio']:.2f}x" for row in rows], padding=3)
-    axes.axvline(1.0, color="black", linewidth=1)
-    axes.set_xscale("log")
-    axes.set_xticks([1, 2, 5, 10, 20], ["1x", "2x", "5x", "10x", "20x"])
-    axes.minorticks_off()
-    axes.set_xlim(right=axes.get_xlim()[1] * 2)
-    axes.set_xlabel("times as fast as torch.optim.AdamW(fused=True), one optimizer step on the CPU")
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(CHART, dpi=120)
-
-
-def _insert(path: Path, sections: dict[str, str]) -> None:
-    text = path.read_text()
+def insert(path: Path, sections: dict[str, str]) -> None:
+    """Replace what stands between the markers of each section."""
+    before = text = path.read_text()
     for name, content in sections.items():
         pattern = re.compile(f"(<!-- {name}: generated -->\n).*?(<!-- {name}: end -->)", re.DOTALL)
         if not pattern.search(text):
             raise SystemExit(f"{path.name} has no section {name!r} between its generated/end markers")
         text = pattern.sub(lambda match, content=content: match[1] + content + "\n" + match[2], text)
-    path.write_text(text)
+    if text != before:
+        path.write_text(text)
 
 
-def render() -> None:
-    """Rewrite the generated sections of both READMEs and the chart."""
-    data = load("cpu")
-    _chart(data)
-    measured = f"\n\nMeasured on {_measured_on(data)}"
-    _insert(README, {"cpu step": _step_table(data, spread=False) + measured})
-    _insert(
-        DETAILS,
+def render(
+    results: Path = RESULTS, readme: Path = HERE.parent / "README.md", details: Path = HERE / "README.md"
+) -> None:
+    """Redraw everything from the rows in ``results``."""
+    cpu, gpu = load("cpu", results), load("gpu", results)
+    if cpu is None:
+        raise SystemExit(f"{results} has no cpu.json yet: run make bench")
+    rows, on_gpu = cpu["rows"], gpu["rows"] if gpu else []
+
+    def on_cpu(content: str) -> str:
+        return f"{content}\n\n{_measured_on(cpu)}" if content else tables.NOT_MEASURED
+
+    def from_gpu(content: str) -> str:
+        if gpu is None:
+            return tables.NOT_RUN
+        return f"{content}\n\n{_measured_on(gpu)}" if content else tables.NOT_MEASURED
+
+    charts.ratios(rows, results / "cpu.png", "on the CPU")
+    insert(readme, {"cpu step": on_cpu(tables.readme_step(rows))})
+    errors = tables.lr_error(rows, on_gpu)
+    if errors:
+        charts.lr_errors(rows, results / "lr_error.png")
+        errors = f"![largest relative errors](results/lr_error.png)\n\n{errors}"
+    gpu_ratios = tables.step_ratios(on_gpu)
+    if gpu_ratios:
+        charts.ratios(on_gpu, results / "gpu.png", "on a GPU")
+        gpu_ratios = f"![step against torch fused](results/gpu.png)\n\n{gpu_ratios}"
+    insert(
+        details,
         {
-            "cpu step": _step_table(data, spread=True) + measured,
-            "host": _host_table(data) + measured,
-            "scheduler": _scheduler_table(data) + measured,
+            "targets": tables.targets({"cpu": rows, "gpu": on_gpu}),
+            "cpu step": on_cpu(tables.steps(rows)),
+            "cpu compiled": on_cpu(tables.steps(rows, ("compiled",))),
+            "host": on_cpu(tables.host(rows)),
+            "scheduler": on_cpu(tables.scheduler(rows)),
+            "loop": on_cpu(tables.loop(rows)),
+            "scaling": on_cpu(tables.scaling(rows)),
+            "first step": on_cpu(tables.first_step(rows)),
+            "lr error": on_cpu(errors),
+            "gpu ratios": from_gpu(gpu_ratios),
+            "gpu step": from_gpu(tables.steps(on_gpu, ("step", "compiled"))),
+            "gpu cold": from_gpu(tables.steps(on_gpu, figure="cold")),
+            "gpu unrolled": from_gpu(tables.steps(on_gpu, figure="unrolled")),
+            "gpu host": from_gpu(tables.host(on_gpu)),
+            "gpu loop": from_gpu(tables.loop(on_gpu)),
+            "gpu scheduler": from_gpu(tables.scheduler(on_gpu)),
+            "gpu scaling": from_gpu(tables.scaling(on_gpu)),
+            "gpu first step": from_gpu(tables.first_step(on_gpu)),
         },
     )

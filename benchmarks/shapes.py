@@ -65,6 +65,8 @@ SETS: dict[str, list[Shape]] = {
     "Llama-like 1.1B": llama(),
     "odd sizes": [(n,) for n in range(1, 400)],
     "one huge, 1000 tiny": [(20_000_000,)] + [(7,)] * 1000,
+    "465 tensors": [(768 if i % 2 else 96, 24) for i in range(465)],
+    "dry": [(9,), (64, 3), (1,), (1030,), (7,)],  # of a dry run, in which numbers mean nothing
 }
 
 

@@ -7,17 +7,29 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
-from tolerances import COSINE_PAST_TROUGH_RELATIVE, SCHEDULE_RELATIVE
+from tolerances import COSINE_PAST_TROUGH_RELATIVE, SCHEDULE_RELATIVE, UPDATE_RELATIVE
 from torch.optim import lr_scheduler as torch_lr_scheduler
+from torch.optim import swa_utils
 
 import fused_sched
-from fused_sched import backends
+from fused_sched import backends, lr_scheduler
 
-NAMES = ("CosineAnnealingLR", "CyclicLR", "ExponentialLR", "LambdaLR", "MultiStepLR", "StepLR")
+OURS = lr_scheduler
+TORCH = SimpleNamespace(**vars(torch_lr_scheduler), SWALR=swa_utils.SWALR)
+HOMES = {"ours": (fused_sched.optim, OURS), "torch": (torch.optim, TORCH)}
+
+LEAVES = (
+    "ConstantLR", "CosineAnnealingLR", "CosineAnnealingWarmRestarts", "CyclicLR", "ExponentialLR", "LambdaLR",
+    "LinearLR", "MultiStepLR", "MultiplicativeLR", "OneCycleLR", "PolynomialLR", "SWALR", "StepLR",
+)  # fmt: skip
+NESTED = ("ChainedScheduler", "SequentialLR")
+NAMES = (*LEAVES, *NESTED)  # what can be fused: step() takes nothing
+EVERY = (*NAMES, "ReduceLROnPlateau")
 
 
 class Decay:
@@ -36,6 +48,54 @@ def warmup(step: int, length: int = 100) -> float:
 
 def inverse_square_root(step: int) -> float:
     return 1.0 / math.sqrt(step + 1.0)
+
+
+class Recorder:
+    """1 / (step + 1), and a list of the steps it was asked for: a side effect, so it is never traced."""
+
+    def __init__(self) -> None:
+        self.calls: list[float] = []
+
+    def __call__(self, step: float) -> float:
+        self.calls.append(step)
+        return 1.0 / (step + 1)
+
+
+class Parts:
+    """The argument of a SequentialLR or ChainedScheduler: names of schedulers and their arguments."""
+
+    def __init__(self, *parts: tuple[str, dict[str, Any]]) -> None:
+        self.parts = parts
+
+    def __repr__(self) -> str:
+        return f"Parts{self.parts}"
+
+
+def build(home: Any, name: str, made: Any, /, **arguments: Any) -> Any:
+    """The scheduler ``name`` of ``home`` on the optimizer ``made``, with all its parts."""
+    for key, value in arguments.items():
+        if isinstance(value, Parts):
+            arguments[key] = [build(home, part, made, **more) for part, more in value.parts]
+    return getattr(home, name)(optimizer=made, **arguments)
+
+
+def metric(step: int) -> float:
+    """A loss that falls with plateaus, for ReduceLROnPlateau; sometimes NaN."""
+    return math.nan if step % 11 == 7 else 1.0 / (1 + step // 6) + (step % 3) / 64
+
+
+def advance(scheduler: Any) -> None:
+    """One step of any scheduler."""
+    if isinstance(scheduler, torch_lr_scheduler.ReduceLROnPlateau):
+        scheduler.step(metric(scheduler.last_epoch))
+    else:
+        scheduler.step()
+
+
+def position(scheduler: Any) -> Any:
+    """``last_epoch``, and that of all parts."""
+    inner = [position(part) for part in getattr(scheduler, "_schedulers", [])]
+    return getattr(scheduler, "last_epoch", None), inner
 
 
 @dataclass(frozen=True)
@@ -78,6 +138,9 @@ class PerGroup:
 
 FULL = 10_000  # steps of at least one case of each scheduler
 
+_WARMUP = ("LinearLR", {"start_factor": 0.1, "total_iters": 20})
+_COSINE = ("CosineAnnealingLR", {"T_max": 400, "eta_min": 1e-4})
+
 CASES: list[Case] = [
     _case("StepLR", "every 1000", steps=FULL, step_size=1000, gamma=0.5),
     _case("StepLR", "every step", step_size=1, gamma=0.999),
@@ -113,20 +176,99 @@ CASES: list[Case] = [
     _case("CyclicLR", "momentum lists", base_lr=0.01, max_lr=0.1, step_size_up=7,
           base_momentum=PerGroup(lambda i: 0.5 + 0.1 * i), max_momentum=PerGroup(lambda i: 0.6 + 0.1 * i), steps=300),
     _case("CyclicLR", "momentum alone", base_lr=0.01, max_lr=0.1, step_size_up=7, cycle_momentum=False, steps=300),
-    _case("CyclicLR", "scale_fn of cycles", base_lr=0.01, max_lr=0.1, step_size_up=7, scale_fn=Decay(0.9), steps=500),
-    _case("CyclicLR", "scale_fn of iterations", base_lr=0.01, max_lr=0.1, step_size_up=7, scale_mode="iterations",
+    _case("CyclicLR", "scale_fn of cycles", SCHEDULE_RELATIVE, base_lr=0.01, max_lr=0.1, step_size_up=7,
+          scale_fn=Decay(0.9), steps=500),
+    _case("CyclicLR", "scale_fn of iterations", SCHEDULE_RELATIVE, base_lr=0.01, max_lr=0.1, step_size_up=7,
+          scale_mode="iterations",
           scale_fn=inverse_square_root, steps=500),
-    _case("CyclicLR", "scale_fn makes mode ignored", base_lr=0.01, max_lr=0.1, step_size_up=7, mode="nonsense",
+    _case("CyclicLR", "scale_fn makes mode ignored", SCHEDULE_RELATIVE, base_lr=0.01, max_lr=0.1, step_size_up=7,
+          mode="nonsense",
           scale_fn=inverse_square_root, steps=100),
-    _case("LambdaLR", "function", steps=FULL, lr_lambda=inverse_square_root),
-    _case("LambdaLR", "list", lr_lambda=PerGroup(lambda i: Decay(0.99 - 0.1 * i))),
-    _case("LambdaLR", "callable object", lr_lambda=Decay(0.999)),
-    _case("LambdaLR", "partial", lr_lambda=functools.partial(warmup, length=50), steps=200),
-    _case("LambdaLR", "int", lr_lambda=lambda step: step // 10, steps=200),
-    _case("LambdaLR", "bool", lr_lambda=lambda step: step % 3 == 0, steps=200),
-    _case("LambdaLR", "numpy float64", lr_lambda=lambda step: np.float64(0.5) ** (step / 7), steps=200),
+    _case("LambdaLR", "function", SCHEDULE_RELATIVE, steps=FULL, lr_lambda=inverse_square_root),
+    _case("LambdaLR", "list", SCHEDULE_RELATIVE, lr_lambda=PerGroup(lambda i: Decay(0.99 - 0.1 * i))),
+    _case("LambdaLR", "callable object", SCHEDULE_RELATIVE, lr_lambda=Decay(0.999)),
+    _case("LambdaLR", "partial", SCHEDULE_RELATIVE, lr_lambda=functools.partial(warmup, length=50), steps=200),
+    _case("LambdaLR", "int", SCHEDULE_RELATIVE, lr_lambda=lambda step: step // 10, steps=200),
+    _case("LambdaLR", "bool", SCHEDULE_RELATIVE, lr_lambda=lambda step: step % 3 == 0, steps=200),
+    _case("LambdaLR", "numpy float64", SCHEDULE_RELATIVE, lr_lambda=lambda step: np.float64(0.5) ** (step / 7),
+          steps=200),
     _case("LambdaLR", "numpy float32", lr_lambda=lambda step: np.float32(1 / (1 + step)), steps=200),
     _case("LambdaLR", "nan and inf", lr_lambda=lambda step: [1.0, math.nan, math.inf, -0.0][step % 4], steps=20),
+    _case("LambdaLR", "side effect", steps=300, lr_lambda=Recorder()),
+    _case("MultiplicativeLR", "constant", steps=FULL, lr_lambda=lambda step: 0.9997),
+    _case("MultiplicativeLR", "function", SCHEDULE_RELATIVE, 300, lr_lambda=inverse_square_root),
+    _case("MultiplicativeLR", "list", SCHEDULE_RELATIVE, 300, lr_lambda=PerGroup(lambda i: Decay(0.999 - 0.1 * i))),
+    _case("MultiplicativeLR", "branches", lr_lambda=lambda step: 0.5 if step % 10 == 0 else 1.0, steps=300),
+    _case("MultiplicativeLR", "side effect", steps=50, lr_lambda=Recorder()),
+    _case("ConstantLR", "seven", steps=FULL, factor=0.3, total_iters=7),
+    _case("ConstantLR", "undone at once", steps=20, factor=0.3, total_iters=1),
+    _case("ConstantLR", "total_iters 0", steps=20, factor=0.3, total_iters=0),
+    _case("ConstantLR", "factor 0 for ever", steps=20, factor=0, total_iters=0),
+    _case("ConstantLR", "negative total_iters", steps=20, factor=0.5, total_iters=-3),
+    _case("ConstantLR", "fractional total_iters", steps=20, factor=0.5, total_iters=2.5),
+    _case("LinearLR", "up", steps=FULL, start_factor=0.01, total_iters=2_000),
+    _case("LinearLR", "down to 0", steps=60, start_factor=1.0, end_factor=0.0, total_iters=40),
+    _case("LinearLR", "no change", steps=20, start_factor=0.5, end_factor=0.5, total_iters=7),
+    _case("LinearLR", "total_iters 0", steps=20, start_factor=0.25, total_iters=0),
+    _case("LinearLR", "total_iters 1", steps=20, start_factor=0.25, total_iters=1),
+    _case("LinearLR", "fractional total_iters", steps=20, start_factor=0.25, total_iters=6.5),
+    _case("PolynomialLR", "power 1", SCHEDULE_RELATIVE, FULL, total_iters=9_000),
+    _case("PolynomialLR", "power 2.3", SCHEDULE_RELATIVE, 100, total_iters=60, power=2.3),
+    _case("PolynomialLR", "power 0", SCHEDULE_RELATIVE, 20, total_iters=9, power=0),
+    _case("PolynomialLR", "total_iters 0", SCHEDULE_RELATIVE, 20, total_iters=0, power=2.0),
+    _case("PolynomialLR", "total_iters 1", SCHEDULE_RELATIVE, 20, total_iters=1, power=0.5),
+    _case("PolynomialLR", "fractional total_iters", SCHEDULE_RELATIVE, 20, total_iters=6.5, power=1.5),
+    _case("CosineAnnealingWarmRestarts", "alike", SCHEDULE_RELATIVE, FULL, T_0=500, eta_min=1e-3),
+    _case("CosineAnnealingWarmRestarts", "twice as long", SCHEDULE_RELATIVE, T_0=4, T_mult=2, eta_min=1e-3),
+    _case("CosineAnnealingWarmRestarts", "three times as long", SCHEDULE_RELATIVE, T_0=1, T_mult=3, eta_min=1e-3),
+    _case("CosineAnnealingWarmRestarts", "every step", SCHEDULE_RELATIVE, 50, T_0=1),
+    _case("CosineAnnealingWarmRestarts", "eta_min above lr", SCHEDULE_RELATIVE, 50, T_0=7, eta_min=2),
+    _case("OneCycleLR", "two phases", SCHEDULE_RELATIVE, FULL, max_lr=1.0, total_steps=FULL),
+    _case("OneCycleLR", "one step past the end", SCHEDULE_RELATIVE, 40, max_lr=1.0, total_steps=40),
+    _case("OneCycleLR", "past the end, linear", steps=40, max_lr=1.0, total_steps=40, anneal_strategy="linear"),
+    _case("OneCycleLR", "three phases", SCHEDULE_RELATIVE, 60, max_lr=1.0, total_steps=60, three_phase=True),
+    _case("OneCycleLR", "three phases, linear", steps=60, max_lr=1.0, total_steps=60, three_phase=True, pct_start=0.4,
+          anneal_strategy="linear"),
+    _case("OneCycleLR", "lists", SCHEDULE_RELATIVE, 200, max_lr=PerGroup(lambda i: 0.1 + i), epochs=10,
+          steps_per_epoch=25, base_momentum=PerGroup(lambda i: 0.5 + 0.1 * i),
+          max_momentum=PerGroup(lambda i: 0.6 + 0.1 * i), div_factor=10.0, final_div_factor=100.0),
+    _case("OneCycleLR", "momentum alone", SCHEDULE_RELATIVE, 60, max_lr=0.4, total_steps=60, cycle_momentum=False),
+    _case("OneCycleLR", "no first phase", SCHEDULE_RELATIVE, 30, max_lr=0.4, total_steps=30, pct_start=0.0),
+    _case("OneCycleLR", "no second phase", SCHEDULE_RELATIVE, 29, max_lr=0.4, total_steps=30, pct_start=1.0),
+    _case("SWALR", "cos", SCHEDULE_RELATIVE, FULL, swa_lr=0.05, anneal_epochs=3_000),
+    _case("SWALR", "linear", steps=40, swa_lr=0.05, anneal_epochs=13, anneal_strategy="linear"),
+    _case("SWALR", "anneal_epochs 0", SCHEDULE_RELATIVE, 20, swa_lr=0.05, anneal_epochs=0),
+    _case("SWALR", "anneal_epochs 0, linear", steps=20, swa_lr=0.05, anneal_epochs=0, anneal_strategy="linear"),
+    _case("SWALR", "anneal_epochs 1", SCHEDULE_RELATIVE, 20, swa_lr=0.05, anneal_epochs=1),
+    _case("SWALR", "list", SCHEDULE_RELATIVE, 40, swa_lr=PerGroup(lambda i: 0.01 * i), anneal_epochs=13),
+    _case("SequentialLR", "warmup and cosine", SCHEDULE_RELATIVE, 400, schedulers=Parts(_WARMUP, _COSINE),
+          milestones=[20]),
+    _case("SequentialLR", "duplicate milestones", steps=30, milestones=[2, 2], schedulers=Parts(
+          ("ConstantLR", {"factor": 0.5, "total_iters": 9}), ("StepLR", {"step_size": 2}),
+          ("ExponentialLR", {"gamma": 0.9}))),
+    _case("SequentialLR", "unsorted milestones", steps=30, milestones=[9, 4, 12], schedulers=Parts(
+          ("ConstantLR", {"factor": 0.5, "total_iters": 9}), ("StepLR", {"step_size": 2}),
+          ("ExponentialLR", {"gamma": 0.9}), ("LinearLR", {"total_iters": 6}))),
+    _case("SequentialLR", "milestone 0", steps=30, milestones=[0, 5], schedulers=Parts(
+          ("ConstantLR", {"factor": 0.5, "total_iters": 9}), ("StepLR", {"step_size": 2}),
+          ("ExponentialLR", {"gamma": 0.9}))),
+    _case("SequentialLR", "fractional milestone", steps=30, milestones=[4.5], schedulers=Parts(
+          ("ConstantLR", {"factor": 0.5, "total_iters": 9}), ("ExponentialLR", {"gamma": 0.9}))),
+    _case("SequentialLR", "one scheduler", steps=30, milestones=[], schedulers=Parts(("StepLR", {"step_size": 2}))),
+    _case("SequentialLR", "a sequence first", steps=60, milestones=[12], schedulers=Parts(
+          ("SequentialLR", {"milestones": [4], "schedulers": Parts(
+              ("ConstantLR", {"factor": 0.5, "total_iters": 9}), ("StepLR", {"step_size": 2, "gamma": 0.5}))}),
+          ("ExponentialLR", {"gamma": 0.9}))),
+    _case("ChainedScheduler", "three", SCHEDULE_RELATIVE, 500, schedulers=Parts(
+          _WARMUP, _COSINE, ("MultiStepLR", {"milestones": [50, 200], "gamma": 0.3}))),
+    _case("ChainedScheduler", "the last overwrites", steps=40, schedulers=Parts(
+          ("ExponentialLR", {"gamma": 0.9}), ("CyclicLR", {"base_lr": 0.1, "max_lr": 0.4, "step_size_up": 5}))),
+    _case("ChainedScheduler", "one twice", steps=40, schedulers=Parts(
+          ("ExponentialLR", {"gamma": 0.9}), ("ExponentialLR", {"gamma": 0.9}))),
+    _case("ReduceLROnPlateau", "min rel", factor=0.5, patience=1, steps=300),
+    _case("ReduceLROnPlateau", "max abs", mode="max", threshold_mode="abs", factor=0.9, patience=3, cooldown=2,
+          steps=300),
+    _case("ReduceLROnPlateau", "list", factor=0.5, patience=0, min_lr=PerGroup(lambda i: 0.001 * i), steps=300),
 ]  # fmt: skip
 
 
@@ -170,8 +312,8 @@ class Twins:
     torch_optimizer: Any
 
     def step(self) -> None:
-        self.ours.step()
-        self.torchs.step()
+        advance(self.ours)
+        advance(self.torchs)
 
     def edit(self, change: Callable[[list[dict[str, Any]]], None]) -> None:
         """Apply ``change`` to the param groups of both."""
@@ -206,10 +348,7 @@ def twins(
     mine = optimizer(fused_sched.optim, kind, lrs, backend=backend, **options)
     theirs = optimizer(torch.optim, kind, lrs, **options)
     return Twins(
-        getattr(fused_sched.lr_scheduler, name)(mine, **arguments, **(ours or {})),
-        getattr(torch_lr_scheduler, name)(theirs, **arguments),
-        mine,
-        theirs,
+        build(OURS, name, mine, **arguments, **(ours or {})), build(TORCH, name, theirs, **arguments), mine, theirs
     )
 
 
@@ -221,6 +360,29 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "CosineAnnealingLR": {"T_max": 7, "eta_min": 0.01},
     "CyclicLR": {"base_lr": 0.02, "max_lr": 0.4, "step_size_up": 4, "mode": "exp_range", "gamma": 0.98},
     "LambdaLR": {"lr_lambda": inverse_square_root},
+    "MultiplicativeLR": {"lr_lambda": inverse_square_root},
+    "ConstantLR": {"factor": 0.25, "total_iters": 4},
+    "LinearLR": {"start_factor": 0.25, "end_factor": 0.75, "total_iters": 7},
+    "PolynomialLR": {"total_iters": 8, "power": 2.5},
+    "CosineAnnealingWarmRestarts": {"T_0": 3, "T_mult": 2, "eta_min": 0.01},
+    "OneCycleLR": {"max_lr": 0.5, "total_steps": 250, "pct_start": 0.03},
+    "SWALR": {"swa_lr": 0.05, "anneal_epochs": 6},
+    "SequentialLR": {
+        "schedulers": Parts(
+            ("LinearLR", {"start_factor": 0.25, "total_iters": 3}),
+            ("CosineAnnealingLR", {"T_max": 7, "eta_min": 0.01}),
+            ("ExponentialLR", {"gamma": 0.9}),
+        ),
+        "milestones": [3, 8],
+    },
+    "ChainedScheduler": {
+        "schedulers": Parts(
+            ("ConstantLR", {"factor": 0.25, "total_iters": 4}),
+            ("StepLR", {"step_size": 3, "gamma": 0.5}),
+            ("ExponentialLR", {"gamma": 0.9}),
+        )
+    },
+    "ReduceLROnPlateau": {"factor": 0.5, "patience": 1, "cooldown": 1},
 }
 
 
@@ -254,3 +416,35 @@ def assert_alike(actual: list[dict[str, float]], expected: list[dict[str, float]
         for key in a:
             near = same_bits(a[key], b[key]) or (relative and math.isclose(a[key], b[key], rel_tol=relative))
             assert near, f"{when}: group {group}: {key} is {a[key]!r}, torch has {b[key]!r}"
+
+
+def compare_steps(pair: Twins, steps: int, relative: float = 0.0) -> None:
+    """Step both and compare after each."""
+    for step in range(1, steps + 1):
+        pair.step()
+        assert_alike(seen(pair.our_optimizer), seen(pair.torch_optimizer), relative, f"{step} steps on")
+        assert position(pair.ours) == position(pair.torchs)
+
+
+def single(backend: str | None = None, lr: float = 0.1, **options: Any) -> Any:
+    """Our SGD with one group."""
+    return optimizer(fused_sched.optim, "SGD", [lr], backend=backend, **options)
+
+
+def train(made: Any, scheduler: Any, steps: int) -> list[list[dict[str, float]]]:
+    """Steps of an optimizer and its scheduler; what was :func:`seen` after each."""
+    history = []
+    for _ in range(steps):
+        for i, group in enumerate(made.param_groups):
+            for p in group["params"]:
+                p.grad = torch.full_like(p, 0.25 * (i + 1))
+        made.step()
+        advance(scheduler)
+        history.append(seen(made))
+    return history
+
+
+def assert_close(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    """Parameters after some updates."""
+    relative = 2 * UPDATE_RELATIVE[theirs.dtype]
+    torch.testing.assert_close(ours.cpu(), theirs.cpu(), rtol=relative, atol=relative)

@@ -60,7 +60,7 @@ SCHEDULERS: dict[str, Callable[[Any], Any]] = {
     "cosine": lambda o: CosineAnnealingLR(o, T_max=50, eta_min=1e-4),
     "cyclic": lambda o: CyclicLR(o, base_lr=1e-3, max_lr=1.0, step_size_up=7, mode="exp_range", gamma=0.99),
     "exponential": lambda o: ExponentialLR(o, gamma=0.97),
-    "lambda": lambda o: LambdaLR(o, lambda epoch: 1 / (1 + epoch), lookahead=16),
+    "lambda": lambda o: LambdaLR(o, lambda epoch: 1 / (1 + epoch), horizon=16),
     "multistep": lambda o: MultiStepLR(o, milestones=[3, 3, 20, 50], gamma=0.3),
     "step": lambda o: StepLR(o, step_size=9, gamma=0.5),
 }

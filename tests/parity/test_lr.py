@@ -13,18 +13,22 @@ import torch
 from schedule_twins import (
     CASES,
     DEFAULTS,
-    NAMES,
+    EVERY,
+    OURS,
+    TORCH,
     Case,
-    Decay,
+    Parts,
     Twins,
     assert_alike,
-    inverse_square_root,
+    compare_steps,
     optimizer,
     patience,
+    position,
     random_lrs,
     seen,
     twins,
 )
+from tolerances import SCHEDULE_RELATIVE
 
 import fused_sched
 from fused_sched import backends
@@ -83,7 +87,7 @@ def _compare(pair: Twins, steps: int, relative: float, edits: dict[int, Edit]) -
             assert_alike(seen(ours), seen(theirs), relative, f"step {step}")
             last = [{"lr": float(x)} for x in pair.torchs.get_last_lr()]
             assert_alike([{"lr": x} for x in pair.ours.get_last_lr()], last, relative, f"get_last_lr() at step {step}")
-            assert pair.ours.last_epoch == pair.torchs.last_epoch
+            assert position(pair.ours) == position(pair.torchs)
 
 
 def _assert_device_agrees(made: Any, relative: float) -> None:
@@ -117,8 +121,8 @@ def test_every_backend_agrees_with_torch(case: Case, edited: bool, rng: random.R
 
 
 @pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW"])
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("n_groups", [1, 2, 3, 4])
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("n_groups", [1, 4])
 def test_every_optimizer_and_number_of_groups(
     name: str, kind: str, n_groups: int, rng: random.Random, host_backend: str, mirrored: bool
 ) -> None:
@@ -126,92 +130,15 @@ def test_every_optimizer_and_number_of_groups(
     for _ in range(25):
         pair.optimizer_step()
         pair.step()
-        assert_alike(seen(pair.our_optimizer), seen(pair.torch_optimizer), 0.0, f"epoch {pair.torchs.last_epoch}")
+        assert_alike(seen(pair.our_optimizer), seen(pair.torch_optimizer), 0.0, f"epoch {position(pair.torchs)}")
 
 
 def test_random_edits_between_steps(rng: random.Random, host_backend: str, mirrored: bool) -> None:
-    for name in NAMES:
+    for name in EVERY:
         n = rng.randint(1, 4)
         pair = twins(name, lrs=random_lrs(rng, n), kind=rng.choice(["SGD", "Adam"]), backend=host_backend)
         edits = {s: rng.choice([_halve, _set_last, _update_many, _zero]) for s in rng.sample(range(1, 120), 40)}
         _compare(pair, 120, 0.0, edits)
-
-
-@pytest.mark.parametrize("lookahead", [2, 7, 64])
-def test_lookahead_gives_the_same_sequence(lookahead: int, host_backend: str, mirrored: bool) -> None:
-    arguments = {"lr_lambda": [Decay(0.99), inverse_square_root]}
-    pair = twins("LambdaLR", arguments, lrs=[0.3, 0.7], backend=host_backend, ours={"lookahead": lookahead})
-    _compare(pair, 200, 0.0, EDITS)
-    pair.both(lambda s, _: setattr(s, "last_epoch", 20))  # back, into rows that were overwritten
-    _compare_steps(pair, 100)
-    arguments = {"base_lr": 0.1, "max_lr": 0.5, "step_size_up": 3, "scale_fn": Decay(0.5)}
-    pair = twins("CyclicLR", arguments, lrs=[0.3], backend=host_backend, ours={"lookahead": lookahead})
-    _compare(pair, 200, 0.0, {})
-
-
-def _compare_steps(pair: Twins, steps: int, relative: float = 0.0) -> None:
-    for step in range(1, steps + 1):
-        pair.step()
-        assert_alike(seen(pair.our_optimizer), seen(pair.torch_optimizer), relative, f"{step} steps on")
-        assert pair.ours.last_epoch == pair.torchs.last_epoch
-
-
-def test_lookahead_calls_the_function_once_a_step_ahead(host_backend: str) -> None:
-    calls: list[int] = []
-
-    def record(step: int) -> float:
-        assert type(step) is int
-        calls.append(step)
-        return 1.0 / (step + 1)
-
-    made = optimizer(fused_sched.optim, "SGD", [0.1], backend=host_backend)
-    scheduler = LambdaLR(made, record)
-    for _ in range(5):
-        scheduler.step()
-    assert calls == [0, 1, 2, 3, 4, 5]
-
-    calls.clear()
-    scheduler = LambdaLR(optimizer(fused_sched.optim, "SGD", [0.1], backend=host_backend), record, lookahead=4)
-    for _ in range(6):
-        scheduler.step()
-    assert calls == [0, 1, 2, 3, 4, 5, 6, 7, 8]
-
-
-@pytest.mark.parametrize("lookahead", [1, 5, 50])
-@pytest.mark.parametrize("fused", [False, True], ids=["separate", "fused"])
-def test_exception_at_step_37_leaves_everything_as_it_was(
-    lookahead: int, fused: bool, host_backend: str, mirrored: bool
-) -> None:
-    broken = True
-
-    def fails(step: int) -> float:
-        if step == 37 and broken:
-            raise ArithmeticError("no value for 37")
-        return 1.0 / (step + 1)
-
-    made = optimizer(fused_sched.optim, "SGD", [0.1, 0.2], backend=host_backend)
-    scheduler = LambdaLR(made, fails, lookahead=lookahead, fused=fused)
-
-    def advance() -> None:
-        if fused:
-            made.step()
-        scheduler.step()
-
-    for group in made.param_groups:
-        group["params"][0].grad = torch.ones(3)
-    for _ in range(36):
-        advance()
-    before = seen(made), scheduler.get_last_lr(), scheduler.last_epoch, scheduler._step_count
-    weights = [g["params"][0].detach().clone() for g in made.param_groups]
-    assert scheduler.last_epoch == 36
-    for _ in range(2):
-        with pytest.raises(ArithmeticError, match=r"^no value for 37$"):
-            advance()
-        assert (seen(made), scheduler.get_last_lr(), scheduler.last_epoch, scheduler._step_count) == before
-        assert all(torch.equal(g["params"][0], w) for g, w in zip(made.param_groups, weights, strict=True))
-    broken = False
-    advance()
-    assert [g["lr"] for g in made.param_groups] == [0.1 * (1.0 / 38), 0.2 * (1.0 / 38)]
 
 
 def test_subclass_of_lambda_lr_stays_on_the_device(host_backend: str, mirrored: bool) -> None:
@@ -235,39 +162,70 @@ def test_subclass_of_lambda_lr_stays_on_the_device(host_backend: str, mirrored: 
     _compare(Twins(ours, build(torch.optim.lr_scheduler.LambdaLR)(theirs, 10), mine, theirs), 30, 0.0, {})
 
 
-@pytest.mark.parametrize("override", ["get_lr", "_get_closed_form_lr", "_update_lr"])
-def test_subclass_with_python_of_its_own_runs_on_the_host_and_says_so(override: str, host_backend: str) -> None:
-    def build(base: type) -> type:
-        def get_lr(self: Any) -> list[float]:
-            return [g["lr"] * 0.5 if self.last_epoch % 2 else g["lr"] for g in self.optimizer.param_groups]
+def _custom(base: type, override: str) -> type:
+    log = []
 
-        def _get_closed_form_lr(self: Any) -> list[float]:
-            return [x / (1 + self.last_epoch) for x in self.base_lrs]
+    def get_lr(self: Any) -> list[float]:
+        log.append(self.last_epoch)  # a side effect: only Python can run it
+        return [g["lr"] * 0.5 if self.last_epoch % 2 else g["lr"] for g in self.optimizer.param_groups]
 
-        def _update_lr(self: Any, epoch: int | None = None) -> None:
-            base._update_lr(self, epoch)
-            for group in self.optimizer.param_groups:
-                group["lr"] += 0.125
-            self._last_lr = [g["lr"] for g in self.optimizer.param_groups]
+    def _get_closed_form_lr(self: Any) -> list[float]:
+        return [x / (1 + self.last_epoch) for x in self.base_lrs]
 
-        return type("Custom", (base,), {override: locals()[override]})
+    def _update_lr(self: Any, epoch: int | None = None) -> None:
+        base._update_lr(self, epoch)
+        for group in self.optimizer.param_groups:
+            group["lr"] += 0.125
+        self._last_lr = [g["lr"] for g in self.optimizer.param_groups]
 
+    return type("Custom", (base,), {override: locals()[override]})
+
+
+@pytest.mark.parametrize("override", ["get_lr", "_update_lr"])
+def test_subclass_with_python_of_its_own_runs_on_the_host_and_says_so(
+    override: str, host_backend: str, mirrored: bool
+) -> None:
     lrs = [0.3, 0.4]
     mine = optimizer(fused_sched.optim, "SGD", lrs, backend=host_backend)
     theirs = optimizer(torch.optim, "SGD", lrs)
     with pytest.warns(UserWarning, match=rf"^Custom overrides {override}, .* computed on the host") as caught:
-        ours = build(StepLR)(mine, 3)
+        ours = _custom(StepLR, override)(mine, 3)
     assert caught[0].filename == __file__
     assert ours.program is None
-    pair = Twins(ours, build(torch.optim.lr_scheduler.StepLR)(theirs, 3), mine, theirs)
+    assert ours.explain().startswith(f"Custom runs on the host: Custom overrides {override}, ")
+    pair = Twins(ours, _custom(torch.optim.lr_scheduler.StepLR, override)(theirs, 3), mine, theirs)
     _compare(pair, 30, 0.0, EDITS)
     with pytest.warns(UserWarning, match="epoch parameter"):
         pair.both(lambda s, _: s.step(7))
-    _compare_steps(pair, 5)
+    compare_steps(pair, 5)
     for keyword in ("fused", "skip_with_optimizer"):
         fresh = optimizer(fused_sched.optim, "SGD", lrs, backend=host_backend)
         with pytest.raises(ValueError, match=f"^Custom overrides {override}, .*: leave out fused"):
-            build(StepLR)(fresh, 3, **{keyword: True})
+            _custom(StepLR, override)(fresh, 3, **{keyword: True})
+
+
+def test_subclass_with_a_closed_form_of_its_own_stays_on_the_device(host_backend: str, mirrored: bool) -> None:
+    """step() never asks for the closed form; step(epoch) and a restart in a sequence do."""
+    lrs = [0.3, 0.4]
+    mine, theirs = optimizer(fused_sched.optim, "SGD", lrs, backend=host_backend), optimizer(torch.optim, "SGD", lrs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ours = _custom(StepLR, "_get_closed_form_lr")(mine, 3)
+    assert ours.program is not None
+    pair = Twins(ours, _custom(torch.optim.lr_scheduler.StepLR, "_get_closed_form_lr")(theirs, 3), mine, theirs)
+    _compare(pair, 30, 0.0, EDITS)
+    with pytest.warns(UserWarning, match="epoch parameter"):
+        pair.both(lambda s, _: s.step(7))
+    assert mine.param_groups[0]["lr"] == 0.3 / 8
+    compare_steps(pair, 5)
+
+    mine, theirs = optimizer(fused_sched.optim, "SGD", lrs, backend=host_backend), optimizer(torch.optim, "SGD", lrs)
+    sequences = []
+    for made, home in ((mine, OURS), (theirs, TORCH)):
+        parts = [home.ConstantLR(made), _custom(home.StepLR, "_get_closed_form_lr")(made, 3)]
+        sequences.append(home.SequentialLR(made, parts, [4]))
+    assert sequences[0].program is not None
+    compare_steps(Twins(*sequences, mine, theirs), 20)
 
 
 @pytest.mark.parametrize("kind", ["SGD", "Adam"])
@@ -356,7 +314,7 @@ def test_cosine_forgets_an_edit_at_the_trough(backend: str, mirrored: bool) -> N
 
 def test_mirror_never_waits_for_the_device(remote: None, host_backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a loop that the host drives, reads and edits are answered by the host's own run of the program."""
-    pairs = [twins(name, lrs=[0.1, 0.2], backend=host_backend) for name in NAMES]
+    pairs = [twins(name, lrs=[0.1, 0.2], backend=host_backend) for name in EVERY]
 
     def forbidden(self: Any) -> None:
         raise AssertionError("the host read the device")
@@ -371,7 +329,121 @@ def test_mirror_never_waits_for_the_device(remote: None, host_backend: str, monk
             pair.ours.state_dict()
 
 
+def _raises_alike(pair: Twins) -> None:
+    """The next step raises what torch raises and leaves everything as it was."""
+    before = seen(pair.our_optimizer), pair.ours.state_dict()
+    caught = []
+    for scheduler in (pair.ours, pair.torchs):
+        with pytest.raises(Exception) as info:  # the oracle says which
+            scheduler.step()
+        caught.append((info.type, str(info.value)))
+    assert caught[0] == caught[1]
+    assert (seen(pair.our_optimizer), pair.ours.state_dict()) == before
+
+
+@pytest.mark.parametrize("kind", ["SGD", "AdamW"])
+@pytest.mark.parametrize("fused", [False, True], ids=["separate", "fused"])
+@pytest.mark.parametrize("strategy", ["cos", "linear"])
+def test_one_cycle_allows_one_step_past_its_end(
+    strategy: str, fused: bool, kind: str, backend: str, mirrored: bool
+) -> None:
+    arguments = {"max_lr": [0.5, 0.25], "total_steps": 6, "anneal_strategy": strategy, "pct_start": 0.5}
+    pair = twins("OneCycleLR", arguments, lrs=[0.1, 0.2], kind=kind, backend=backend, ours={"fused": fused})
+
+    def both() -> None:
+        pair.optimizer_step() if fused else None
+        pair.step()
+
+    for step in range(6):
+        both()
+        assert_alike(seen(pair.our_optimizer), seen(pair.torch_optimizer), SCHEDULE_RELATIVE, f"step {step}")
+    if strategy == "linear":
+        assert seen(pair.our_optimizer)[0]["lr"] < 0
+    before = seen(pair.our_optimizer)
+    message = r"^Tried to step 7 times\. The specified number of total steps is 6$"
+    for _ in range(3):
+        if fused:
+            pair.our_optimizer.step()
+        with pytest.raises(ValueError, match=message):
+            pair.ours.step()
+        assert seen(pair.our_optimizer) == before
+        assert pair.ours.last_epoch == 6
+    with pytest.raises(ValueError, match=message):
+        pair.torchs.step()
+    pair.torchs.last_epoch = 6  # torch's has counted the step that failed
+    for scheduler in (pair.ours, pair.torchs):
+        scheduler.last_epoch = 1
+    for step in range(5):
+        both()
+        assert_alike(seen(pair.our_optimizer), seen(pair.torch_optimizer), SCHEDULE_RELATIVE, f"step {step} again")
+
+
+def test_one_cycle_whose_last_phase_is_empty_divides_by_zero_as_in_torch(backend: str, mirrored: bool) -> None:
+    pair = twins("OneCycleLR", {"max_lr": 0.5, "total_steps": 4, "pct_start": 1.0}, lrs=[0.1], backend=backend)
+    compare_steps(pair, 3, SCHEDULE_RELATIVE)
+    _raises_alike(pair)
+
+
+GROUP_EDITS = {
+    "max_lr": ("OneCycleLR", 0.75),
+    "min_lr": ("OneCycleLR", 0.125),
+    "initial_lr": ("OneCycleLR", 0.375),
+    "base_momentum": ("OneCycleLR", 0.25),
+    "max_momentum": ("OneCycleLR", 0.99),
+    "swa_lr": ("SWALR", 0.25),
+}
+
+
+@pytest.mark.parametrize("key", GROUP_EDITS)
+@pytest.mark.parametrize("fused", [False, True], ids=["separate", "fused"])
+@pytest.mark.parametrize("nested", [False, True], ids=["alone", "in a chain"])
+def test_what_torch_keeps_in_the_groups_is_read_anew(
+    key: str, fused: bool, nested: bool, host_backend: str, mirrored: bool
+) -> None:
+    name, value = GROUP_EDITS[key]
+    arguments = {"max_lr": 0.5, "total_steps": 24} if name == "OneCycleLR" else {"swa_lr": 0.05, "anneal_epochs": 24}
+    if nested:
+        name, arguments = "ChainedScheduler", {"schedulers": Parts((name, arguments), ("StepLR", {"step_size": 9}))}
+    pair = twins(name, arguments, lrs=[0.1, 0.2, 0.3], backend=host_backend, ours={"fused": fused})
+    untouched = twins(name, arguments, lrs=[0.1, 0.2, 0.3])
+    differs = False
+    for step in range(24):
+        if step in (5, 17):
+            pair.edit(lambda groups, share=step + 1: groups[1].update({key: value / share}))  # type: ignore[misc]
+        pair.optimizer_step()
+        pair.step()
+        untouched.torchs.step()
+        assert_alike(seen(pair.our_optimizer), seen(pair.torch_optimizer), 0.0, f"step {step}")
+        assert pair.ours.get_last_lr() == pair.torchs.get_last_lr()
+        differs |= seen(untouched.torch_optimizer) != seen(pair.our_optimizer)
+    assert differs
+
+
+@pytest.mark.parametrize("T_mult", [1, 2, 3])
+def test_warm_restarts_jump_to_epochs_with_fractions(
+    T_mult: int, rng: random.Random, host_backend: str, mirrored: bool
+) -> None:
+    pair = twins("CosineAnnealingWarmRestarts", {"T_0": 4, "T_mult": T_mult}, lrs=[0.1, 0.3], backend=host_backend)
+    for _ in range(40):
+        if rng.random() < 0.5:
+            epoch = rng.choice([rng.uniform(0, 60), float(rng.randint(0, 60)), rng.randint(0, 60)])
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")  # an epoch is no deprecated argument here
+                pair.both(lambda scheduler, _: scheduler.step(epoch))  # noqa: B023
+        else:
+            pair.step()
+        assert_alike(seen(pair.our_optimizer), seen(pair.torch_optimizer), 0.0, f"epoch {pair.torchs.last_epoch}")
+        for name in ("last_epoch", "T_cur", "T_i"):
+            assert getattr(pair.ours, name) == getattr(pair.torchs, name)
+        assert pair.ours.state_dict() == pair.torchs.state_dict()
+    for scheduler in (pair.ours, pair.torchs):
+        with pytest.raises(ValueError, match="^Expected non-negative epoch, but got -1"):
+            scheduler.step(-1)
+
+
 def test_every_scheduler_has_cases() -> None:
-    assert {case.name for case in CASES} == set(NAMES) == set(DEFAULTS) == set(fused_sched.lr_scheduler.__all__)
+    assert {case.name for case in CASES} == set(EVERY) == set(DEFAULTS)
+    schedulers = {name for name in OURS.__all__ if isinstance(getattr(OURS, name), type)}
+    assert schedulers == {*EVERY, "ParamScheduler"}
     assert FusedOptimizer._remote is None
     assert "reference" in backends.NAMES

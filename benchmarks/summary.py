@@ -1,0 +1,51 @@
+"""A short table of GPU rows for the terminal."""
+
+from __future__ import annotations
+
+from contenders import OURS
+from floors import FLOORS, STREAM
+from harness import Row
+from step import REFERENCE
+from targets import TARGETS, problem_text, verdict
+
+HEADER = (
+    f"{'problem':44} {'ours us':>9} {'torch us':>9} {'stream us':>9} {'torch/ours':>10} {'stream/ours':>11} "
+    f"{'launches':>8} fastest peer"
+)
+
+
+def line(row: Row) -> str:
+    """One row: times in replay, ratios, launches of ours and of torch's, and who is fastest beside us."""
+    medians = {name: t["median_us"] for name, t in row["times"].items()}
+    ours, theirs, floor = medians[OURS], medians.get(REFERENCE["cuda"]), medians.get(STREAM)
+    launches = "/".join(str(row.get("launches", {}).get(name, "?")) for name in (OURS, REFERENCE["cuda"]))
+    peers = {name: us for name, us in medians.items() if not name.startswith(OURS) and name not in FLOORS}
+    fastest = min(peers, key=lambda name: peers[name]) if peers else None
+
+    def number(value: float | None, width: int, digits: int = 2) -> str:
+        return f"{'-' if value is None else f'{value:.{digits}f}':>{width}}"
+
+    return (
+        f"{problem_text(row):44} {number(ours, 9)} {number(theirs, 9)} {number(floor, 9)} "
+        f"{number(theirs / ours if theirs else None, 10)} {number(floor / ours if floor else None, 11)} {launches:>8} "
+        + (f"{fastest} {peers[fastest] / ours:.2f}x" if fastest else "none")
+    )
+
+
+def show(rows: list[Row]) -> None:
+    """Print the table, host times, and what became of the targets."""
+    steps = [row for row in rows if row["kind"] in ("step", "compiled") and OURS in row["times"]]
+    if steps:
+        print(HEADER)
+    for row in steps:
+        print(line(row))
+    for row in rows:
+        if row["kind"] == "host":
+            print(f"host time of a step, {row['tensors']:5} tensors: {row['ratio']:.1f}x less than torch fused")
+        if row["kind"] == "loop":
+            medians = ", ".join(f"{name} {t['median_us']:.0f} us" for name, t in row["times"].items())
+            print(f"training step of a perceptron of {row['features']}: {medians}")
+    for target in TARGETS:
+        if target.where == "gpu":
+            findings = target.judge(rows)
+            print(f"{verdict(findings):13} {target.text}: " + "; ".join(f"{f.label} {f.shown}" for f in findings))

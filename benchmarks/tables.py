@@ -1,0 +1,215 @@
+"""Markdown tables, from rows and from nothing else. Each takes the rows of one file and may return an empty text."""
+
+from __future__ import annotations
+
+from contenders import OURS
+from floors import FLOORS, STREAM
+from harness import Row, time_text
+from host import EMPTY as EMPTY_CALL
+from step import REFERENCE
+from targets import TARGETS, plain, problem_text, verdict
+
+NOT_MEASURED = "Not measured yet."
+NOT_RUN = "Not run yet."
+
+
+def table(head: list[str], body: list[list[str]]) -> str:
+    """A markdown table; an empty text if it has no rows."""
+    if not body:
+        return ""
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    return "\n".join(lines + ["| " + " | ".join(cells) + " |" for cells in body])
+
+
+def of_kind(rows: list[Row], *kinds: str) -> list[Row]:
+    return [row for row in rows if row["kind"] in kinds]
+
+
+def _spread(t: Row) -> str:
+    return f"{time_text(t['median_us'])} ({time_text(t['low_us'])} to {time_text(t['high_us'])})"
+
+
+def _ratio(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}x"
+
+
+def _loses(row: Row) -> bool:
+    return row.get("ratio") is not None and row["ratio"] < 1
+
+
+def shown_first(rows: list[Row]) -> list[Row]:
+    """Rows of the table in the README: AdamW as it is commonly used, and whatever else is slower than torch fused."""
+    return [row for row in of_kind(rows, "step") if (plain(row) and "states" not in row["dtype"]) or _loses(row)]
+
+
+def readme_step(rows: list[Row]) -> str:
+    """Set, dtype, torch fused, ours, ratio."""
+    body = []
+    for row in shown_first(rows):
+        times = row["times"]
+        theirs = time_text(times["torch fused"]["median_us"]) if "torch fused" in times else "-"
+        unusual = problem_text(row).removeprefix(f"{row['set']}, {row['dtype']}")
+        body.append(
+            [
+                row["set"] + unusual, row["dtype"], f"{row['tensors']:,}", f"{row['parameters'] / 1e6:.2f} M",
+                theirs, time_text(times[OURS]["median_us"]), _ratio(row["ratio"]),
+            ]
+        )  # fmt: skip
+    return table(["parameters of", "dtype", "tensors", "elements", "torch fused AdamW", "fused_sched", "ratio"], body)
+
+
+def _absent(why: str | None) -> str:
+    """A cell in the place of a time."""
+    if why is None:
+        return ""
+    for start in ("not installed", "not supported", "not available", "not tried", "not built", "wrong result"):
+        if why.startswith(start):
+            return f"**{start}**" if start == "wrong result" else start
+    return "failed"
+
+
+def steps(rows: list[Row], kinds: tuple[str, ...] = ("step",), figure: str = "times") -> str:
+    """Every contender that any row knows of; below the table, why some are missing."""
+    chosen = [row for row in of_kind(rows, *kinds) if figure in row]
+    names: dict[str, None] = {}
+    for row in chosen:
+        names |= dict.fromkeys(n for n in row[figure] if n not in FLOORS)
+        if figure == "times":
+            names |= dict.fromkeys(row.get("absent", {}))
+    present_floors = [n for n in FLOORS if any(n in row[figure] for row in chosen)]
+    head = ["parameters of", "tensors", "elements", *names, *(f"floor: {n}" for n in present_floors)]
+    body: list[list[str]] = []
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for row in chosen:
+        cells = [problem_text(row), f"{row['tensors']:,}", f"{row['parameters'] / 1e6:.2f} M"]
+        for name in [*names, *present_floors]:
+            why = row.get("absent", {}).get(name)
+            cells.append(_spread(row[figure][name]) if name in row[figure] else _absent(why))
+            if why is not None and not why.startswith(("not installed", "not supported")):
+                reasons.setdefault((name, why), []).append(problem_text(row))
+        body.append(cells)
+    notes = [f"- {name}: {why} ({'; '.join(where)})" for (name, why), where in reasons.items()]
+    return "\n".join([table(head, body), *(["", *notes] if notes and figure == "times" else [])]).strip()
+
+
+def step_ratios(rows: list[Row]) -> str:
+    """On a GPU: ours against the floor and torch's, launches, nodes, memory."""
+    body = []
+    reference = REFERENCE["cuda"]
+    for row in of_kind(rows, "step", "compiled"):
+        if OURS not in row["times"]:
+            continue
+        t = {name: x["median_us"] for name, x in row["times"].items()}
+        floor = t.get(STREAM)
+        cells = [problem_text(row), _ratio(row["ratio"]), "" if floor is None else f"{floor / t[OURS]:.3f}"]
+        cells.append(f"{row['bytes'] / t[OURS] / 1e3:,.0f}")
+        cells += [
+            "/".join(str(row.get(figure, {}).get(n, "-")) for n in (OURS, reference))
+            for figure in ("launches", "nodes")
+        ]
+        peaks = [row.get("peak_bytes", {}).get(n) for n in (OURS, reference)]
+        cells.append(" / ".join("-" if x is None else f"{x / 2**20:,.0f} MiB" for x in peaks))
+        body.append(cells)
+    head = [
+        "parameters of", "torch fused / ours", "stream / ours", "ours, GB/s", "launches, ours/torch",
+        "graph nodes, ours/torch", "memory beside parameters and gradients, ours / torch",
+    ]  # fmt: skip
+    return table(head, body)
+
+
+def host(rows: list[Row]) -> str:
+    names = ["torch foreach", "torch fused", OURS, EMPTY_CALL]
+    body = [
+        [str(row["tensors"]), *(_spread(row["times"][n]) if n in row["times"] else "" for n in names),
+         f"{row['ratio']:.1f}x"]
+        for row in of_kind(rows, "host")
+    ]  # fmt: skip
+    return table(["tensors of 4", *names, "torch fused / ours"], body)
+
+
+def scheduler(rows: list[Row]) -> str:
+    names = ["torch, tensor lr", "torch", OURS]
+    body = [
+        [
+            row["scheduler"],
+            str(row["groups"]),
+            *(
+                time_text(row["times"][n]["median_us"]) if n in row["times"] else _absent(row["absent"].get(n))
+                for n in names
+            ),
+            _ratio(row["ratio"]),
+        ]
+        for row in of_kind(rows, "scheduler")
+    ]
+    return table(["scheduler.step()", "groups", *names, "torch / ours"], body)
+
+
+def loop(rows: list[Row]) -> str:
+    chosen = of_kind(rows, "loop")
+    names = list(dict.fromkeys(n for row in chosen for n in [*row["times"], *row["absent"]]))
+    body = [
+        [f"{row['features']} wide, batch {row['batch']}"]
+        + [_spread(row["times"][n]) if n in row["times"] else _absent(row["absent"].get(n)) for n in names]
+        for row in chosen
+    ]
+    return table(["perceptron", *names], body)
+
+
+def scaling(rows: list[Row]) -> str:
+    names = [OURS, "torch fused"]
+    body = [
+        [row["axis"], f"{row['n']:,}", *(_spread(row["times"][n]) for n in names),
+         _ratio(row["times"][names[1]]["median_us"] / row["times"][OURS]["median_us"])]
+        for row in of_kind(rows, "scaling")
+    ]  # fmt: skip
+    return table(["growing", "to", *names, "torch / ours"], body)
+
+
+def first_step(rows: list[Row]) -> str:
+    """A first step in a fresh process, and what torch.compile took."""
+    body = []
+    for row in of_kind(rows, "first step"):
+        for name, t in row["first"].items():
+            body.append([row["set"], name, *(time_text(t[k]) for k in ("first_us", "second_us", "later_us"))])
+    for row in of_kind(rows, "compiled"):
+        for name, more in row["more"].items():
+            if "compile_s" in more:
+                later = time_text(row["times"][name]["median_us"]) if name in row["times"] else "-"
+                body.append([problem_text(row), f"{name}: both compilations", f"{more['compile_s']:.1f} s", "", later])
+    return table(["parameters of", "", "first step, making included", "second", "later ones"], body)
+
+
+def _error(value: float | None) -> str:
+    return "" if value is None else "0" if value == 0 else f"{value:.1e}"
+
+
+def lr_error(rows: list[Row], gpu_rows: list[Row] | None) -> str:
+    """Errors of the lr: over a run, and frozen in a graph where a GPU has shown it."""
+    frozen = {row["scheduler"]: row for row in of_kind(gpu_rows or [], "frozen")}
+    names = ["torch, tensor lr", OURS]
+    body = []
+    for row in of_kind(rows, "lr error"):
+        cells = [row["scheduler"]]
+        cells += [
+            _error(row["largest"].get(n)) if n in row["largest"] else _absent(row["absent"].get(n)) for n in names
+        ]
+        stuck = frozen.get(row["scheduler"])
+        for name in names:
+            if stuck is None:
+                cells.append("not run yet")
+            else:
+                refused = "refused in a capture" if name in stuck["absent"] else ""
+                cells.append(_error(stuck["last"].get(name)) or refused)
+        body.append(cells)
+    head = ["scheduler", *names, *(f"{n}: step() in a graph" for n in names)]
+    return table(head, body)
+
+
+def targets(rows: dict[str, list[Row]]) -> str:
+    """What was aimed at; ``rows`` by ``cpu`` and ``gpu``."""
+    body = []
+    for target in TARGETS:
+        findings = target.judge(rows[target.where])
+        shown = "; ".join(f"{f.label} {f.shown}" for f in findings)
+        body.append([target.where.upper(), target.text, shown, verdict(findings)])
+    return table(["on", "target", "measured", ""], body)

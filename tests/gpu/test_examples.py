@@ -1,0 +1,45 @@
+"""The example of a captured training loop: replays train as the same steps do one by one."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.append(str(Path(__file__).parent.parent.parent / "examples"))
+
+import captured_loop
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_captured_steps_are_eager_steps(fused: bool) -> None:
+    loops = [captured_loop.TrainingLoop("cuda", features=64, batch=32, steps=200, fused=fused) for _ in range(2)]
+    captured, eager = loops
+    replay = captured.capture()
+    eager.warm_up()
+    for i in range(100):
+        if i == 50:
+            for loop in loops:
+                loop.optimizer.param_groups[0]["lr"] /= 2
+        captured.load_batch()
+        replay()
+        eager.load_batch()
+        eager.step()
+    lr = captured.optimizer.param_groups[0]["lr"]  # read from the device; the eager one's is the host's mirror
+    assert lr == pytest.approx(eager.optimizer.param_groups[0]["lr"], rel=1e-12)
+    assert captured.scheduler.last_epoch == eager.scheduler.last_epoch == 103
+    assert captured.loss.item() == pytest.approx(eager.loss.item(), rel=1e-3)
+    for a, b in zip(captured.model.parameters(), eager.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
+
+
+def test_gradients_belong_to_the_graph() -> None:
+    loop = captured_loop.TrainingLoop("cuda", features=32, batch=8)
+    replay = loop.capture()
+    where = [p.grad.data_ptr() for p in loop.model.parameters()]
+    for _ in range(3):
+        loop.load_batch()
+        replay()
+    assert [p.grad.data_ptr() for p in loop.model.parameters()] == where

@@ -1,0 +1,338 @@
+"""The benchmarks: the gate refuses what is wrong, the harness is fair, every entry point runs, tables are the rows'."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
+sys.path.append(str(Path(__file__).parent.parent / "examples"))
+
+import captured_loop
+import contenders
+import floors
+import harness
+import problems
+import render
+import schedules
+import step
+import tables
+import targets
+from device import Dry, Host
+from peers import apex_like
+
+import fused_sched
+
+ROOT = Path(__file__).parent.parent
+BENCHMARKS = ROOT / "benchmarks"
+DRY = [problem for problem in step.DRY_PROBLEMS if problem.recipe == "float32"]
+
+
+def run(command: list[str], timeout: int = 240, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+# -- the harness -------------------------------------------------------------------------------------
+
+
+def test_candidates_take_turns() -> None:
+    order: list[str] = []
+    calls = {name: lambda name=name: order.append(name) for name in "abc"}
+    times = harness.interleave(calls, seconds=0.0, rounds=4, calls=dict.fromkeys(calls, 2))
+    assert order[3:] == list("aabbcc") * 4
+    assert all(t["samples"] == 4 and t["calls"] == 2 for t in times.values())
+    assert all(t["low_us"] <= t["median_us"] <= t["high_us"] for t in times.values())
+
+
+def test_a_plan_saves_what_fits_and_names_the_rest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def fails() -> list[dict[str, Any]]:
+        raise ValueError("no such thing")
+
+    path = tmp_path / "rows.json"
+    plan = harness.Plan(100.0, path)
+    plan.add("a", "first", 1, lambda: [{"x": 1}])
+    plan.add("b", "broken", 1, fails)
+    plan.add("c", "too long", 1000, lambda: [{"x": 2}])
+    plan.add("d", "last", 1, lambda: [{"x": 3}])
+    plan.run()
+    saved = json.loads(path.read_text())
+    assert saved["rows"] == [{"kind": "a", "x": 1}, {"kind": "d", "x": 3}]
+    assert saved["cut"] == ["c: too long"]
+    assert saved["failed"] == ["b: broken: ValueError: no such thing"]
+    assert {"device", "torch", "triton", "python", "commit", "date"} <= saved["environment"].keys()
+    printed = capsys.readouterr().out
+    assert "cut, for want of time: c: too long" in printed
+    assert "FAILED b: broken" in printed
+
+
+# -- the gate ----------------------------------------------------------------------------------------
+
+
+def _spoiled(what: str) -> contenders.Contender:
+    """torch's for-loop with one thing wrong."""
+
+    def build(tensors: problems.Tensors, device: Host) -> contenders.Built:
+        built = contenders.torch_eager("", **contenders.FOR_LOOP).build(tensors, device)
+        right, count = built.step, iter(range(1000))
+        largest = max(tensors.params, key=torch.Tensor.numel)
+
+        def broken() -> None:
+            before = largest.detach().clone()
+            i = next(count)
+            if what == "raises":
+                raise ValueError("cannot do this")
+            if what == "one step less" and i == 4:
+                return
+            right()
+            if what == "one element less":
+                largest.detach().view(-1)[100] = before.view(-1)[100]
+            if what == "not a number":
+                largest.detach().view(-1)[3] = float("nan")
+
+        built.step = built.optimizer.step if what == "no schedule" else broken
+        return built
+
+    return contenders.Contender(what, build)
+
+
+def test_the_gate_refuses_what_is_wrong_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    tensors = problems.Tensors(problems.Problem("dry"), "cpu")
+    wrong = ["one step less", "one element less", "not a number", "no schedule", "raises"]
+    chosen = [contenders.torch_eager("right", **contenders.FOR_LOOP), *map(_spoiled, wrong)]
+    entered, absent = contenders.enter_all(chosen, tensors, Host())
+    assert [*entered] == ["right"]
+    assert [*absent] == wrong
+    assert absent.pop("raises") == "failed: ValueError: cannot do this"
+    assert all(why.startswith("wrong result") for why in absent.values()), absent
+    assert "no row for one element less: wrong result" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("problem", step.DRY_PROBLEMS, ids=str)
+def test_a_sound_contender_passes_and_a_missing_one_is_named(problem: problems.Problem) -> None:
+    tensors = problems.Tensors(problem, "cpu")
+    before = [p.detach().clone() for p in tensors.params]
+    entered, absent = contenders.enter_all(step.CPU_CONTENDERS, tensors, Host())
+    assert contenders.OURS in entered or absent[contenders.OURS].startswith("not supported"), absent
+    wrong = {name: why for name, why in absent.items() if why.startswith("wrong")}
+    if (problem.recipe, problem.rule) == ("float32", "AdamW"):
+        assert not wrong
+        assert {"torch fused", "torch foreach", "torch for-loop"} <= entered.keys()
+    tensors.reset()
+    assert all(torch.equal(a, b) for a, b in zip(before, tensors.params, strict=True))
+
+
+def test_a_library_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("optimi", "bitsandbytes"):
+        monkeypatch.setitem(sys.modules, name, None)
+    tensors = problems.Tensors(problems.Problem("dry"), "cpu")
+    others = [step.optimi("a"), step.bitsandbytes("b")]
+    _, absent = contenders.enter_all(others, tensors, Host())
+    assert {why.partition(":")[0] for why in absent.values()} <= {"not installed"}
+    assert absent.keys() == {"a", "b"}
+
+
+# -- the replica of Apex's pattern -------------------------------------------------------------------
+
+# Tensors at 36 a launch and 65,536-element chunks at 320 a launch, by hand.
+LAUNCHES = [([64] * 1000, 28), ([64] * 36, 1), ([64] * 37, 2), ([65536 * 321], 2), ([0, 0], 0), ([65536 * 640, 1], 3)]
+
+
+def _built(arch: str | None) -> None:
+    try:
+        apex_like.library(arch)
+    except apex_like.Unavailable as why:
+        pytest.skip(str(why))
+
+
+@pytest.mark.parametrize(("sizes", "expected"), LAUNCHES)
+def test_launches_of_apex_like(sizes: list[int], expected: int) -> None:
+    _built(None)
+    assert apex_like.launches(sizes) == expected
+
+
+def test_apex_like_is_right_when_run_on_the_host() -> None:
+    _built(None)
+    for problem in (problems.Problem("dry", groups=3), problems.Problem("dry", "bfloat16, states float32")):
+        tensors = problems.Tensors(problem, "cpu")
+        entered, absent = contenders.enter_all([step.apex_like("Apex-like")], tensors, Dry())
+        assert "Apex-like" in entered, absent
+
+
+def test_apex_like_compiles_for_a_gpu() -> None:
+    _built("sm_90")
+    assert apex_like.launches([64] * 1000, "sm_90") == 28
+
+
+# -- every entry point -------------------------------------------------------------------------------
+
+
+def _results() -> dict[str, float]:
+    return {str(p): p.stat().st_mtime_ns for p in sorted((BENCHMARKS / "results").iterdir())}
+
+
+@pytest.mark.slow
+def test_dry_run_of_everything_that_needs_a_gpu(tmp_path: Path) -> None:
+    before = _results()
+    done = run([str(BENCHMARKS / "gpu_check.sh"), "--dry-run", str(tmp_path)], PYTHON=sys.executable)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    log = (tmp_path / "gpu.log").read_text()
+    assert "DRY RUN" in log
+    assert "FAILED" not in log
+    for problem in step.DRY_PROBLEMS:
+        assert f"-- step: {problem}:" in log
+    for kind in ("host", "loop", "scaling", "scheduler", "first step", "frozen"):
+        assert f"-- {kind}:" in log
+    assert _results() == before, "a dry run saved its numbers"
+
+
+@pytest.mark.slow
+def test_dry_run_on_the_cpu() -> None:
+    before = _results()
+    done = run([sys.executable, str(BENCHMARKS / "run.py"), "--dry-run"], TRITON_INTERPRET="0")
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert "FAILED" not in done.stdout
+    assert _results() == before
+
+
+def test_gpu_benchmarks_need_a_gpu() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    done = run([sys.executable, str(BENCHMARKS / "gpu.py")], TRITON_INTERPRET="0")
+    assert done.returncode == 2
+    assert "no CUDA device was found" in done.stderr
+
+
+@pytest.mark.slow
+def test_micro_benchmarks_run() -> None:
+    arguments = ["-q", "-p", "no:cacheprovider", "--benchmark-disable", "--import-mode=prepend"]
+    done = run([sys.executable, "-m", "pytest", *arguments, str(BENCHMARKS / "bench_micro.py")])
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+def test_gpu_check_ends_in_time() -> None:
+    text = (BENCHMARKS / "gpu_check.sh").read_text()
+    in_earnest = text[text.index("FUSED_SCHED_COMMIT=") :]
+    limits = {
+        name: int(limit) for name, limit in re.findall(r'^ *step "?\$?([\w-]+)"? (\d+) ', in_earnest, re.MULTILINE)
+    }
+    assert {"build", "tests", "tests-cuda", "tool", "codegen", "gpu"} <= limits.keys()
+    assert sum(limits.values()) + limits["tool"] <= 560  # two tools of compute-sanitizer
+    budget = int(re.search(r"gpu\.py --seconds (\d+)", in_earnest)[1])  # type: ignore[index]
+    assert budget < limits["gpu"]
+
+
+def test_every_scheduler_of_torchs_is_measured() -> None:
+    names = {name for name in fused_sched.lr_scheduler.__all__ if hasattr(schedules.TORCH, name)}
+    assert names <= {case.name for case in schedules.CASES}
+    assert {case.name for case in schedules.present()} <= names
+
+
+# -- tables ------------------------------------------------------------------------------------------
+
+
+def test_generated_parts_are_made_from_the_saved_rows(tmp_path: Path) -> None:
+    results, readme, details = _copies(tmp_path)
+    render.render(results, readme, details)
+    assert readme.read_text() == (ROOT / "README.md").read_text()
+    assert details.read_text() == (BENCHMARKS / "README.md").read_text(), "run benchmarks/run.py --render"
+
+
+def _copies(folder: Path) -> tuple[Path, Path, Path]:
+    results = folder / "results"
+    shutil.copytree(BENCHMARKS / "results", results)
+    paths = results, folder / "README.md", folder / "DETAILS.md"
+    shutil.copy(ROOT / "README.md", paths[1])
+    shutil.copy(BENCHMARKS / "README.md", paths[2])
+    return paths
+
+
+def test_tables_of_a_gpu(tmp_path: Path) -> None:
+    """From rows of a dry run, that stand for a GPU's; without any, each part says that it was not run."""
+    results, readme, details = _copies(tmp_path)
+    (results / "gpu.json").unlink(missing_ok=True)
+    render.render(results, readme, details)
+    assert details.read_text().count(tables.NOT_RUN) == 9
+    rows = [
+        {"kind": "step", **row}
+        for problem in DRY[:1]
+        for row in step.measure(problem, step.gpu_contenders(problem), Dry(), 0.0)
+    ]
+    environment = {"device": "stand-in", "torch": "0", "triton": "0", "driver": "0", "python": "0", "commit": "0"}
+    saved = {"environment": {**environment, "date": "0"}, "cut": ["step: other"], "failed": [], "rows": rows}
+    (results / "gpu.json").write_text(json.dumps(saved))
+    render.render(results, readme, details)
+    text = details.read_text()
+    assert tables.NOT_RUN not in text
+    for name in (contenders.OURS, "torch fused, graph", "Apex-like (our replica), graph", floors.STREAM):
+        assert name in text
+    assert "Left out: step: other" in text
+    assert "stand-in; torch 0, Triton 0, driver 0" in text
+
+
+def _row(ours: float, theirs: float, stream: float, **more: Any) -> dict[str, Any]:
+    times = {contenders.OURS: ours, step.REFERENCE["cuda"]: theirs, floors.STREAM: stream}
+    row = {"kind": "step", "set": "Llama-like 1.1B", "dtype": "float32", "ratio": theirs / ours}
+    return {**row, "times": {name: {"median_us": us} for name, us in times.items()}, **more}
+
+
+def test_targets_are_met_missed_or_not_measured() -> None:
+    def verdicts(rows: list[dict[str, Any]]) -> list[str]:
+        return [targets.verdict(t.judge(rows)) for t in targets.TARGETS if t.where == "gpu"]
+
+    assert set(verdicts([])) == {"not measured"}
+    good, bad = _row(10.0, 12.0, 9.8), _row(10.0, 9.0, 9.0)
+    assert verdicts([good]).count("met") == 3  # of the stream, of torch's time, of no peer
+    assert verdicts([bad]).count("**missed**") == 3
+    tiny = {"set": "LoRA r1", "launches": {contenders.OURS: 2}}
+    assert "**missed**" in verdicts([_row(6.0, 100.0, 3.0, **tiny)])
+    assert "**missed**" not in verdicts([_row(6.0, 100.0, 3.0, **{**tiny, "launches": {contenders.OURS: 1}})])
+
+
+def test_rows_that_lose_are_shown() -> None:
+    times = {"torch fused": 1.0, contenders.OURS: 2.0}
+    row = _row(2.0, 1.0, 1.0, tensors=1, parameters=1, rule="SGD momentum")
+    row["times"] = {name: {"median_us": us} for name, us in times.items()}
+    assert "0.50x" in tables.readme_step([row])
+
+
+# -- the example -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_example_of_a_captured_loop_trains_without_a_gpu_too(fused: bool) -> None:
+    loop = captured_loop.TrainingLoop("cpu", features=32, batch=32, steps=60, fused=fused)
+    take = loop.capture()
+    losses = []
+    for _ in range(57):
+        loop.load_batch()
+        take()
+        losses.append(loop.loss.item())
+    assert sum(losses[-10:]) < sum(losses[:10])
+    assert loop.scheduler.last_epoch == 60
+    assert loop.optimizer.param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_example_says_that_there_is_no_gpu() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    done = run([sys.executable, str(ROOT / "examples" / "captured_loop.py"), "--steps", "20"])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("no GPU was found")
+    assert "eager" in done.stdout

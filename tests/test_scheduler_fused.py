@@ -1,0 +1,249 @@
+"""Schedules that advance inside optimizer.step(), or beside others."""
+
+from __future__ import annotations
+
+import pickle
+import random
+import warnings
+from typing import Any
+
+import pytest
+import torch
+from schedule_twins import (
+    DEFAULTS,
+    EVERY,
+    NAMES,
+    OURS,
+    TORCH,
+    Recorder,
+    Twins,
+    assert_alike,
+    assert_close,
+    build,
+    optimizer,
+    patience,
+    position,
+    random_lrs,
+    seen,
+    twins,
+)
+from tolerances import SCHEDULE_RELATIVE
+from torch.optim import lr_scheduler as torch_lr_scheduler
+
+import fused_sched
+from fused_sched.lr_scheduler import ExponentialLR, StepLR
+
+# -- fused=True --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_fused_schedule_gives_the_same_sequence(name: str, backend: str, mirrored: bool, rng: random.Random) -> None:
+    kinds = ["SGD", "Adam", "AdamW"]
+    for kind in kinds if patience(backend, 20) == 20 else [rng.choice(kinds)]:
+        pair = twins(name, lrs=random_lrs(rng, 3), kind=kind, backend=backend, ours={"fused": True})
+        assert pair.our_optimizer._schedules == [pair.ours._schedule]
+        for step in range(patience(backend, 20)):
+            if step == 3:
+                pair.edit(lambda groups: groups[1].update(lr=groups[1]["lr"] / 2))
+            pair.optimizer_step()
+            pair.torchs.step()
+            assert_alike(seen(pair.our_optimizer), seen(pair.torch_optimizer), SCHEDULE_RELATIVE, f"step {step}")
+            before = pair.ours.state_dict()
+            pair.ours.step()  # bookkeeping only
+            assert pair.ours.state_dict() == before
+            assert position(pair.ours) == position(pair.torchs)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_fused_step_without_an_optimizer_step_is_an_error(name: str, host_backend: str, mirrored: bool) -> None:
+    pair = twins(name, lrs=[0.1], backend=host_backend, ours={"fused": True})
+    message = rf"^{name}\.step\(\) was called, but this scheduler is fused=True .* call optimizer\.step\(\) first"
+    with pytest.raises(RuntimeError, match=message):
+        pair.ours.step()
+    pair.optimizer_step()
+    pair.ours.step()
+    state = pair.ours.state_dict()
+    with pytest.raises(RuntimeError, match=message):
+        pair.ours.step()
+    assert pair.ours.state_dict() == state
+
+
+def test_fused_needs_no_scheduler_step(host_backend: str, mirrored: bool) -> None:
+    pair = twins("ExponentialLR", lrs=[0.1], backend=host_backend, ours={"fused": True})
+    for _ in range(5):
+        pair.optimizer_step()
+        pair.torchs.step()
+    assert seen(pair.our_optimizer) == seen(pair.torch_optimizer)
+    assert pair.ours.last_epoch == 5
+    pair.ours.step()
+    with pytest.raises(RuntimeError, match="fused=True"):
+        pair.ours.step()
+
+
+def test_fused_schedule_advances_without_gradients(backend: str, mirrored: bool) -> None:
+    pair = twins("ExponentialLR", lrs=[0.1, 0.2], backend=backend, ours={"fused": True})
+    for _ in range(3):
+        pair.our_optimizer.step()
+        pair.step()
+        assert seen(pair.our_optimizer) == seen(pair.torch_optimizer)
+
+
+def test_fused_update_uses_the_lr_of_before_the_advance(backend: str, mirrored: bool) -> None:
+    pair = twins("ExponentialLR", {"gamma": 0.5}, lrs=[0.5], backend=backend, ours={"fused": True}, momentum=0.0)
+    p = pair.our_optimizer.param_groups[0]["params"][0]
+    pair.optimizer_step()
+    assert p.tolist() == [0.5] * 3
+    pair.optimizer_step()
+    assert p.tolist() == [0.25] * 3
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["separate", "fused"])
+@pytest.mark.parametrize("skip", [False, True], ids=["as torch", "skip_with_optimizer"])
+def test_overflow_holds_the_schedule_only_if_asked(fused: bool, skip: bool, backend: str, mirrored: bool) -> None:
+    made = optimizer(fused_sched.optim, "SGD", [0.5], backend=backend)
+    scheduler = ExponentialLR(made, 0.5, fused=fused, skip_with_optimizer=skip)
+    p = made.param_groups[0]["params"][0]
+    overflowed = [0.0, 1.0, 0.0, 2.0, 0.0]
+    lrs, epochs = [], []
+    for found_inf in overflowed:
+        p.grad = torch.ones_like(p)
+        before = p.detach().clone()
+        made.found_inf = torch.tensor([found_inf], device=p.device)
+        made.step()
+        del made.found_inf
+        scheduler.step()
+        assert torch.equal(p, before) is (found_inf != 0)
+        lrs.append(made.param_groups[0]["lr"])
+        epochs.append(scheduler.last_epoch)
+        assert scheduler.get_last_lr() == [lrs[-1]]
+    assert lrs == ([0.25, 0.25, 0.125, 0.125, 0.0625] if skip else [0.25, 0.125, 0.0625, 0.03125, 0.015625])
+    assert epochs == ([1, 1, 2, 2, 3] if skip else [1, 2, 3, 4, 5])
+
+
+@pytest.mark.parametrize("name", ["LambdaLR", "MultiplicativeLR", "CyclicLR"])
+@pytest.mark.parametrize("horizon", [1, 4])
+def test_overflow_with_a_host_table_reads_the_right_row(
+    name: str, horizon: int, host_backend: str, mirrored: bool
+) -> None:
+    arguments: dict[str, Any] = {"lr_lambda": Recorder()}
+    if name == "CyclicLR":
+        arguments = {"base_lr": 0.1, "max_lr": 0.5, "step_size_up": 3, "scale_fn": Recorder()}
+    ours = {"horizon": horizon, "skip_with_optimizer": True}
+    pair = twins(name, arguments, lrs=[0.1], backend=host_backend, ours=ours)
+    for step in range(15):
+        skipped = step % 4 == 2
+        pair.our_optimizer.found_inf = torch.tensor([float(skipped)])
+        pair.our_optimizer.step()
+        pair.ours.step()
+        if not skipped:
+            pair.torchs.step()
+        assert seen(pair.our_optimizer) == seen(pair.torch_optimizer)
+        assert pair.ours.last_epoch == pair.torchs.last_epoch
+
+
+# -- company -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:StepLR is one more fused scheduler")
+@pytest.mark.parametrize("fused", [(False, False), (True, False), (True, True)], ids=str)
+def test_two_schedulers_on_one_optimizer(fused: tuple[bool, bool], backend: str, mirrored: bool) -> None:
+    """Each goes on from the lr that the other left, as in torch."""
+    mine = optimizer(fused_sched.optim, "SGD", [0.1, 0.3], backend=backend)
+    theirs = optimizer(torch.optim, "SGD", [0.1, 0.3])
+    ours = ExponentialLR(mine, 0.9, fused=fused[0]), StepLR(mine, 3, 0.5, fused=fused[1])
+    oracles = TORCH.ExponentialLR(theirs, 0.9), TORCH.StepLR(theirs, 3, 0.5)
+    for step in range(patience(backend, 12)):
+        for made in (mine, theirs):
+            for group in made.param_groups:
+                group["params"][0].grad = torch.ones_like(group["params"][0])
+            made.step()
+        for scheduler in (*ours, *oracles):
+            scheduler.step()
+        assert_alike(seen(mine), seen(theirs), 0.0, f"step {step}")
+        assert [s.get_last_lr() for s in ours][1] == oracles[1].get_last_lr()
+
+
+def test_a_fused_scheduler_is_replaced_by_detaching_it(backend: str) -> None:
+    mine = optimizer(fused_sched.optim, "SGD", [0.1], backend=backend)
+    first = ExponentialLR(mine, 0.5, fused=True)
+    with pytest.warns(UserWarning, match=r"^StepLR is one more fused scheduler .* that advances ExponentialLR already"):
+        second = StepLR(mine, 2, 0.1, fused=True)
+    first.detach()
+    for lr in (0.1, 0.1 * 0.1, 0.1 * 0.1):
+        mine.step()
+        second.step()
+        assert second.get_last_lr() == [lr]
+    first.step()  # on its own again
+    assert first.get_last_lr() == [0.1 * 0.1 * 0.5]
+    first.detach()
+
+
+def test_a_pending_step_of_a_fused_scheduler_survives_pickling(host_backend: str) -> None:
+    mine = optimizer(fused_sched.optim, "SGD", [0.1], backend=host_backend)
+    scheduler = ExponentialLR(mine, 0.5, fused=True)
+    mine.step()
+    copied = pickle.loads(pickle.dumps(scheduler))
+    copied.step()
+    with pytest.raises(RuntimeError, match="call optimizer.step"):
+        copied.step()
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Adam"])
+@pytest.mark.parametrize("name", EVERY)
+def test_torchs_own_schedulers_drive_our_optimizer(name: str, kind: str, host_backend: str, mirrored: bool) -> None:
+    mine, theirs = optimizer(fused_sched.optim, kind, [0.1, 0.3]), optimizer(torch.optim, kind, [0.1, 0.3])
+    arguments = DEFAULTS[name]
+    pair = Twins(build(TORCH, name, mine, **arguments), build(TORCH, name, theirs, **arguments), mine, theirs)
+    for step in range(25):
+        pair.optimizer_step()
+        pair.step()
+        assert_alike(seen(mine), seen(theirs), 0.0, f"step {step}")
+        assert pair.ours.get_last_lr() == pair.torchs.get_last_lr()
+    for ours, oracle in zip(mine.param_groups, theirs.param_groups, strict=True):
+        assert_close(ours["params"][0], oracle["params"][0])
+
+
+@pytest.mark.filterwarnings("ignore:Please also save or load the state of the optimizer")
+def test_ours_inside_torchs_sequential_and_chained(host_backend: str, mirrored: bool) -> None:
+    def sequential(made: Any, home: Any) -> Any:
+        parts = [home.LambdaLR(made, lambda e: (e + 1) / 4), home.CosineAnnealingLR(made, 8)]
+        return torch_lr_scheduler.SequentialLR(made, parts, milestones=[4])
+
+    def chained(made: Any, home: Any) -> Any:
+        return TORCH.ChainedScheduler([home.StepLR(made, 3, 0.5), home.ExponentialLR(made, 0.9)], made)
+
+    for make in (sequential, chained):
+        mine, theirs = optimizer(fused_sched.optim, "SGD", [0.1, 0.3]), optimizer(torch.optim, "SGD", [0.1, 0.3])
+        pair = Twins(make(mine, OURS), make(theirs, TORCH), mine, theirs)
+        assert_alike(seen(mine), seen(theirs), 0.0, "construction")
+        for step in range(16):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # SequentialLR calls step(0) at its milestone
+                pair.step()
+            assert_alike(seen(mine), seen(theirs), 0.0, f"step {step}")
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_momentum_reaches_the_update(name: str, backend: str, mirrored: bool, rng: random.Random) -> None:
+    """Parameters, not only the lr, follow torch; CyclicLR and OneCycleLR cycle momentum or beta1 all the while."""
+    for kind in ["SGD", "Adam"] if patience(backend, 12) == 12 else [rng.choice(["SGD", "Adam"])]:
+        pair = twins(name, lrs=[0.1, 0.03], kind=kind, backend=backend)
+        for step in range(patience(backend, 12)):
+            for made in (pair.our_optimizer, pair.torch_optimizer):
+                for group in made.param_groups:
+                    group["params"][0].grad = torch.full_like(group["params"][0], 0.5 + step % 3)
+                made.step()
+            pair.step()
+        for ours, theirs in zip(pair.our_optimizer.param_groups, pair.torch_optimizer.param_groups, strict=True):
+            assert_close(ours["params"][0], theirs["params"][0])
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["separate", "fused"])
+def test_momentum_that_the_schedule_raises_from_zero(fused: bool, backend: str, mirrored: bool) -> None:
+    arguments = {"base_lr": 0.1, "max_lr": 0.4, "step_size_up": 2, "base_momentum": 0.9, "max_momentum": 0.0}
+    pair = twins("CyclicLR", arguments, lrs=[0.1], backend=backend, ours={"fused": fused}, momentum=0.0)
+    for _ in range(9):
+        pair.optimizer_step()
+        pair.step()
+        ours, theirs = (o.param_groups[0]["params"][0] for o in (pair.our_optimizer, pair.torch_optimizer))
+        assert_close(ours, theirs)
