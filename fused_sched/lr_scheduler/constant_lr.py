@@ -16,7 +16,7 @@ class ConstantLR(OnDevice, lr_scheduler.ConstantLR):
     _constants = ("factor", "total_iters")
 
     def _check(self) -> None:
-        if self.factor == 0 and self.total_iters > 0:
+        if self.factor == 0 and self.total_iters > 0 and self.total_iters == int(self.total_iters):
             raise ValueError(
                 f"factor=0 must not be 0: it is undone by a division after total_iters={self.total_iters} steps. "
                 "Give a small factor such as 1e-8"

@@ -13,5 +13,8 @@ class PolynomialLR(OnDevice, lr_scheduler.PolynomialLR):
 
     def _next_lr(self, b: Builder, epoch: Value) -> Value:
         lr, total = b.field("lr"), b.const("total_iters", self.total_iters)
-        factor = ((1.0 - epoch / total) / (1.0 - (epoch - 1) / total)) ** b.const("power", self.power)
+        ratio = (1.0 - epoch / total) / (1.0 - (epoch - 1) / total)
+        if self.power < 0:
+            b.trap((epoch <= total) & (ratio == 0))  # Python raises
+        factor = ratio ** b.const("power", self.power)
         return b.where(epoch > total, lr, lr * factor)

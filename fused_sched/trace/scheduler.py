@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import random
 import types
@@ -306,7 +305,11 @@ def _draw(generator: random.Random, group: dict[str, Any]) -> dict[str, float]:
 
 def _stand_in(scheduler: Any) -> tuple[Any, list[dict[str, Any]]]:
     """A copy of the scheduler over plain groups, to call get_lr on."""
-    made = copy.copy(scheduler)
+    kind: Any = type(scheduler)
+    made = kind.__new__(kind)
+    if hasattr(made, "_reset_slots"):  # one of ours: without a program
+        made._reset_slots(False, False)
+    made.__dict__.update(scheduler.__dict__)
     rows = [{k: v for k, v in g.items() if k != "params"} for g in scheduler.optimizer.param_groups]
     optimizer = types.SimpleNamespace(param_groups=rows, defaults=dict(scheduler.optimizer.defaults))
     for name, value in (("optimizer", optimizer), ("_get_lr_called_within_step", True), ("_is_initial", False)):

@@ -1,0 +1,370 @@
+"""A scheduler as a program: what it emits, how it is bound to a device, and what users change by hand."""
+
+from __future__ import annotations
+
+import copy
+import sys
+import warnings
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+from torch.optim.lr_scheduler import LRScheduler
+
+from ..builder import Builder, Operand, Value
+from ..program import LAST_EPOCH, STEP_COUNT, Program
+from ..schedule import Schedule
+from ..trace import TracedScheduler, Untraceable, trace_get_lr
+from .functions import StepFunctions
+from .registers import LAST_LR, GroupRegister, Register
+
+
+class Programmed:
+    """The half of :class:`OnDevice` that knows the program.
+
+    A subclass implements :meth:`_next_lr`, or :meth:`_emit_step` where a step is more than an lr. The
+    attributes in ``_registers``, and ``_last_lr``, are registers of the program: reading them reads the
+    schedule, writing them moves it.
+
+    Inside a SequentialLR or ChainedScheduler, which run as one program, ``_schedule`` is the outermost
+    scheduler's and ``_scope`` the prefix of this one's names in it; ``_outer`` is the outermost scheduler.
+    """
+
+    # In slots, so that state_dict(), which is all of __dict__, has torch's keys and no others.
+    __slots__ = (
+        "_fused", "_horizon", "_host_reason", "_members", "_order_checked", "_outer", "_schedule", "_scope", "_seen",
+        "_seen_in_groups", "_skip_with_optimizer", "_source", "_tabulates", "_touched", "_traced_get_lr",
+        "_values_seen", "_watched",
+    )  # fmt: skip
+
+    # Attributes of the torch class that are constants of the program; users may change them at any time.
+    _constants: ClassVar[tuple[str, ...]] = ()
+    _group_constants: ClassVar[tuple[str, ...]] = ()  # the same, kept by torch in the param groups
+    _registers: ClassVar[tuple[str, ...]] = (LAST_EPOCH, STEP_COUNT)
+    _order_matters: ClassVar[bool] = True  # torch warns if the first step comes before the optimizer's
+    _torch_class: ClassVar[type[LRScheduler]]
+
+    optimizer: Any
+    base_lrs: list[Any]
+    last_epoch = Register()
+    _step_count = Register()
+    _last_lr = GroupRegister()
+
+    def _reset_slots(self, fused: bool, skip_with_optimizer: bool) -> None:
+        self._schedule: Schedule | None = None
+        self._scope = ""
+        self._outer: Programmed | None = None
+        self._host_reason: str | None = None
+        self._members: tuple[Programmed, ...] = ()  # this scheduler and its parts, as built into the program
+        self._traced_get_lr: TracedScheduler | None = None  # of a subclass that overrides it
+        self._seen: dict[str, Any] = {}
+        self._seen_in_groups: list[list[Any]] = []
+        self._values_seen = -1
+        self._touched = False  # a constant was assigned since the program was built
+        self._tabulates = False  # Python computes values ahead of every advance
+        self._watched: tuple[Programmed, ...] = ()  # members in which a change has to be looked for
+        self._order_checked = False
+        self._source: StepFunctions | None = None  # where values that depend on a user's function come from
+        if not hasattr(self, "_horizon"):
+            self._horizon = 1
+        if not isinstance(self._horizon, int) or self._horizon < 1:
+            raise ValueError(
+                f"horizon={self._horizon!r} must be an int of at least 1: the number of steps computed ahead"
+            )
+        self._fused, self._skip_with_optimizer = bool(fused), bool(skip_with_optimizer)
+
+    def _next_lr(self, b: Builder, epoch: Value) -> Value:
+        """Append the operations that give the lr of each group at ``epoch`` (already incremented)."""
+        raise NotImplementedError
+
+    def _emit_step(self, b: Builder) -> None:
+        """Append one step: torch's ``step()``."""
+        epoch = b.register(LAST_EPOCH, self.__dict__[LAST_EPOCH]) + 1
+        b.set_register(LAST_EPOCH, epoch)
+        b.set_register(STEP_COUNT, b.register(STEP_COUNT, self.__dict__[STEP_COUNT]) + 1)
+        self._emit_at(b, epoch)
+
+    def _emit_restart(self, b: Builder) -> None:
+        """Append a return to epoch 0: torch's ``_update_lr(0)``, by the closed form where there is one."""
+        b.register(LAST_EPOCH, self.__dict__[LAST_EPOCH])
+        b.set_register(LAST_EPOCH, 0.0)
+        if hasattr(self, "_get_closed_form_lr"):
+            self._emit_lr(b, b.const("lr at epoch 0", self._closed_form_at_0()))
+        else:
+            self._emit_at(b, b.number(0.0))
+
+    def _closed_form_at_0(self) -> list[float]:
+        epoch, self.__dict__[LAST_EPOCH] = self.__dict__[LAST_EPOCH], 0
+        schedule, self._schedule = self._schedule, None  # torch's code is to see the 0
+        try:
+            return [float(x) for x in self._get_closed_form_lr()]  # type: ignore[attr-defined]
+        except ArithmeticError as error:
+            raise ValueError(
+                f"{type(self).__name__} cannot start at a milestone: its closed form fails at epoch 0 with "
+                f"{type(error).__name__}: {error}. Change its arguments, or make it the first scheduler"
+            ) from None
+        finally:
+            self.__dict__[LAST_EPOCH], self._schedule = epoch, schedule
+
+    def _emit_at(self, b: Builder, epoch: Value) -> None:
+        """Append what the schedule writes at ``epoch``."""
+        if self._traced_get_lr is None:
+            lr = self._next_lr(b, epoch)
+        else:
+            lr = self._traced_get_lr.emit(b, epoch, b.register(STEP_COUNT, self.__dict__[STEP_COUNT]))
+        self._emit_lr(b, lr)
+
+    def _emit_lr(self, b: Builder, lr: Operand) -> None:
+        b.group_register(LAST_LR, [float(x) for x in self.__dict__[LAST_LR]])
+        b.set_field("lr", lr)
+        b.set_register(LAST_LR, lr)
+
+    def _check(self) -> None:
+        """Refuse constants that torch would fail on at some later step."""
+
+    def _parts(self) -> list[Any]:
+        """The schedulers that this one is made of."""
+        return []
+
+    def _family(self) -> Iterator[Programmed]:
+        """This scheduler and all that it is made of, at any depth."""
+        yield self
+        for part in self._parts():
+            if isinstance(part, Programmed):
+                yield from part._family()
+
+    def _why_on_host(self) -> str | None:
+        """The reason why only Python can run this scheduler, or None."""
+        cls, own = type(self), program_class(type(self))
+        if cls._update_lr is not own._update_lr:  # type: ignore[attr-defined]
+            return f"{cls.__name__} overrides _update_lr, which only Python can run"
+        if cls.get_lr is not own.get_lr:  # type: ignore[attr-defined]
+            return self._why_get_lr_on_host()
+        for part in self._parts():
+            if not isinstance(part, Programmed):
+                return f"{cls.__name__} contains {type(part).__name__}, which is not of fused_sched.lr_scheduler"
+            kind: Any = type(part)
+            if kind.step is not program_class(kind).step:  # type: ignore[attr-defined]
+                return f"{kind.__name__} overrides step, which only Python can run"
+            reason = part._why_on_host()
+            if reason is not None:
+                return reason
+        return None
+
+    def _why_get_lr_on_host(self) -> str | None:
+        """As :meth:`_why_on_host`, for a get_lr of the user's: None if it is traced."""
+        cls = type(self)
+        if cls._emit_step is not Programmed._emit_step:
+            return f"{cls.__name__} overrides get_lr of {self._torch_class.__name__}, which has a state of its own"
+        if self._traced_get_lr is None or self._traced_get_lr.changed():
+            self._pull()
+            try:
+                self._traced_get_lr = trace_get_lr(self)
+            except Untraceable as error:
+                self._traced_get_lr = None
+                return f"{cls.__name__} overrides get_lr, which cannot be traced: {error}"
+        return None
+
+    def _build(self) -> Program:
+        for one in self._members:
+            one._check()
+        b = Builder(len(self.optimizer.param_groups))
+        self._emit_step(b)
+        return b.finish(type(self).__name__)
+
+    def _bind(self, pending: bool = False) -> None:
+        """Build the program and put it on the optimizer's device."""
+        self._host_reason = self._why_on_host()
+        if self._host_reason is not None:
+            if self._fused or self._skip_with_optimizer:
+                raise ValueError(f"{self._host_reason}: leave out fused and skip_with_optimizer")
+            warn(f"{self._host_reason}: its lr is computed on the host at every step()")
+            for one in self._members:
+                one._pull()
+            for one in self._members:
+                one._schedule = one._outer = None
+            self._members = ()
+            return
+        optimizer = self.optimizer
+        previous = self._schedule
+        self._members = tuple(self._family())
+        for one in self._members:
+            one._pull()
+            one._ensure_source()
+            if one._source is not None:
+                one._source.forget()  # rows computed ahead are in the memory of another schedule
+        schedule = Schedule(self._build(), optimizer._block, optimizer._backend, self._skip_with_optimizer)
+        schedule.before_advance = self._before_advance
+        schedule.pending = pending if previous is None else previous.pending
+        optimizer._scheduled_fields |= schedule.program.fields_written
+        self._take_over(schedule, "", None)
+        self._note_all_constants()
+        schedules = optimizer._schedules
+        if previous in schedules:
+            schedules[schedules.index(previous)] = schedule
+        elif self._fused:
+            written = schedule.program.fields_written
+            rivals = [s.program.name for s in schedules if s.program.fields_written & written]
+            if rivals:
+                warn(
+                    f"{type(self).__name__} is one more fused scheduler on an optimizer that advances "
+                    f"{', '.join(rivals)} already: every optimizer.step() advances all of them. Call detach() on a "
+                    "scheduler that is replaced"
+                )
+            schedules.append(schedule)
+        for one in self._members:
+            if one._source is not None and one._source.horizon > 1:
+                one._prepare(restart=False)
+        optimizer._changes.structure = True  # which state tensors are needed may depend on the program
+
+    def _functions(self) -> list[Any]:
+        """Functions of the user that the schedule calls."""
+        return []
+
+    def _outputs(self) -> int:
+        """How many numbers such a function returns."""
+        return 1
+
+    def _tabulated(self, epoch: int) -> list[list[float]]:
+        """What the table holds for ``epoch`` where the functions cannot be traced; one list an output."""
+        raise NotImplementedError
+
+    def _ensure_source(self) -> None:
+        if self._source is None and self._functions():
+            self._source = StepFunctions(self._functions, self._tabulated, self._horizon, self._outputs())
+
+    def _take_over(self, schedule: Schedule, scope: str, outer: Programmed | None) -> None:
+        """Let this scheduler and its parts be run by ``schedule``."""
+        self._schedule, self._scope, self._outer = schedule, scope, outer
+        for i, part in enumerate(self._parts()):
+            part._take_over(schedule, f"{scope}{i}.", outer or self)
+
+    # -- what users change by hand -------------------------------------------------------------------
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in self._constants:
+            (self._outer or self)._touched = True
+
+    def _look(self) -> dict[str, Any]:
+        """Copies of the constants that are containers, by which a change inside them is recognised."""
+        constants = {name: self.__dict__.get(name) for name in self._constants}
+        return {name: copy.copy(x) for name, x in constants.items() if isinstance(x, (list, dict))}
+
+    def _look_at_groups(self) -> list[list[Any]]:
+        return [[g.get(name) for g in self.optimizer.param_groups] for name in self._group_constants]
+
+    def _note_constants(self) -> None:
+        self._touched, self._values_seen = False, self.optimizer._changes.values
+        self._seen, self._seen_in_groups = self._look(), self._look_at_groups()
+
+    def _note_all_constants(self) -> None:
+        members = self._members
+        for one in members:
+            one._note_constants()
+        self._tabulates = any(one._source is not None and not one._source.traced for one in members)
+        self._watched = tuple(
+            one for one in members if one._seen or one._source or one._traced_get_lr or one._group_constants
+        )
+
+    def _before_advance(self) -> None:
+        """Take in what was changed by hand: groups, constants, values of a user's function."""
+        schedule, optimizer = self._schedule, self.optimizer
+        assert schedule is not None
+        if schedule.trapped:
+            self._step_by_python()
+        if optimizer._groups_changed():
+            optimizer._adopt_groups()
+        schedule.block = optimizer._block
+        if schedule.n_groups != len(optimizer.param_groups):
+            self._take_groups()
+        elif self._touched or (self._watched and any(one._constants_changed() for one in self._watched)):
+            self._refresh()
+        if self._tabulates:
+            self._prepare(restart=False)
+
+    def _prepare(self, restart: bool) -> None:
+        """Put on the device what Python has to compute for the coming step (``restart``: to epoch 0)."""
+        if self._source is not None and not self._source.traced:
+            assert self._schedule is not None
+            self._source.prepare(self._schedule, self._scope, lambda: self._coming_epoch(restart))
+
+    def _coming_epoch(self, restart: bool) -> int:
+        return 0 if restart else int(self.last_epoch) + 1
+
+    def _constants_changed(self) -> bool:
+        """Whether something changed that no assignment to an attribute tells of."""
+        if self._source is not None and self._source.changed():
+            return True
+        if self._traced_get_lr is not None and self._traced_get_lr.changed():
+            return True
+        if self._group_constants and self.optimizer._changes.values != self._values_seen:
+            self._values_seen = self.optimizer._changes.values
+            if self._look_at_groups() != self._seen_in_groups:
+                return True
+        state = self.__dict__
+        for name, value in self._seen.items():  # noqa: SIM110  # on the step path: any() costs more
+            if state[name] != value:
+                return True
+        return False
+
+    def _take_groups(self) -> None:
+        """Drive the groups that the optimizer has now."""
+        groups = self.optimizer.param_groups
+        if not self._covers_groups():
+            raise ValueError(
+                f"{type(self).__name__} was made for {self._groups_made_for()} param groups, but the optimizer has "
+                f"{len(groups)}: make a new scheduler after adding or removing a group"
+            )
+        for one in self._members:
+            one._pull()
+            one.__dict__[LAST_LR] = [float(g["lr"]) for g in groups]
+            if one._source is not None:
+                one._source.forget()
+        self._bind()
+
+    def _groups_made_for(self) -> int:
+        return len(self.__dict__[LAST_LR])
+
+    def _covers_groups(self) -> bool:
+        """Whether the schedule can drive the groups that the optimizer has now."""
+        n = len(self.optimizer.param_groups)
+        if "base_lrs" in self._constants and len(self.base_lrs) != n:
+            return False
+        if self._group_constants and not all(
+            k in g for g in self.optimizer.param_groups for k in self._group_constants
+        ):
+            return False
+        return all(part._covers_groups() for part in self._parts())
+
+    def _refresh(self) -> None:
+        assert self._schedule is not None
+        for one in self._members:
+            one._pull()
+            if one._source is not None:
+                one._source.forget()
+        if self._why_on_host() is not None or not self._schedule.take_constants(self._build()):
+            self._bind()
+        self._note_all_constants()
+
+    def _pull(self) -> None:
+        """Write the registers into ``__dict__``, where torch's code expects them."""
+        if self._schedule is not None:
+            for name in (*self._registers, LAST_LR):
+                self.__dict__[name] = getattr(self, name)
+
+    def _step_by_python(self) -> None:
+        """The program trapped: let torch's code make the step, or raise what it raises there."""
+        raise NotImplementedError
+
+
+def warn(message: str) -> None:
+    """Warn at the line of the caller that is not of this package."""
+    level, package = 2, __name__.partition(".")[0]
+    while sys._getframe(level).f_globals.get("__name__", "").partition(".")[0] == package:
+        level += 1
+    warnings.warn(message, UserWarning, stacklevel=level + 1)
+
+
+def program_class(cls: type[Programmed]) -> type[Programmed]:
+    """The class in ``cls``'s ancestry that mixes OnDevice into torch's."""
+    return next(c for c in cls.__mro__ if "_torch_class" in c.__dict__)
