@@ -277,8 +277,12 @@ class Programmed:
         schedule.block = optimizer._block
         if schedule.n_groups != len(optimizer.param_groups):
             self._take_groups()
-        elif self._touched or (self._watched and any(one._constants_changed() for one in self._watched)):
-            self._refresh()
+        else:
+            changed = self._touched
+            for one in self._watched:
+                changed = changed or one._constants_changed()
+            if changed:
+                self._refresh()
         if self._tabulates:
             self._prepare(restart=False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from types import CellType
 from typing import Any
 
@@ -23,6 +24,7 @@ class Watch:
         self._cells: dict[int, tuple[CellType, Any]] = {}
         self._copies: dict[int, tuple[Any, Any]] = {}
         self._calls: dict[tuple[Any, ...], tuple[Callable[[], Any], Any]] = {}
+        self._reads: list[tuple[Callable[[], Any], Any]] | None = None
 
     def key(self, mapping: Any, key: Any, value: Any) -> None:
         """``mapping.get(key)`` was ``value``; MISSING where it had no such key."""
@@ -42,21 +44,23 @@ class Watch:
 
     def changed(self) -> bool:
         """Whether something that was read is not what it was."""
+        if self._reads is None:
+            self._freeze()
         try:
-            for mapping, key, value in self._keys.values():
-                now = mapping.get(key, MISSING)
+            for read, value in self._reads:  # type: ignore[union-attr]
+                now = read()
                 if now is not value and not _same(now, value):
-                    return True
-            for cell, value in self._cells.values():
-                if cell.cell_contents is not value and not _same(cell.cell_contents, value):
                     return True
             for container, copy in self._copies.values():
                 if container != copy:
                     return True
-            for read, value in self._calls.values():
-                now = read()
-                if now is not value and not _same(now, value):
-                    return True
         except Exception:  # what cannot be read any more has changed
             return True
         return False
+
+    def _freeze(self) -> None:
+        # compiled callables only: this is looked at before every step
+        reads: list[tuple[Callable[[], Any], Any]] = []
+        reads += [(partial(mapping.get, key, MISSING), value) for mapping, key, value in self._keys.values()]
+        reads += [(partial(getattr, cell, "cell_contents"), value) for cell, value in self._cells.values()]
+        self._reads = [*reads, *self._calls.values()]
