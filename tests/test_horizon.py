@@ -216,8 +216,8 @@ def test_replays_past_the_rows_hold_the_last_value_and_the_next_read_raises(
         assert _numbers(made) == _numbers(plain)
         assert scheduler._schedule.read("trap") == 1.0  # it stays set
     assert len(record.calls) == called
-    message = rf"^{name} stopped before epoch 5, and what it sets has stayed as it was in all replays of the CUDA graph since"
-    with pytest.raises(RuntimeError, match=message + r" then: the values computed ahead by Python had been used up$"):
+    message = rf"^{name} stopped before epoch 5, and what it sets has stayed as it was in all replays of the "
+    with pytest.raises(RuntimeError, match=message + r"CUDA graph since then: the values computed ahead by Python had been used up$"):
         scheduler.get_last_lr()
     assert scheduler._schedule.read("trap") == 0.0
     assert _numbers(made) == _numbers(plain)
@@ -272,7 +272,7 @@ def test_a_nesting_is_held_as_a_whole(backend: str, mirrored: bool) -> None:
         oracle.step()
     _replay(scheduler, 6)
     assert seen(made) == seen(plain)
-    with pytest.raises(RuntimeError, match="^ChainedScheduler stopped before epoch 4, and what it sets has stayed as it was"):
+    with pytest.raises(RuntimeError, match="^ChainedScheduler stopped before epoch 4, and what it sets has stayed"):
         scheduler.get_last_lr()
     assert [part.last_epoch for part in scheduler._schedulers] == [3, 3]
     oracle.step()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import random
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -178,7 +179,11 @@ REFUSED: dict[str, tuple[Any, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", REFUSED)
+# Python 3.10 asks for signals only inside of the try, where the bare except swallows them.
+NO_SIGNAL = {"for ever, bare except"} if sys.version_info < (3, 11) else set()
+
+
+@pytest.mark.parametrize("name", sorted(REFUSED.keys() - NO_SIGNAL))
 def test_refused_with_a_reason_and_not_called(name: str) -> None:
     function, reason = REFUSED[name]
     SEEN.clear()

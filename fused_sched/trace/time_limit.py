@@ -13,7 +13,8 @@ class TimeLimit:
     """Context in which this thread may compute for ``seconds`` of processor time.
 
     After that ``expired`` is called and ``signal`` raised in the thread, again and again until the context
-    is left: what runs there may swallow it. The caller deals with the signal.
+    is left: what runs there may swallow it. The caller deals with the signal. In Python 3.10 a loop that lies
+    within a bare ``except:`` as a whole cannot be ended.
 
     Args:
         seconds: of processor time, or of any time where the system cannot tell.
