@@ -16,6 +16,8 @@ if not torch.cuda.is_available():
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `support` and `tolerances`: importlib mode adds nothing
 
+from interpreter import imitate_hardware
+
 from fused_sched import backends
 from fused_sched.optim.fused_optimizer import FusedOptimizer
 
@@ -86,3 +88,9 @@ def _uninitialised_memory_is_nan(monkeypatch: pytest.MonkeyPatch) -> None:
     """Memory that fused_sched takes uninitialised holds NaN, so that reading it before writing shows."""
     monkeypatch.setattr(torch, "empty", _poisoned(torch.empty))
     monkeypatch.setattr(torch, "empty_like", _poisoned(torch.empty_like))
+
+
+@pytest.fixture(autouse=True)
+def _interpreter_like_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        imitate_hardware(monkeypatch)
