@@ -70,6 +70,7 @@ def render(
             "cpu compiled": on_cpu(tables.steps(rows, ("compiled",))),
             "host": on_cpu(tables.host(rows)),
             "scheduler": on_cpu(tables.scheduler(rows)),
+            "tracing": on_cpu(tables.tracing(rows)),
             "loop": on_cpu(tables.loop(rows)),
             "scaling": on_cpu(tables.scaling(rows)),
             "first step": on_cpu(tables.first_step(rows)),

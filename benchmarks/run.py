@@ -24,6 +24,7 @@ import render
 import schedules
 import step
 import torch
+import tracing
 from device import Host
 from harness import RESULTS, Plan
 from problems import Problem
@@ -45,6 +46,7 @@ def fill(plan: Plan, seconds: float) -> None:
         lambda: host.scheduler_rows(cpu, seconds / 12, schedules.one_each()),
     )
     plan.add("lr error", "", 0, lambda: accuracy.lr_error_rows(LR_STEPS, schedules.present()))
+    plan.add("tracing", "", 0, lambda: tracing.rows(seconds / 12))
     plan.add("loop", "a whole training step", 0, lambda: loop.rows(cpu, seconds / 3))
     plan.add("scaling", "", 0, lambda: host.scaling_rows(cpu, seconds / 6))
     plan.add("first step", "", 0, lambda: first_step.rows(cpu, "LoRA r1"))
@@ -65,6 +67,7 @@ def fill_dry(plan: Plan) -> None:
     plan.add("host", "", 0, lambda: host.step_rows(cpu, 0.0, (1, 3)))
     plan.add("scheduler", "", 0, lambda: host.scheduler_rows(cpu, 0.0, schedules.one_each(), (1, 2)))
     plan.add("lr error", "", 0, lambda: accuracy.lr_error_rows(200, schedules.present()))
+    plan.add("tracing", "", 0, lambda: tracing.rows(0.0))
     plan.add("loop", "", 0, lambda: loop.rows(cpu, 0.0, ((8, 4),)))
     plan.add("scaling", "", 0, lambda: host.scaling_rows(cpu, 0.0, 10))
     plan.add("first step", "", 0, lambda: first_step.rows(cpu, "dry"))

@@ -144,6 +144,18 @@ def scheduler(rows: list[Row]) -> str:
     return table(["scheduler.step()", "groups", *names, "torch / ours"], body)
 
 
+def tracing(rows: list[Row]) -> str:
+    body = [
+        [
+            f"`{row['function']}`" if "." in row["function"] else row["function"],
+            str(row["paths"]), str(row["operations"]), f"{row['checked']:,}",
+            *(_spread(row["times"][n]) for n in ("trace", "call")),
+        ]
+        for row in of_kind(rows, "tracing")
+    ]  # fmt: skip
+    return table(["function", "paths", "operations", "steps checked", "tracing it, once", "calling it"], body)
+
+
 def loop(rows: list[Row]) -> str:
     chosen = of_kind(rows, "loop")
     names = list(dict.fromkeys(n for row in chosen for n in [*row["times"], *row["absent"]]))
