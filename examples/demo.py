@@ -42,12 +42,21 @@ ADAMW = {"lr": 2e-3, "weight_decay": 1e-2}
 CYCLE = {"base_lr": 0.005, "max_lr": 0.1, "step_size_up": 30, "step_size_down": 40}
 
 
+def warm_up_then_cosine(schedulers: Any, optimizer: Any) -> Any:
+    """30 steps of linear warm-up, then half a cosine."""
+    parts = [
+        schedulers.LinearLR(optimizer, start_factor=0.1, total_iters=30),
+        schedulers.CosineAnnealingLR(optimizer, T_max=246, eta_min=1e-5),
+    ]
+    return schedulers.SequentialLR(optimizer, parts, milestones=[30])
+
+
 @dataclass
 class Case:
     """One training run: the names of the classes, the same in both libraries, and their arguments."""
 
     title: str
-    scheduler: str
+    scheduler: str | Callable[..., Any]  # a class's name, or what makes one of a module's classes and an optimizer
     arguments: dict[str, Any]
     optimizer: str = "SGD"
     hyperparameters: dict[str, Any] = field(default_factory=lambda: SGD)
@@ -64,6 +73,8 @@ CASES = [
     Case("CyclicLR, triangular", "CyclicLR", CYCLE),
     Case("CyclicLR, triangular2", "CyclicLR", {**CYCLE, "mode": "triangular2"}),
     Case("CyclicLR, exp_range", "CyclicLR", {**CYCLE, "mode": "exp_range", "gamma": 0.99}),
+    Case("OneCycleLR", "OneCycleLR", {"max_lr": 0.1, "total_steps": 280}),
+    Case("SequentialLR, warm-up", warm_up_then_cosine, {}, "AdamW", ADAMW),
     Case("CyclicLR, own scale_fn", "CyclicLR", {**CYCLE, "scale_fn": lambda cycle: 1.0 / cycle, "scale_mode": "cycle"}),
 ]
 
@@ -85,7 +96,10 @@ class Side:
         self.network = copy.deepcopy(network)
         hyperparameters = {**case.hyperparameters, **options}
         self.optimizer = getattr(optimizers, case.optimizer)(self.network.parameters(), **hyperparameters)
-        self.scheduler = getattr(schedulers, case.scheduler)(self.optimizer, **case.arguments)
+        if isinstance(case.scheduler, str):
+            self.scheduler = getattr(schedulers, case.scheduler)(self.optimizer, **case.arguments)
+        else:
+            self.scheduler = case.scheduler(schedulers, self.optimizer)
         self.rates: list[float] = []
         self.losses: list[float] = []
         self.seconds: list[float] = []
