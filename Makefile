@@ -30,7 +30,7 @@ demo: $(VENV)/installed
 test: $(VENV)/installed
 	$(BIN)/pytest $(PYTEST_ARGS)
 
-bench: $(VENV)/installed
+bench: $(VENV)/peers
 	$(BIN)/python benchmarks/run.py
 
 lint: $(VENV)/linters
@@ -69,7 +69,12 @@ $(VENV)/installed: $(VENV)/torch pyproject.toml setup.py $(SOURCES)
 	@$(BIN)/python -m fused_sched | sed -n '/^backends/,/^$$/p'
 	@touch $@
 
-# fused_sched is installed already: this adds the tools of its extra without building it again.
+# fused_sched is installed already: these add what an extra names without building it again.
+$(VENV)/peers: $(VENV)/installed
+	@echo "== installing the libraries to compare with"
+	@$(PIP) install 'fused_sched[bench]'
+	@touch $@
+
 $(VENV)/linters: $(VENV)/installed
 	@echo "== installing the linters"
 	@$(PIP) install 'fused_sched[dev]'
