@@ -10,14 +10,13 @@ that a constructor names.
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 from .. import schedules
 from .lambda_lr import LambdaLR
+from .programmed import warn
 from .reduce_lr_on_plateau import ReduceLROnPlateau
 
 __all__ = [
@@ -323,11 +322,7 @@ def get_wsd_schedule(
             )
         num_stable_steps = num_training_steps - num_warmup_steps - num_decay_steps
     elif num_training_steps is not None:
-        warnings.warn(
-            f"{num_training_steps=} has no effect beside {num_stable_steps=}: leave one of them out",
-            UserWarning,
-            stacklevel=_level_outside(),
-        )
+        warn(f"{num_training_steps=} has no effect beside {num_stable_steps=}: leave one of them out")
     for name, value in (("warmup_type", warmup_type), ("decay_type", decay_type)):
         if value not in _RAMPS:
             raise ValueError(f"{name}={value!r} is unknown: choose one of {', '.join(map(repr, _RAMPS))}")
@@ -342,14 +337,6 @@ def get_wsd_schedule(
         num_cycles=num_cycles,
     )
     return LambdaLR(optimizer, factor, last_epoch, fused=fused, skip_with_optimizer=skip_with_optimizer)
-
-
-def _level_outside() -> int:
-    """The ``stacklevel`` of a warning that points to the first caller outside this module."""
-    level = 1
-    while sys._getframe(level).f_globals.get("__name__") == __name__:
-        level += 1
-    return level
 
 
 def get_reduce_on_plateau_schedule(

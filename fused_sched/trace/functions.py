@@ -164,14 +164,6 @@ def _compensated(values: list[Any], start: Any) -> Any:
     return apply("where", "float", keep, total + lost, total)
 
 
-def _any(values: Iterable[Any]) -> bool:
-    return any(1 for value in values if value)
-
-
-def _all(values: Iterable[Any]) -> bool:
-    return not any(1 for value in values if not value)
-
-
 def _range(box: Sandbox) -> Callable[..., Any]:
     return lambda *limits: RangeView(box, range(*(operator.index(x) for x in limits)))
 
@@ -198,10 +190,6 @@ def _issubclass(x: Any, classes: Any) -> bool:
     if isinstance(classes, (tuple, list)):
         return any(_issubclass(x, c) for c in classes)
     return issubclass(real_of(x), real_of(classes))
-
-
-def _getattr(x: Any, name: str, *default: Any) -> Any:
-    return getattr(x, name, *default)
 
 
 def _super(*arguments: Any) -> Any:
@@ -239,19 +227,8 @@ def _round(x: Any, *digits: Any) -> Any:
     return round(x, *digits) if type(x) is Sym else round(plain(x), *digits)
 
 
-def _setattr(x: Any, name: str, value: Any) -> None:
-    setattr(x, name, value)
-
-
 def _dict(*arguments: Any, **named: Any) -> Any:
     return dict(*(a._plain() if isinstance(a, Container) else a for a in arguments), **named)
-
-
-def _pure(real: Any) -> Callable[..., Any]:
-    def call(*arguments: Any, **named: Any) -> Any:
-        return real(*arguments, **named)
-
-    return call
 
 
 def builtins_of(box: Sandbox) -> dict[str, Any]:
@@ -267,7 +244,7 @@ def builtins_of(box: Sandbox) -> dict[str, Any]:
         "tuple": lambda x=(): tuple(elements(x)), "dict": _dict, "set": lambda x=(): set(elements(x)),
         "frozenset": lambda x=(): frozenset(elements(x)), "zip": zip, "enumerate": enumerate, "map": map,
         "filter": filter, "reversed": lambda x: reversed(x) if type(x) in (list, tuple) else iter(elements(x)[::-1]),
-        "type": lambda x, *rest: box.wrap(class_of(x)) if not rest else Foreign(box, type)(), "str": _pure(str),
+        "type": lambda x, *rest: box.wrap(class_of(x)) if not rest else Foreign(box, type)(), "str": str,
         "object": object, "complex": constant_only(complex), "bytes": constant_only(bytes), "slice": slice,
         "super": _super,
     }  # fmt: skip
@@ -277,9 +254,9 @@ def builtins_of(box: Sandbox) -> dict[str, Any]:
         box._views[id(real)] = (real, view)
         made[name] = view
     made.update(
-        abs=abs, min=_extreme("min"), max=_extreme("max"), sum=_sum, any=_any, all=_all, len=len, round=_round, pow=pow,
+        abs=abs, min=_extreme("min"), max=_extreme("max"), sum=_sum, any=any, all=all, len=len, round=_round, pow=pow,
         divmod=_divmod, sorted=lambda x, **named: sorted(elements(x), **named), isinstance=_isinstance,
-        issubclass=_issubclass, callable=callable, getattr=_getattr, hasattr=hasattr, setattr=_setattr, hash=hash,
+        issubclass=_issubclass, callable=callable, getattr=getattr, hasattr=hasattr, setattr=setattr, hash=hash,
         repr=repr, format=format, next=next, iter=lambda x, *rest: iter(x) if not rest else Foreign(box, iter)(),
         __import__=_import(box), __build_class__=builtins.__build_class__, super=_super,
         property=property, staticmethod=staticmethod, classmethod=classmethod, object=object,
@@ -292,8 +269,8 @@ def builtins_of(box: Sandbox) -> dict[str, Any]:
 
 for _name in ("abs", "len", "pow", "callable", "hash", "repr", "format", "next"):
     KNOWN[getattr(builtins, _name)] = getattr(builtins, _name)
-KNOWN.update({min: _extreme("min"), max: _extreme("max"), sum: _sum, any: _any, all: _all, round: _round})
-KNOWN.update({isinstance: _isinstance, getattr: _getattr, hasattr: hasattr, divmod: _divmod})
+KNOWN.update({min: _extreme("min"), max: _extreme("max"), sum: _sum, any: any, all: all, round: _round})
+KNOWN.update({isinstance: _isinstance, getattr: getattr, hasattr: hasattr, divmod: _divmod})
 KNOWN.update({sorted: lambda x, **named: sorted(elements(x), **named)})
 
 for _name in dir(operator):  # they do what the operators of their operands do

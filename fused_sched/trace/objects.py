@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from .explore import current
 from .symbol import Sym
-from .watch import MISSING as _ABSENT
+from .watch import MISSING
 
 if TYPE_CHECKING:
     from .sandbox import Sandbox
-
-_MISSING = object()
 
 
 def name_of(value: Any) -> str:
@@ -162,8 +160,8 @@ class ClassView:
 
 def _in_class(mro: Any, name: str) -> tuple[type, Any] | None:
     for owner in mro:
-        value = owner.__dict__.get(name, _MISSING)
-        if value is not _MISSING:
+        value = owner.__dict__.get(name, MISSING)
+        if value is not MISSING:
             return owner, value
     return None
 
@@ -220,8 +218,8 @@ def real_of(view: Any) -> Any:
 def read(view: Any, name: str, start: type | None = None) -> Any:
     """``view.name``; with ``start``, as super() does: from the classes after it."""
     box, real = _BOX(view), _REAL(view)
-    override = box.overrides.get((id(real), name), _MISSING)
-    if override is not _MISSING:
+    override = box.overrides.get((id(real), name), MISSING)
+    if override is not MISSING:
         return override
     kind = type(real)
     if name == "__class__":
@@ -240,7 +238,7 @@ def read(view: Any, name: str, start: type | None = None) -> Any:
             name = f"_{name}_"
         if name in own:
             return box.read_key(own, name, own[name])
-        box.watch.key(own, name, _ABSENT)
+        box.watch.key(own, name, MISSING)
     if found is not None:
         owner, value = found
         box.watch.key(owner.__dict__, name, value)

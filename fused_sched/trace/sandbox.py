@@ -41,7 +41,6 @@ _C_CALLABLES = (
     types.ClassMethodDescriptorType,
 )
 _refused: WeakKeyDictionary[types.CodeType, str] = WeakKeyDictionary()
-_prepared: WeakKeyDictionary[types.CodeType, tuple[types.CodeType, frozenset[float]]] = WeakKeyDictionary()
 
 
 class Globals(dict[str, Any]):
