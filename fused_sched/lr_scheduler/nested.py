@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from torch.optim import lr_scheduler
 
 from ..builder import Builder, Value
-from ..control_block import refuse_in_capture
+from ..control_block import capturing, refuse_in_capture
 from ..program import LAST_EPOCH
 from .base import OnDevice
 from .registers import LAST_LR
@@ -129,10 +129,13 @@ class SequentialLR(_Nested, lr_scheduler.SequentialLR):  # type: ignore[misc]
         )
 
     def _prepare(self, restart: bool) -> None:
-        if self._tabulates or any(part._source is not None or part._parts() for part in self._schedulers):
-            epoch = self._coming_epoch(restart)
-            active = bisect_right(self._milestones, epoch)
-            self._schedulers[active]._prepare(restart=active > 0 and self._milestones[active - 1] == epoch)
+        if capturing(self.optimizer._block.tensor):
+            for part in self._schedulers:  # the epoch cannot be read here, and replays may reach every part
+                part._prepare(restart)
+            return
+        epoch = self._coming_epoch(restart)
+        active = bisect_right(self._milestones, epoch)
+        self._schedulers[active]._prepare(restart=active > 0 and self._milestones[active - 1] == epoch)
 
     def _steps_taken(self) -> int:
         return int(self._schedulers[bisect_right(self._milestones, self.last_epoch)]._steps_taken())
