@@ -32,23 +32,36 @@ FUSED_SCHED_HD inline double square_root_of_correction(double x) {
 #endif
 }
 
+// The scalars that go with one power: part 0 with that of beta1, part 1 with that of beta2. On a GPU a
+// thread computes each part, so that there is the time of one power.
 // row: the group's row of the control block. count: updates applied to the parameter so far.
-FUSED_SCHED_HD inline AdamScalars<double> adam_scalars(const double* row, int64_t count) {
+template <typename T>
+FUSED_SCHED_HD inline void adam_scalars(const double* row, int64_t count, int part,
+                                        AdamScalars<T>& s) {
+  const double beta = row[part == 0 ? kFieldBeta1 : kFieldBeta2];
+  const double correction = 1.0 - pow(beta, static_cast<double>(count) + 1.0);
+  if (part == 1) {
+    s.beta2 = static_cast<T>(beta);
+    s.square_weight = static_cast<T>(1.0 - beta);
+    s.root_correction = static_cast<T>(square_root_of_correction(correction));
+    return;
+  }
   const int flags = static_cast<int>(row[kFieldFlags]);
   const bool decoupled = (flags & kFlagDecoupledWeightDecay) != 0;
-  const double t = static_cast<double>(count) + 1.0;
   const double lr = row[kFieldLr];
   const double decay = row[kFieldWeightDecay];
+  s.sign = (flags & kFlagMaximize) != 0 ? T(-1) : T(1);
+  s.decay = static_cast<T>(decoupled && decay != 0.0 ? 1.0 - lr * decay : 1.0);
+  s.coupled_decay = static_cast<T>(decoupled ? 0.0 : decay);
+  s.grad_weight = static_cast<T>(1.0 - beta);
+  s.eps = static_cast<T>(row[kFieldEps]);
+  s.step = static_cast<T>(-(lr / correction));
+}
+
+FUSED_SCHED_HD inline AdamScalars<double> adam_scalars(const double* row, int64_t count) {
   AdamScalars<double> s;
-  s.sign = (flags & kFlagMaximize) != 0 ? -1.0 : 1.0;
-  s.decay = decoupled && decay != 0.0 ? 1.0 - lr * decay : 1.0;
-  s.coupled_decay = decoupled ? 0.0 : decay;
-  s.grad_weight = 1.0 - row[kFieldBeta1];
-  s.beta2 = row[kFieldBeta2];
-  s.square_weight = 1.0 - row[kFieldBeta2];
-  s.root_correction = square_root_of_correction(1.0 - pow(row[kFieldBeta2], t));
-  s.eps = row[kFieldEps];
-  s.step = -(lr / (1.0 - pow(row[kFieldBeta1], t)));
+  adam_scalars(row, count, 0, s);
+  adam_scalars(row, count, 1, s);
   return s;
 }
 

@@ -112,14 +112,15 @@ class DeviceTable:
     Args:
         table: filled.
         device: where the kernels run.
+        size: elements of a chunk, a multiple of ``UNIT``; default: what suits the number of elements.
     """
 
-    def __init__(self, table: ParameterTable, device: torch.device) -> None:
+    def __init__(self, table: ParameterTable, device: torch.device, size: int | None = None) -> None:
         self.device = device
         self.host = table.records.clone()
         self.layouts = table.layouts.clone()
         self.records = upload(self.host, device)
-        self.size = chunk_size(int(self.host[:, RECORD["numel"]].sum()), device)
+        self.size = size or chunk_size(int(self.host[:, RECORD["numel"]].sum()), device)
         self.parts = self._cut()
         self.grads = upload(self.host[:, GRAD], device)
 

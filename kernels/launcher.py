@@ -29,7 +29,9 @@ def compile_kernel(kernel: Kernel, target: Any = None) -> Any:
         constexprs=constants,
     )
     # fusion is off because the rules say where a multiply-add is one operation
-    options = {"num_warps": kernel.warps, "enable_fp_fusion": False}
+    options: dict[str, Any] = {"num_warps": kernel.warps, "enable_fp_fusion": False}
+    if kernel.registers is not None:
+        options["maxnreg"] = kernel.registers
     return triton.compile(source, target=target or triton.runtime.driver.active.get_current_target(), options=options)
 
 

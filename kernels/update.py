@@ -1,8 +1,8 @@
-"""The update kernel: one program a chunk, and the last program to finish ends the step.
+"""The update kernel: one program a chunk, and the program that takes the last ticket ends the step.
 
-A program reads the control block before it takes its ticket, so the last one may write it: no
-reader is left. That program counts the update, notes whether it was skipped, and advances the fused
-schedules for the next step.
+A program takes its ticket when it has read all that it needs of the control block, before it touches the data. So
+whoever takes the last one may write the block: no reader is left, though others may still be updating elements. That
+program counts the update, notes whether it was skipped, and advances the fused schedules for the next step.
 """
 
 import triton
@@ -27,7 +27,7 @@ from .layout import (
 from .numerics import divide, narrow
 from .rules import ADAM, SGD, adam_block, adam_scalars, sgd_block, sgd_scalars
 
-COUNT_LANES = tl.constexpr(128)  # records that the last program counts at a time: one a thread
+COUNT_LANES = tl.constexpr(128)  # records that the last program counts side by side
 
 
 @triton.jit
@@ -44,11 +44,47 @@ def at(address, T: tl.constexpr, HINT: tl.constexpr):
 
 
 @triton.jit
-def update_block(
+def load_block(
     addresses,  # int64: parameter, gradient, three states, at the chunk's first element
     first,
     end,  # elements [first, min(end, first + BLOCK)) of the chunk
     extra_end,  # end, or 0 where the optional state (SGD's buffer, Adam's maximum) is not in use
+    RULE: tl.constexpr,
+    P: tl.constexpr,
+    G: tl.constexpr,
+    S: tl.constexpr,
+    EXTRA: tl.constexpr,
+    BLOCK: tl.constexpr,
+    HINT: tl.constexpr,
+    HINT16: tl.constexpr,
+    GRADS: tl.constexpr,  # what the cache does with gradients, as Triton writes it
+):
+    """Elements of the arrays: parameter, gradient, three states; a state that the rule does not have is the gradient."""
+    i = first + tl.arange(0, BLOCK)
+    mask = i < end
+    p = tl.load(at(addresses[0], P, HINT16 if P.primitive_bitwidth == 16 else HINT) + i, mask=mask)
+    g = tl.load(
+        at(addresses[1], G, HINT16 if G.primitive_bitwidth == 16 else HINT) + i, mask=mask, eviction_policy=GRADS
+    )
+    hint: tl.constexpr = HINT16 if S.primitive_bitwidth == 16 else HINT
+    state0, state1, state2 = g, g, g
+    if RULE == ADAM:
+        state0 = tl.load(at(addresses[2], S, hint) + i, mask=mask)
+        state1 = tl.load(at(addresses[3], S, hint) + i, mask=mask)
+        if EXTRA:
+            state2 = tl.load(at(addresses[4], S, hint) + i, mask=i < extra_end, other=0.0)
+    elif EXTRA:
+        state0 = tl.load(at(addresses[2], S, hint) + i, mask=i < extra_end, other=0.0)
+    return p, g, state0, state1, state2
+
+
+@triton.jit
+def update_block(
+    data,  # from load_block
+    addresses,  # and the following as there
+    first,
+    end,
+    extra_end,
     scalars,
     scale,
     RULE: tl.constexpr,
@@ -62,96 +98,96 @@ def update_block(
     HINT: tl.constexpr,
     HINT16: tl.constexpr,
 ):
+    """Compute and store."""
     i = first + tl.arange(0, BLOCK)
     mask = i < end
-    extra = i < extra_end
-    params = at(addresses[0], P, HINT16 if P.primitive_bitwidth == 16 else HINT) + i
-    grads = at(addresses[1], G, HINT16 if G.primitive_bitwidth == 16 else HINT) + i
-    p = tl.load(params, mask=mask).to(T)
-    g = tl.load(grads, mask=mask).to(T)
+    hint: tl.constexpr = HINT16 if S.primitive_bitwidth == 16 else HINT
+    p, g = data[0].to(T), data[1].to(T)
     if SCALED:
         g = divide(g, scale)
+        grads = at(addresses[1], G, HINT16 if G.primitive_bitwidth == 16 else HINT) + i
         tl.store(grads, narrow(g, G), mask=mask)
     if RULE == ADAM:
-        firsts = at(addresses[2], S, HINT16 if S.primitive_bitwidth == 16 else HINT) + i
-        seconds = at(addresses[3], S, HINT16 if S.primitive_bitwidth == 16 else HINT) + i
-        m = tl.load(firsts, mask=mask).to(T)
-        v = tl.load(seconds, mask=mask).to(T)
-        largest = v
-        if EXTRA:
-            maxima = at(addresses[4], S, HINT16 if S.primitive_bitwidth == 16 else HINT) + i
-            largest = tl.load(maxima, mask=extra, other=0.0).to(T)
+        m, v, largest = data[2].to(T), data[3].to(T), data[4].to(T)
         p, m, v, largest = adam_block(scalars, p, g, m, v, largest, extra_end > 0, EXTRA)
-        tl.store(firsts, narrow(m, S), mask=mask)
-        tl.store(seconds, narrow(v, S), mask=mask)
+        tl.store(at(addresses[2], S, hint) + i, narrow(m, S), mask=mask)
+        tl.store(at(addresses[3], S, hint) + i, narrow(v, S), mask=mask)
         if EXTRA:
-            tl.store(maxima, narrow(largest, S), mask=extra)
+            tl.store(at(addresses[4], S, hint) + i, narrow(largest, S), mask=i < extra_end)
     else:
-        buffer = g
+        p, buffer = sgd_block(scalars, p, g, data[2].to(T), EXTRA)
         if EXTRA:
-            buffers = at(addresses[2], S, HINT16 if S.primitive_bitwidth == 16 else HINT) + i
-            buffer = tl.load(buffers, mask=extra, other=0.0).to(T)
-        p, buffer = sgd_block(scalars, p, g, buffer, EXTRA)
-        if EXTRA:
-            tl.store(buffers, narrow(buffer, S), mask=extra)
-    tl.store(params, narrow(p, P), mask=mask)
+            tl.store(at(addresses[2], S, hint) + i, narrow(buffer, S), mask=i < extra_end)
+    tl.store(at(addresses[0], P, HINT16 if P.primitive_bitwidth == 16 else HINT) + i, narrow(p, P), mask=mask)
 
 
 @triton.jit
-def update_chunk(
-    control,
+def locate_chunk(
     records,
     grad,  # int64: address of the tensor's gradient
     record,  # int32: position in the table
     unit,  # int32: the chunk's first element, in units of CHUNK_UNIT
-    grad_scale,
     chunk_size,
-    RULE: tl.constexpr,
     P: tl.constexpr,
     G: tl.constexpr,
     S: tl.constexpr,
-    T: tl.constexpr,
-    EXTRA: tl.constexpr,
-    SCALED: tl.constexpr,
-    BLOCK: tl.constexpr,
-    SMALL_BLOCK: tl.constexpr,
-    HINT16: tl.constexpr,
 ):
+    """Group, whether there is a first and a third state, addresses of the chunk's elements, and how many there are."""
     row = records + record.to(tl.int64) * WIDTH
-    fields = control + GROUPS + tl.load(row + GROUP) * STRIDE
-    count = tl.load(control.to(tl.pointer_type(tl.int64)) + COUNTS + record)
-    start = unit.to(tl.int64) * CHUNK_UNIT
-    n = tl.minimum(tl.load(row + NUMEL) - start, chunk_size.to(tl.int64)).to(tl.int32)
-    states = start * (S.primitive_bitwidth // 8)
+    group, numel, param = tl.load(row + GROUP), tl.load(row + NUMEL), tl.load(row + PARAM)
     state0, state1, state2 = tl.load(row + STATE0), tl.load(row + STATE1), tl.load(row + STATE2)
+    start = unit.to(tl.int64) * CHUNK_UNIT
+    n = tl.minimum(numel - start, chunk_size.to(tl.int64)).to(tl.int32)
+    offset = start * (S.primitive_bitwidth // 8)
+    addresses = (
+        param + start * (P.primitive_bitwidth // 8),
+        grad + start * (G.primitive_bitwidth // 8),
+        state0 + offset,
+        state1 + offset,
+        state2 + offset,
+    )
+    return group, state0 != 0, state2 != 0, addresses, n
+
+
+@triton.jit
+def read_scalars(
+    control,
+    group,
+    record,
+    has_buffer,
+    has_maximum,
+    grad_scale,
+    RULE: tl.constexpr,
+    T: tl.constexpr,
+    SCALED: tl.constexpr,
+):
+    """The rule's scalars, the gradients' scale, and whether the optional state is in use.
+
+    With the flag of a skipped step this is all that a program reads of the control block.
+    """
+    count = tl.load(control.to(tl.pointer_type(tl.int64)) + COUNTS + record)
+    fields = control + GROUPS + group * STRIDE
     if RULE == ADAM:
-        keeps = state2 != 0
+        keeps = has_maximum
         scalars = adam_scalars(fields, count, T)
     else:
-        keeps = (tl.load(fields + MOMENTUM) != 0.0) & (state0 != 0)
+        keeps = (tl.load(fields + MOMENTUM) != 0.0) & has_buffer
         scalars = sgd_scalars(fields, count, keeps, T)
     scale = 1.0
     if SCALED:
         scale = tl.load(grad_scale).to(T)
-    addresses = (
-        tl.load(row + PARAM) + start * (P.primitive_bitwidth // 8),
-        grad + start * (G.primitive_bitwidth // 8),
-        state0 + states,
-        state1 + states,
-        state2 + states,
-    )
-    aligned = ((addresses[0] | addresses[1] | addresses[2] | addresses[3] | addresses[4]) & 15) == 0
-    wide = tl.multiple_of(tl.where(aligned, (n // 8) * 8, 0), 8)
-    extra_wide = tl.multiple_of(tl.where(keeps, wide, 0), 8)
-    extra_n = tl.where(keeps, n, 0)
-    for i in range(0, wide, BLOCK):
-        update_block(
-            addresses, i, wide, extra_wide, scalars, scale, RULE, P, G, S, T, EXTRA, SCALED, BLOCK, 16, HINT16
-        )  # fmt: skip
-    for i in range(wide, n, SMALL_BLOCK):
-        update_block(
-            addresses, i, n, extra_n, scalars, scale, RULE, P, G, S, T, EXTRA, SCALED, SMALL_BLOCK, 0, 0
-        )  # fmt: skip
+    return scalars, scale, keeps
+
+
+@triton.jit
+def take_ticket(control, SEM: tl.constexpr):
+    """Whether all other programs have come here before.
+
+    What they have read of the control block comes before what this one writes there, if it is the last.
+    """
+    tl.debug_barrier()  # the ticket is taken by one thread: all of the program's threads must have read by then
+    before = tl.atomic_add(control.to(tl.pointer_type(tl.int64)) + TICKET, 1, sem=SEM)
+    return before == tl.num_programs(0) - 1
 
 
 @triton.jit
@@ -160,8 +196,11 @@ def finish_step(control, records, grads, schedules, skipped, n_records, RULE: tl
     integers = control.to(tl.pointer_type(tl.int64))
     tl.store(integers + SKIPPED, skipped)
     if skipped == 0:
-        for first in range(0, n_records, COUNT_LANES):
-            i = first + tl.arange(0, COUNT_LANES)
+        # so many times as many before it waits for memory; SGD reads two more words of each
+        depth: tl.constexpr = 8 if RULE == ADAM else 4
+        rows = tl.arange(0, depth)[:, None] * COUNT_LANES
+        for first in range(0, n_records, depth * COUNT_LANES):
+            i = first + rows + tl.arange(0, COUNT_LANES)[None, :]
             counted = tl.load(grads + i, mask=i < n_records, other=0) != 0
             if RULE == SGD:
                 group = tl.load(records + i * WIDTH + GROUP, mask=counted, other=0)
@@ -199,6 +238,10 @@ def update_kernel(
     BLOCK: tl.constexpr,
     SMALL_BLOCK: tl.constexpr,
     HINT16: tl.constexpr,  # bytes that addresses of 16-bit elements are a multiple of
+    GRADS: tl.constexpr,  # eviction policy of gradients
+    EARLY: tl.constexpr,  # the first block is loaded before the scalars are computed
+    LATE: tl.constexpr,  # the ticket is taken after the stores
+    SEM: tl.constexpr,
 ):
     pid = tl.program_id(0)
     if GUARDED:
@@ -208,19 +251,47 @@ def update_kernel(
     record = tl.load(chunks + 2 * pid)
     unit = tl.load(chunks + 2 * pid + 1)
     grad = tl.load(grads + record)
-    if (grad != 0) & (skipped == 0):
-        update_chunk(
-            control, records, grad, record, unit, grad_scale, chunk_size,
-            RULE, P, G, S, T, EXTRA, SCALED, BLOCK, SMALL_BLOCK, HINT16,
+    group, has_buffer, has_maximum, addresses, n = locate_chunk(records, grad, record, unit, chunk_size, P, G, S)
+    n = tl.where((grad != 0) & (skipped == 0), n, 0)
+    aligned = ((addresses[0] | addresses[1] | addresses[2] | addresses[3] | addresses[4]) & 15) == 0
+    wide = tl.multiple_of(tl.where(aligned, (n // 8) * 8, 0), 8)
+    if EARLY:
+        first = load_block(
+            addresses, 0, wide, tl.multiple_of(tl.where(has_maximum if RULE == ADAM else has_buffer, wide, 0), 8),
+            RULE, P, G, S, EXTRA, BLOCK, 16, HINT16, GRADS,
+        )  # fmt: skip
+    scalars, scale, keeps = read_scalars(control, group, record, has_buffer, has_maximum, grad_scale, RULE, T, SCALED)
+    ends_step = False
+    if LAST and not LATE:
+        ends_step = take_ticket(control, SEM)  # before the stores, so that it does not wait for them
+    extra_wide = tl.multiple_of(tl.where(keeps, wide, 0), 8)
+    extra_n = tl.where(keeps, n, 0)
+    if EARLY:
+        update_block(
+            first, addresses, 0, wide, extra_wide, scalars, scale,
+            RULE, P, G, S, T, EXTRA, SCALED, BLOCK, 16, HINT16,
+        )  # fmt: skip
+    for i in range(BLOCK if EARLY else 0, wide, BLOCK):
+        data = load_block(addresses, i, wide, extra_wide, RULE, P, G, S, EXTRA, BLOCK, 16, HINT16, GRADS)
+        update_block(
+            data, addresses, i, wide, extra_wide, scalars, scale,
+            RULE, P, G, S, T, EXTRA, SCALED, BLOCK, 16, HINT16,
+        )  # fmt: skip
+    for i in range(wide, n, SMALL_BLOCK):
+        data = load_block(addresses, i, n, extra_n, RULE, P, G, S, EXTRA, SMALL_BLOCK, 0, 0, GRADS)
+        update_block(
+            data, addresses, i, n, extra_n, scalars, scale,
+            RULE, P, G, S, T, EXTRA, SCALED, SMALL_BLOCK, 0, 0,
         )  # fmt: skip
     if LAST:
-        # the ticket is taken by one thread: all of the program's threads must have read by then
-        tl.debug_barrier()
-        ticket = control.to(tl.pointer_type(tl.int64)) + TICKET
-        done = tl.atomic_add(ticket, 1, sem="acq_rel")
-        if done == tl.num_programs(0) - 1:
+        if LATE:
+            ends_step = take_ticket(control, SEM)
+        if ends_step:
+            if SEM == "release":
+                tl.atomic_xchg(control.to(tl.pointer_type(tl.int64)) + TICKET, 0, sem="acquire")
             finish_step(control, records, grads, schedules, skipped, n_records, RULE, ADVANCE)
-            tl.store(ticket, 0)
+            if SEM != "release":
+                tl.store(control.to(tl.pointer_type(tl.int64)) + TICKET, 0)
 
 
 @triton.jit(do_not_specialize=["n_records"])

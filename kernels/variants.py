@@ -27,6 +27,29 @@ class Kernel:
     signature: tuple[tuple[str, str], ...]  # argument, type as Triton writes it
     constants: tuple[tuple[str, Any], ...]
     warps: int = WARPS
+    registers: int | None = None  # at most so many a thread; None lets the compiler choose
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Choices that change the speed of an update kernel and no result.
+
+    Attributes:
+        warps: of a program.
+        registers: at most so many a thread; None: as :func:`most_registers` says.
+        grads: eviction policy of gradients, ``""`` or ``"evict_first"``.
+        early: whether the first block of data is loaded before the scalars are computed.
+    """
+
+    warps: int = WARPS
+    registers: int | None = None
+    grads: str = ""
+    early: bool = False
+    late: bool = False
+    sem: str = "acq_rel"
+
+
+DEFAULT = Tuning()
 
 
 @dataclass(frozen=True)
@@ -54,21 +77,29 @@ def dtypes_of(kind: int) -> tuple[torch.dtype, torch.dtype, torch.dtype]:
     return _BY_CODE[kind % 16], _BY_CODE[kind // 16 % 16], _BY_CODE[kind // 256]
 
 
-def block_shape(kind: int, warp_size: int = WARP_SIZE) -> tuple[int, int, int]:
+def block_shape(kind: int, warps: int = WARPS, warp_size: int = WARP_SIZE) -> tuple[int, int, int]:
     """(block, small block, hint for 16-bit elements) of a kind.
 
     A thread of the aligned path handles 16 bytes of the widest type at a time. Beside wider types,
     16-bit arrays are accessed by 8 bytes, so that no layout has to be converted in shared memory.
     """
     widest = max(dtype.itemsize for dtype in dtypes_of(kind))
-    threads = WARPS * warp_size
+    threads = warps * warp_size
     return threads * 16 // widest, threads, 16 if widest == 2 else 8
 
 
-def update(kind: int, options: Options, warp_size: int = WARP_SIZE) -> Kernel:
+def most_registers(kind: int, options: Options) -> int | None:
+    """The most registers a thread may have without spilling much, where the compiler would take more by itself."""
+    if options.rule != "adam" or torch.version.hip is not None:
+        return None
+    widest = max(dtype.itemsize for dtype in dtypes_of(kind))
+    return {2: (64, 80), 4: (64, 72), 8: (80, 96)}[widest][options.extra]
+
+
+def update(kind: int, options: Options, warp_size: int = WARP_SIZE, tuning: Tuning = DEFAULT) -> Kernel:
     """The update kernel for one dtype signature."""
     param, grad, state = (_TYPES[dtype] for dtype in dtypes_of(kind))
-    block, small_block, hint16 = block_shape(kind, warp_size)
+    block, small_block, hint16 = block_shape(kind, tuning.warps, warp_size)
     return Kernel(
         update_kernel,
         (
@@ -96,7 +127,13 @@ def update(kind: int, options: Options, warp_size: int = WARP_SIZE) -> Kernel:
             ("BLOCK", block),
             ("SMALL_BLOCK", small_block),
             ("HINT16", hint16),
+            ("GRADS", tuning.grads),
+            ("EARLY", tuning.early),
+            ("LATE", tuning.late),
+            ("SEM", tuning.sem),
         ),
+        tuning.warps,
+        tuning.registers or most_registers(kind, options),
     )
 
 

@@ -25,6 +25,10 @@ struct ScalarsOf<Rule::kAdam, T> {
   using type = ChunkScalars<AdamScalars<T>, T>;
 };
 
+// Into how many parts the scalars fall: one for each power.
+template <Rule kRule>
+constexpr int kScalarParts = kRule == Rule::kAdam ? 2 : 1;
+
 template <typename P, typename G, typename S>
 struct Arrays {
   P* param;
@@ -34,22 +38,21 @@ struct Arrays {
 
 namespace FUSED_SCHED_ISA {
 
+// Part `part` of the scalars; each part may be another thread's.
 template <Rule kRule, typename T>
-FUSED_SCHED_HD inline typename ScalarsOf<kRule, T>::type chunk_scalars(const Step& step,
-                                                                       const Record& r,
-                                                                       int64_t count) {
+FUSED_SCHED_HD inline void chunk_scalars(const Step& step, const Record& r, int64_t count, int part,
+                                         typename ScalarsOf<kRule, T>::type& s) {
   const double* row = group_row(step.control, r.group);
-  typename ScalarsOf<kRule, T>::type s;
+  if constexpr (kRule == Rule::kAdam) adam_scalars(row, count, part, s.rule);
+  if (part != 0) return;
   if constexpr (kRule == Rule::kSgd) {
     s.rule = round_scalars<T>(sgd_scalars(row));
     s.extra = r.state[0] != 0 ? static_cast<int>(momentum_mode(row, count)) : 0;
   } else {
-    s.rule = round_scalars<T>(adam_scalars(row, count));
     s.extra = r.state[2] != 0 && (static_cast<int>(row[kFieldFlags]) & kFlagAmsgrad) != 0;
   }
   s.scaled = step.grad_scale != nullptr;
   s.scale = s.scaled ? static_cast<T>(*step.grad_scale) : T(1);
-  return s;
 }
 
 // The gradients as T, divided by the scale (and written back) if a GradScaler gave one.

@@ -5,6 +5,8 @@
 // fused schedules for the next step.
 #pragma once
 
+#include <type_traits>
+
 #include "chunk.h"
 #include "launch.h"
 
@@ -13,12 +15,12 @@ namespace {
 
 constexpr int kThreads = kBlockThreads;
 // So many blocks have to fit a multiprocessor at a time: at most 64 registers a thread. Adam gets 72
-// where a thread has eight elements at a time and 80 with one more array, double gets 128.
+// for float16, whose conversions take more, and 80 with one more array, double gets 128.
 template <Rule kRule, bool kExtra, typename P, typename S>
 constexpr int blocks_per_processor() {
   if (sizeof(P) == 8) return 4;
   if (kRule == Rule::kAdam && kExtra) return 6;
-  return kRule == Rule::kAdam && sizeof(S) == 2 ? 7 : 8;
+  return kRule == Rule::kAdam && std::is_same_v<S, Float16> ? 7 : 8;
 }
 
 // For code and values of a program; a larger one uses global memory.
@@ -72,24 +74,25 @@ __device__ void finish_step(const Step& step) {
   advance_all(step.schedules, step.n_schedules, step.control, skipped);
 }
 
-// Adds 1 and returns what was there before. What this block did so far comes before it for a block
-// that sees the sum, and what this block does next comes after.
-__device__ inline unsigned long long add_one(int64_t* ticket) {
+// Takes a ticket: how many blocks came before. What this block has read comes before what the block that
+// takes the last ticket does after its `take_last`. Nothing waits for the answer before it is used.
+__device__ inline unsigned long long take_ticket(int64_t* ticket) {
   unsigned long long before;
-  asm volatile("atom.add.acq_rel.gpu.global.u64 %0, [%1], 1;"
+  asm volatile("atom.add.release.gpu.global.u64 %0, [%1], 1;"
                : "=l"(before)
                : "l"(__cvta_generic_to_global(ticket))
                : "memory");
   return before;
 }
 
-// Whether this is the last block to come here.
-__device__ inline bool take_ticket(int64_t* ticket) {
-  __shared__ bool is_last;
-  __syncthreads();  // the ticket is taken by one thread: all must have read by then
-  if (threadIdx.x == 0) is_last = add_one(ticket) == gridDim.x - 1;
-  __syncthreads();
-  return is_last;
+// By the thread that took the ticket: whether it was the last one. Then all tickets are taken back.
+__device__ inline bool was_last(unsigned long long before, int64_t* ticket) {
+  if (before != gridDim.x - 1) return false;
+  asm volatile("atom.add.acquire.gpu.global.u64 %0, [%1], %2;"
+               : "=l"(before)
+               : "l"(__cvta_generic_to_global(ticket)), "l"(-static_cast<long long>(gridDim.x))
+               : "memory");
+  return true;
 }
 
 __device__ inline Record load_record(const Record* record) {
@@ -101,15 +104,10 @@ __device__ inline Record load_record(const Record* record) {
   return row.record;
 }
 
-template <Rule kRule, bool kExtra, typename P, typename G, typename S>
-__device__ void update_chunk(const Step& step, const ChunkPlace& place, int64_t grad) {
-  using T = typename ComputeType<P>::type;
-  __shared__ typename ScalarsOf<kRule, T>::type scalars;
-  if (threadIdx.x == 0) {
-    const Record& record = step.records[place.record];
-    scalars = common::chunk_scalars<kRule, T>(step, record, step.counts[place.record]);
-  }
-  __syncthreads();  // the record is read after it: kept across the powers, it would be spilled
+template <Rule kRule, bool kExtra, typename P, typename G, typename S, typename Scalars>
+__device__ void update_chunk(const Step& step, const ChunkPlace& place, int64_t grad,
+                             const Scalars& scalars) {
+  // Read here and not before the scalars: kept across the powers, it would be spilled.
   const Record record = load_record(step.records + place.record);
   const int64_t start = static_cast<int64_t>(place.unit) * step.unit;
   const int64_t left = record.numel - start;
@@ -121,16 +119,26 @@ __device__ void update_chunk(const Step& step, const ChunkPlace& place, int64_t 
 template <Rule kRule, bool kExtra, typename P, typename G, typename S>
 __global__ void __launch_bounds__(kThreads, (blocks_per_processor<kRule, kExtra, P, S>()))
     update_kernel(const __grid_constant__ Step step) {
+  using T = typename ComputeType<P>::type;
+  __shared__ typename ScalarsOf<kRule, T>::type scalars;
+  __shared__ bool ends_step;
   const ChunkPlace place = step.chunks[blockIdx.x];
   const int64_t grad = step.grads[place.record];
+  if (threadIdx.x < kScalarParts<kRule>) {
+    const Record& record = step.records[place.record];
+    common::chunk_scalars<kRule, T>(step, record, step.counts[place.record], threadIdx.x, scalars);
+  }
+  __syncthreads();  // the scalars are there, and no thread reads the control block any more
+  int64_t* ticket = reinterpret_cast<int64_t*>(step.control) + kHeaderTicket;
+  unsigned long long before = 0;
+  if (step.last != 0 && threadIdx.x == 0) before = take_ticket(ticket);
   if (grad != 0 && !common::is_skipped(step)) {
-    update_chunk<kRule, kExtra, P, G, S>(step, place, grad);
+    update_chunk<kRule, kExtra, P, G, S>(step, place, grad, scalars);
   }
   if (step.last == 0) return;
-  int64_t* ticket = reinterpret_cast<int64_t*>(step.control) + kHeaderTicket;
-  if (!take_ticket(ticket)) return;
-  finish_step<kRule>(step);
-  if (threadIdx.x == 0) *ticket = 0;
+  if (threadIdx.x == 0) ends_step = was_last(before, ticket);
+  __syncthreads();
+  if (ends_step) finish_step<kRule>(step);
 }
 
 // A step in which no tensor has elements.

@@ -34,11 +34,16 @@ class Tracked:
 
 
 class DeviceBackend(Backend):
-    """Keeps device copies of parameter tables and prepared launches, for as long as they are of use."""
+    """Keeps device copies of parameter tables and prepared launches, for as long as they are of use.
+
+    Args:
+        chunk_size: elements of a chunk; default: what suits the number of elements.
+    """
 
     walks_memory = True
 
-    def __init__(self) -> None:
+    def __init__(self, chunk_size: int | None = None) -> None:
+        self._chunk_size = chunk_size
         self._tracked: WeakKeyDictionary[ParameterTable, Tracked] = WeakKeyDictionary()
         self._advances: WeakKeyDictionary[Schedule, Any] = WeakKeyDictionary()
         # What captured launches point to, as long as a parameter (or a schedule) lives: tensors only.
@@ -103,7 +108,7 @@ class DeviceBackend(Backend):
                     "run one optimizer.step() with all gradients before the capture, so that the graph finds its state"
                 )
             _check_devices(update)
-            tracked.device = DeviceTable(update.table, update.block.tensor.device)
+            tracked.device = DeviceTable(update.table, update.block.tensor.device, self._chunk_size)
         elif tracked.rebuilt or tracked.moved or update.table.staged:
             tracked.device.follow(update.table)
         tracked.rebuilt = tracked.moved = False

@@ -46,13 +46,19 @@ class _Plan:
 
 
 class TritonBackend(DeviceBackend):
-    """See the module. ``launcher`` counts launches and compilations."""
+    """See the module. ``launcher`` counts launches and compilations.
+
+    Args:
+        tuning: of the update kernels.
+        chunk_size: elements of a chunk; default: what suits the number of elements.
+    """
 
     name = "triton"
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, tuning: variants.Tuning = variants.DEFAULT, chunk_size: int | None = None) -> None:
+        super().__init__(chunk_size)
         self.launcher = Launcher()
+        self._tuning = tuning
 
     def _launch_update(self, update: Update, capturing: bool) -> list[Any]:
         moving = self._prepare_launches(update, capturing)
@@ -108,7 +114,7 @@ class TritonBackend(DeviceBackend):
                 options.rule, part.extra, options.scaled, options.guarded, i == len(table.parts) - 1, advance
             )
             numbers = {"n_records": len(table.host), "chunk_size": table.size}
-            kernel = variants.update(part.kind, options)
+            kernel = variants.update(part.kind, options, tuning=self._tuning)
             launches.append(self._launch(kernel, device, len(part.chunks), {**tensors, "chunks": part.chunks}, numbers))
         if not launches:
             launches.append(self._launch(variants.finish(options), device, 1, tensors, {"n_records": len(table.host)}))

@@ -1,0 +1,219 @@
+"""Versions of the Triton update kernel beside each other: the same optimizer and memory, one graph for each.
+
+A version changes the time and no bit of a result; where parameters differ, it gets no time. An earlier version of
+the whole package takes part where ``FUSED_SCHED_BEFORE`` names a folder that holds it as ``fused_sched_before``.
+"""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import torch
+from contenders import WARM_UP, Entered, make_optimizer
+from device import Captured, Host
+from floors import gpu_floors
+from harness import Call, Row, interleave, reason, time_text
+from problems import ETA_MIN, PERIOD, Problem, Tensors
+
+from fused_sched.backends.triton import TritonBackend
+from fused_sched.kernels import launcher, variants
+from fused_sched.kernels.variants import Tuning
+from fused_sched.lr_scheduler import CosineAnnealingLR
+
+NOW, BEFORE = "now", "before"
+TUNINGS: dict[str, Tuning] = {
+    NOW: Tuning(),
+    "late ticket": Tuning(late=True),
+    "ticket by release": Tuning(sem="release"),
+    "early data": Tuning(early=True),
+    "early data, ticket by release": Tuning(early=True, sem="release"),
+    "early data, late ticket": Tuning(early=True, late=True),
+    "evict_first": Tuning(grads="evict_first"),
+    "2 warps": Tuning(warps=2),
+    "2 warps, early data": Tuning(warps=2, early=True),
+    "2 warps, late ticket": Tuning(warps=2, late=True),
+    "8 warps": Tuning(warps=8),
+    "registers as the compiler likes": Tuning(registers=255),
+}
+CHUNKS = (1024, 2048, 4096, 8192, 16384)
+# problem -> whether chunks are worth varying, least samples, replays in a sample
+PROBLEMS: list[tuple[Problem, bool, int, int]] = [
+    (Problem("tiny 1000x64"), False, 15, 20),
+    (Problem("tiny 1000x64", "bfloat16"), False, 15, 20),
+    (Problem("LoRA r1"), False, 15, 20),
+    (Problem("ResNet-50"), True, 10, 10),
+    (Problem("LoRA-7B r8"), True, 10, 10),
+    (Problem("GPT-2 124M"), True, 8, 5),
+    (Problem("GPT-2 124M", "bfloat16"), True, 8, 5),
+    (Problem("Llama-like 1.1B"), True, 5, 1),
+]
+DRY_PROBLEMS = [(Problem("dry"), True, 2, 1), (Problem("dry", "bfloat16"), False, 2, 1)]
+SMALL = 2_000_000  # elements; below, the time of twenty steps in one graph is taken too
+
+
+class Versions:
+    """One optimizer with a fused cosine, whose backend is exchanged."""
+
+    def __init__(self, optim: Any, schedulers: Any, tensors: Tensors, **options: Any) -> None:
+        self.tensors = tensors
+        self.optimizer = make_optimizer(optim, tensors, **options)
+        self.scheduler = schedulers.CosineAnnealingLR(self.optimizer, T_max=PERIOD, eta_min=ETA_MIN, fused=True)
+        self.first: list[torch.Tensor] | None = None
+        self.memory: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def step(self) -> None:
+        self.optimizer.step()
+        self.scheduler.step()
+
+    def use(self, backend: TritonBackend) -> None:
+        """The next step runs on ``backend``, on the same memory."""
+        self.optimizer._backend = backend
+        self.optimizer._changes.structure = True
+
+    def warm_up(self, device: Host) -> None:
+        with device.side_stream():
+            for _ in range(WARM_UP):
+                self.step()
+
+    def check(self, device: Host) -> None:
+        """Steps from the same start end at the same bits as those of the first version."""
+        o = self.optimizer
+        if not self.memory:
+            self.step()  # makes the state
+            kept = [*self.tensors.params, *(t for s in o.state.values() for t in s.values() if t.ndim)]
+            kept += [o._block.tensor, *(s.memory.tensor for s in o._schedules)]
+            self.memory = [(t.detach(), t.detach().clone()) for t in kept]
+        for t, start in self.memory:
+            t.copy_(start)
+        self.warm_up(device)
+        device.synchronize()
+        found = [t.clone() for t, _ in self.memory]
+        if self.first is None:
+            self.first = found
+        for a, b in zip(self.first, found, strict=True):
+            if not torch.equal(a.view(torch.uint8), b.view(torch.uint8)):
+                raise RuntimeError("other bits than the first version's")
+
+
+def backends(chunks: bool, device: Host) -> Iterator[tuple[str, TritonBackend]]:
+    for name, tuning in TUNINGS.items():
+        yield name, TritonBackend(tuning)
+    if chunks:
+        for size in CHUNKS:
+            yield f"chunks of {size}", TritonBackend(chunk_size=size)
+            if size >= 8192:
+                yield f"chunks of {size}, late ticket", TritonBackend(Tuning(late=True), size)
+
+
+def measure(problem: Problem, chunks: bool, rounds: int, calls: int, device: Host) -> list[Row]:
+    """One row with the times of all versions."""
+    print(f"{problem}", flush=True)
+    tensors = Tensors(problem, device.name)
+    graphs: dict[str, Captured] = {}
+    unrolled: dict[str, Captured] = {}
+    absent: dict[str, str] = {}
+    small = problem.elements < SMALL
+
+    def capture(name: str, body: Call) -> None:
+        graphs[name] = device.captured(body)  # type: ignore[attr-defined]
+        if small:
+            unrolled[name] = device.captured(body, device.copies)  # type: ignore[attr-defined]
+
+    ours = Versions(*_package("fused_sched"), tensors, backend="triton")
+    for name, backend in backends(chunks, device):
+        try:
+            ours.use(backend)
+            if problem.elements < 2e8:
+                ours.check(device)
+            else:
+                ours.warm_up(device)
+            capture(name, ours.step)
+        except Exception as error:
+            absent[name] = reason(error)
+            print(f"  no time for {name}: {absent[name]}", flush=True)
+    ours.memory.clear()
+    ours.first = None
+    floors = gpu_floors(problem, tensors, _entered(ours), device)
+    for name, call in floors.items():
+        capture(name, call)
+    before = None
+    if os.environ.get("FUSED_SCHED_BEFORE"):
+        sys.path.append(os.environ["FUSED_SCHED_BEFORE"])
+        before = Versions(*_package("fused_sched_before"), tensors, backend="triton")
+        before.warm_up(device)
+        capture(BEFORE, before.step)
+    row: Row = {"set": problem.set, "dtype": problem.recipe, "elements": problem.elements, "absent": absent}
+    row["times"] = _times({name: g.replay for name, g in graphs.items()}, rounds, calls, device)
+    if small:
+        times = _times({name: g.replay for name, g in unrolled.items()}, rounds, 1, device)
+        row["unrolled"] = {name: _divided(t, device.copies) for name, t in times.items()}  # type: ignore[attr-defined]
+    _print(row)
+    graphs.clear()
+    unrolled.clear()
+    del ours, before, tensors, floors
+    gc.collect()
+    device.release()
+    return [row]
+
+
+def _package(name: str) -> tuple[Any, Any]:
+    return importlib.import_module(f"{name}.optim"), importlib.import_module(f"{name}.lr_scheduler")
+
+
+def _entered(versions: Versions) -> Entered:
+    from contenders import Built
+
+    versions.use(TritonBackend())
+    versions.step()
+    return Entered(versions.step, Built(versions.step, optimizer=versions.optimizer), None, 0.0, 0.0, None)
+
+
+def _times(calls: dict[str, Call], rounds: int, repeats: int, device: Host) -> dict[str, dict[str, float]]:
+    return interleave(calls, 0.0, rounds, sample=device.timed, calls=dict.fromkeys(calls, repeats))
+
+
+def _divided(times: dict[str, float], copies: int) -> dict[str, float]:
+    return {key: value if key in ("samples", "calls") else value / copies for key, value in times.items()}
+
+
+def _print(row: Row) -> None:
+    for kind in ("times", "unrolled"):
+        for name, t in sorted(row.get(kind, {}).items(), key=lambda item: item[1]["median_us"]):
+            print(f"  {kind:8} {time_text(t['median_us']):>10} ({time_text(t['high_us'] - t['low_us'])}) {name}")
+
+
+def kernels(dtypes: set[str]) -> list[variants.Kernel]:
+    """All that will be compiled."""
+    from fused_sched.kernels.program_source import advance_function
+    from fused_sched.optim import AdamW
+    from fused_sched.parameter_table import kind_code
+
+    scheduler = CosineAnnealingLR(AdamW([torch.nn.Parameter(torch.zeros(1))], backend="reference"), T_max=PERIOD)
+    advance = advance_function([(scheduler.program, False)])
+    options = variants.Options("adam", False, advance=advance)
+    signatures = [kind_code(*[getattr(torch, name)] * 3) for name in sorted(dtypes)]
+    return [variants.update(kind, options, tuning=tuning) for kind in signatures for tuning in TUNINGS.values()]
+
+
+def _compile(arguments: tuple[int, int]) -> None:
+    import triton
+
+    index, capability = arguments
+    target = triton.backends.compiler.GPUTarget("cuda", capability, 32)
+    launcher.compile_kernel(kernels({"float32", "bfloat16"})[index], target)
+
+
+def compile_all(processes: int = 8) -> None:
+    """Fill Triton's cache, on several processors."""
+    major, minor = torch.cuda.get_device_capability()
+    jobs = [(i, 10 * major + minor) for i in range(len(kernels({"float32", "bfloat16"})))]
+    import multiprocessing
+
+    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(_compile, jobs))
