@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tolerances import SCHEDULE_RELATIVE
 
 from fused_sched import backends
 from fused_sched.control_block import HEADER
@@ -102,7 +103,8 @@ def test_scaled_gradients_and_overflow(found: float) -> None:
             assert optimizer._block.integers[HEADER["skipped"]].item() == (step == 2 and found == 1.0)
         results.append([*everything(optimizer, params), *(p.grad.cpu() for p in params if p.grad is not None)])
         results[-1].append(torch.tensor(scheduler.get_last_lr(), dtype=torch.float64))
-    check_close(results[0][:-1], results[1][:-1], units=0)
+    # another cosine may give another float32 as lr, and that another float16
+    check_close(results[0][:-1], results[1][:-1], units=1)
     check_close(results[0][-1:], results[1][-1:], units=4)
 
 
@@ -128,7 +130,7 @@ def test_schedules_follow_the_host(n_groups: int, fused: bool, no_sync: NoSync) 
             scheduler.step()
     block = optimizer._block
     on_device = torch.stack([block.tensor[block.slot(g, "lr")] for g in range(n_groups)]).tolist()
-    assert on_device == pytest.approx(scheduler.get_last_lr(), rel=1e-12)
+    assert on_device == pytest.approx(scheduler.get_last_lr(), rel=SCHEDULE_RELATIVE)
     assert scheduler._schedule.memory.tensor.tolist() == pytest.approx(list(scheduler._schedule.memory.host), rel=1e-12)
     assert block.integers[HEADER["ticket"]].item() == 0
 
@@ -162,7 +164,10 @@ def test_replays_equal_eager_steps(
             for i in range(200):
                 optimizer.param_groups[0]["weight_decay"] = i / 1000
                 run()
-        results.append([*everything(optimizer, params), torch.tensor(scheduler.get_last_lr(), dtype=torch.float64)])
+        results.append([*everything(optimizer, params), optimizer._block.tensor.cpu()])
+        block = optimizer._block
+        on_device = [block.tensor[block.slot(g.index, "lr")].item() for g in optimizer.param_groups]
+        assert scheduler.get_last_lr() == pytest.approx(on_device, rel=SCHEDULE_RELATIVE)
     check_close(*results, units=0)
 
 
