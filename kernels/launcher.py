@@ -47,6 +47,16 @@ class _Loaded:
         self.constants = (None,) * sum(compiled.src.signature[name] == "constexpr" for name in names)
 
 
+_NO_HOOKS = (None, None)
+
+
+def _hooks() -> tuple[Any, Any]:
+    """What a profiler asked Triton to call before and after a launch; None for an empty chain, which costs nothing."""
+    runtime = triton.knobs.runtime
+    before, after = runtime.launch_enter_hook, runtime.launch_exit_hook
+    return (before if getattr(before, "calls", before) else None), (after if getattr(after, "calls", after) else None)
+
+
 class Launcher:
     """Compiles, launches, and counts both: ``launches`` and ``compilations``."""
 
@@ -79,9 +89,10 @@ class Launcher:
             return
         driver = triton.runtime.driver.active
         stream = driver.get_current_stream(driver.get_current_device())
-        hooks = triton.knobs.runtime.launch_enter_hook, triton.knobs.runtime.launch_exit_hook
         values = (*arguments, *compiled.constants)
-        metadata = compiled.compiled.launch_metadata((programs, 1, 1), stream, *values)
+        hooks, metadata = _hooks(), None
+        if hooks != _NO_HOOKS:
+            metadata = compiled.compiled.launch_metadata((programs, 1, 1), stream, *values)
         compiled.run(programs, 1, 1, stream, compiled.function, compiled.packed, metadata, *hooks, *values)
 
     @staticmethod

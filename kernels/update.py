@@ -59,7 +59,7 @@ def load_block(
     HINT16: tl.constexpr,
     GRADS: tl.constexpr,  # what the cache does with gradients, as Triton writes it
 ):
-    """Elements of the arrays: parameter, gradient, three states; a state that the rule does not have is the gradient."""
+    """Elements of parameter, gradient and three states; a state that the rule does not have is the gradient."""
     i = first + tl.arange(0, BLOCK)
     mask = i < end
     p = tl.load(at(addresses[0], P, HINT16 if P.primitive_bitwidth == 16 else HINT) + i, mask=mask)
