@@ -18,7 +18,8 @@
 #
 # With --dry-run behind its name, a part takes the same path without a GPU: tiny shapes, Triton's interpreter, no times.
 # PYTHON chooses the interpreter (default: .venv's for pack, python3 there), PART_SECONDS the time of a part,
-# GPU_ARCH (9.0) what pack builds for. PEERS_PATH may name folders with unpacked wheels of other libraries, for pack.
+# GPU_ARCH (9.0) what pack builds for. For pack, PEERS_PATH may name folders with unpacked wheels of other libraries,
+# and FUSED_SCHED_BEFORE a folder with an earlier version of the package, as benchmarks/variants.py says.
 # A part writes at most eight files. A step prints one line, and the end of its output when it fails; a table comes last.
 set -uo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -36,7 +37,7 @@ pack() { # pack FOLDER
   # shellcheck disable=SC2064  # the folder of now
   trap "rm -rf '$scratch'" EXIT
   cd "$ROOT"
-  rm -rf "$folder"/{site,apex_like,peers,tests,benchmarks,examples,pyproject.toml,COMMIT}
+  rm -rf "$folder"/{site,apex_like,peers,before,tests,benchmarks,examples,pyproject.toml,COMMIT}
   # what git knows, without what an earlier build left in the checkout
   git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$scratch"
   cd "$scratch"
@@ -52,6 +53,7 @@ apex_like.built("sm_" + sys.argv[1].replace(".", ""), pathlib.Path(sys.argv[2]))
     mkdir -p "$folder/peers"
     cp -r "$peer"/. "$folder/peers/"
   done
+  [ -z "${FUSED_SCHED_BEFORE:-}" ] || cp -r "$FUSED_SCHED_BEFORE" "$folder/before"
   "$python" benchmarks/packed.py "$folder"
 }
 
@@ -95,7 +97,7 @@ table() { # table NAME: what the step's log ends with, from its table on
   [ -s "$LOGS/$1.log" ] || return
   while IFS= read -r line; do
     case $line in
-      problem\ * | variant\ * | launches,* | host\ time* | training\ step*) shown=1 ;;
+      problem\ * | variant,* | launches,* | host\ time* | training\ step*) shown=1 ;;
       cut,* | FAILED*) printf '%.200s\n' "$line" ;;
     esac
     [ $shown = 0 ] || printf '%.200s\n' "$line"
@@ -208,6 +210,7 @@ part() { # part NAME [--dry-run] [OUTPUT]
   [ "$DRY_RUN" = 0 ] || export TRITON_INTERPRET=1
   export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=$ROOT/site APEX_LIKE=$ROOT/apex_like
   [ ! -d "$ROOT/peers" ] || export PEERS_PATH=$ROOT/peers
+  [ ! -d "$ROOT/before" ] || export FUSED_SCHED_BEFORE=$ROOT/before
   FUSED_SCHED_COMMIT=$(<"$ROOT/COMMIT")
   export FUSED_SCHED_COMMIT
   echo "== $PART of commit $FUSED_SCHED_COMMIT, at most $PART_SECONDS s, $(nproc) cores, $PYTHON"

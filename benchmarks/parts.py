@@ -12,8 +12,9 @@ import host
 import loop
 import schedules
 import step
+import variants
 from device import Host
-from harness import Plan
+from harness import Plan, Row
 from problems import Problem
 
 COMPILED = [Problem("ResNet-50"), Problem("GPT-2 124M")]
@@ -57,6 +58,20 @@ def counts(plan: Plan, device: Host) -> None:
 
 FILL: dict[str, Fill] = {"full": full, "rest": rest, "counts": counts}
 
+
+def versions(plan: Plan, device: Host) -> None:
+    """Versions of the update kernel beside each other."""
+
+    def compiled() -> list[Row]:
+        variants.compile_all()
+        return []
+
+    plan.add("compiling", "all at once", 10, compiled)
+    for problem, *how in variants.PROBLEMS:
+        expected = 10 if problem.elements > HUGE else 6
+        plan.add("variants", str(problem), expected, lambda p=problem, h=how: variants.measure(p, *h, device))
+
+
 # -- the same functions on tiny shapes; Triton's interpreter takes 10 ms and more for a launch ---------
 
 
@@ -83,6 +98,11 @@ def dry_counts(plan: Plan, device: Host) -> None:
     problem = step.DRY_PROBLEMS[0]
     plan.add("launches", str(problem), 0, lambda: step.launches(problem, step.GPU_CAPTURED, device))
     plan.add("frozen", "", 0, lambda: accuracy.frozen_rows(device, _few_schedules(), 5))
+
+
+def dry_versions(plan: Plan, device: Host) -> None:
+    for problem, *how in variants.DRY_PROBLEMS:
+        plan.add("variants", str(problem), 0, lambda p=problem, h=how: variants.measure(p, *h, device))
 
 
 DRY_FILL: dict[str, Fill] = {"full": dry_full, "rest": dry_rest, "counts": dry_counts}

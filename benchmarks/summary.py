@@ -34,6 +34,7 @@ def line(row: Row) -> str:
 
 def show(rows: list[Row]) -> None:
     """Print the table, host times, and what became of the targets that they speak of."""
+    show_variants([row for row in rows if row["kind"] == "variants"])
     rows = with_launches(rows)
     steps = [row for row in rows if row["kind"] in ("step", "compiled") and OURS in row["times"]]
     if steps:
@@ -52,3 +53,16 @@ def show(rows: list[Row]) -> None:
         findings = target.judge(rows) if target.where == "gpu" else []
         if findings:
             print(f"{verdict(findings):13} {target.text}: " + "; ".join(f"{f.label} {f.shown}" for f in findings))
+
+
+def show_variants(rows: list[Row]) -> None:
+    """A line for each version of the kernel, a column for each problem; of small sets, twenty steps in a graph too."""
+    heads = [f"{row['set'][:7].strip()} {'f32' if row['dtype'] == 'float32' else 'b16'}" for row in rows]
+    columns = [(head, row["times"]) for head, row in zip(heads, rows, strict=True)]
+    columns += [(f"{head} x20", row["unrolled"]) for head, row in zip(heads, rows, strict=True) if "unrolled" in row]
+    names = dict.fromkeys(name for _, times in columns for name in times)
+    if names:
+        print(f"{'variant, us':32}" + "".join(f"{head:>16}" for head, _ in columns))
+    for name in names:
+        cells = [f"{times[name]['median_us']:.2f}" if name in times else "-" for _, times in columns]
+        print(f"{name:32}" + "".join(f"{cell:>16}" for cell in cells))

@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 sys.path.append(str(ROOT / "benchmarks"))
 
-import packed
+import packed  # noqa: E402
 
 SCRIPT = ROOT / "benchmarks" / "gpu_check.sh"
 # All that a part needs beside bash and python: no compiler, no git.
