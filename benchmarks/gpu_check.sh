@@ -63,6 +63,8 @@ left() { # seconds until the part has to end
   echo $((PART_SECONDS - SECONDS))
 }
 
+stop=(timeout -k 3)
+
 step() { # step NAME SECONDS COMMAND...: run it within that time and the part's, keep its output, print a line
   local name=$1 limit=$2 start=$SECONDS status verdict
   shift 2
@@ -70,7 +72,7 @@ step() { # step NAME SECONDS COMMAND...: run it within that time and the part's,
   if [ "$limit" -lt 1 ]; then
     status=124 verdict='NOT RUN: no time left'
   else
-    timeout -s INT -k 3 "$limit" "$@" >"$LOGS/$name.log" 2>&1
+    { "${stop[@]}" "$limit" "$@" >"$LOGS/$name.log" 2>&1; } 2>/dev/null # what bash says of a killed job
     status=$?
     case $status in
       0) verdict="passed: $(tail -n 1 "$LOGS/$name.log" | cut -c -100)" ;;
@@ -87,8 +89,9 @@ step() { # step NAME SECONDS COMMAND...: run it within that time and the part's,
 
 tests() { # tests NAME SECONDS ARGUMENT...: a step of pytest; what fails is kept for the next part
   local name=$1 limit=$2
+  local stop=(timeout --foreground -s INT -k 8) # an interrupt, of the first process alone: it still writes its reports
   shift 2
-  step "$name" "$limit" "$PYTHON" -m pytest -q --tb=short -p no:randomly -o cache_dir="$LOGS/pytest-$name" \
+  step "$name" "$limit" "$PYTHON" -m pytest -v --tb=short -p no:randomly -o cache_dir="$LOGS/pytest-$name" \
     --junit-xml="$OUTPUT/$PART-$name.xml" "$@"
 }
 
@@ -121,13 +124,13 @@ unpack() { # unpack FILE FOLDER: of what an earlier part wrote, if it is there
 }
 
 first() {
-  step smoke 35 "$PYTHON" benchmarks/smoke.py ${dry[@]+"${dry[@]}"}
+  step smoke 45 "$PYTHON" benchmarks/smoke.py ${dry[@]+"${dry[@]}"}
   tests tests 60 -n "$WORKERS" tests/gpu
-  FUSED_SCHED_BACKEND=cuda tests tests-cuda 25 -n "$WORKERS" tests/gpu/test_capture.py
+  FUSED_SCHED_BACKEND=cuda tests tests-cuda 20 -n "$WORKERS" tests/gpu/test_capture.py
   if [ "$DRY_RUN" = 1 ]; then
-    step variants "$(left)" "$PYTHON" benchmarks/gpu.py --variants --dry-run
+    step variants $(($(left) - 8)) "$PYTHON" benchmarks/gpu.py --variants --dry-run
   else
-    step variants $(($(left) - 6)) "$PYTHON" benchmarks/gpu.py --variants --seconds $(($(left) - 14)) \
+    step variants $(($(left) - 8)) "$PYTHON" benchmarks/gpu.py --variants --seconds $(($(left) - 16)) \
       --json "$OUTPUT/variants.json"
   fi
   table variants
@@ -167,7 +170,7 @@ memcheck() { # memcheck NAME FILE EXPRESSION: the tests of FILE that match, unde
 full() {
   unpack first-logs.tar.gz "$SCRATCH/previous"
   again tests 60 tests/gpu
-  FUSED_SCHED_BACKEND=cuda again tests-cuda 25 tests/gpu/test_capture.py
+  FUSED_SCHED_BACKEND=cuda again tests-cuda 20 tests/gpu/test_capture.py
   measure full $(($(left) - 100))
   memcheck triton tests/gpu/test_update.py '(adamw or momentum) and float32 and unaligned'
   memcheck cuda tests/gpu/test_cuda_update.py '(adamw or momentum) and float32 and unaligned and cpu'
