@@ -1,92 +1,240 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in one go and under 9 minutes: build, tests, compute-sanitizer, what the
-# compiler makes of the kernels, and benchmarks, the most important rows first. What the time did not suffice for is
-# named. A short table comes last; JSON goes to the output folder.
+# What needs a GPU, in parts for a machine that is lent for minutes. There it needs bash, coreutils and a python3 that
+# has torch, triton, pytest and pytest-xdist; no network and no compiler but the C compiler that Triton calls.
 #
-#   benchmarks/gpu_check.sh [output folder]
-#   benchmarks/gpu_check.sh --dry-run [output folder]    without a GPU: tiny shapes, Triton's interpreter, no timings
+#   benchmarks/gpu_check.sh pack FOLDER     here, without a GPU: everything that the parts need, built for one GPU
+#   FOLDER/benchmarks/gpu_check.sh first [OUTPUT]    130 s: does it work, the tests of tests/gpu, variants of kernels
+#   FOLDER/benchmarks/gpu_check.sh full [OUTPUT]     320 s: what failed before, the rows that matter most, memcheck
+#   FOLDER/benchmarks/gpu_check.sh rest [OUTPUT]     240 s: further rows; the profiler's counts of launches last
 #
-# PYTHON chooses the interpreter, which must have torch and triton; default: .venv's, else python3. PEERS_PATH may
-# name folders with unpacked wheels of other libraries to compare with. Steps that fail are named at the end.
+# Where the checkout is copied to a machine with a GPU, with the ignored folder build/gpu, and $OUT comes back:
+#
+#   benchmarks/gpu_check.sh pack build/gpu
+#   there:  bash build/gpu/benchmarks/gpu_check.sh first "$OUT"
+#   copy what came back to build/gpu/previous; after a change, pack again: it keeps that folder
+#   there:  bash build/gpu/benchmarks/gpu_check.sh full "$OUT"
+#   copy what came back to build/gpu/previous, beside what is there
+#   there:  bash build/gpu/benchmarks/gpu_check.sh rest "$OUT"
+#
+# With --dry-run behind its name, a part takes the same path without a GPU: tiny shapes, Triton's interpreter, no times.
+# PYTHON chooses the interpreter (default: .venv's for pack, python3 there), PART_SECONDS the time of a part,
+# GPU_ARCH (9.0) what pack builds for. For pack, PEERS_PATH may name folders with unpacked wheels of other libraries,
+# and FUSED_SCHED_BEFORE a folder with an earlier version of the package, as benchmarks/variants.py says.
+# A part writes at most eight files. A step prints one line, and the end of its output when it fails; a table comes last.
 set -uo pipefail
-if [ "${1:-}" = --dry-run ]; then
-  DRY_RUN=1
-  shift
-fi
-DRY_RUN=${DRY_RUN:-0}
-cd "$(dirname "$0")/.."
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+LARGEST=$((16 << 20)) # bytes of a file that comes back
+USAGE='usage: gpu_check.sh pack FOLDER | first|full|rest [--dry-run] [OUTPUT]'
 
-OUTPUT=${1:-${OUT:-gpu_results}}
-[ -n "${PYTHON:-}" ] || PYTHON=$([ -x .venv/bin/python ] && echo "$PWD/.venv/bin/python" || echo python3)
-mkdir -p "$OUTPUT"
-OUTPUT=$(cd "$OUTPUT" && pwd)
-SITE=$(mktemp -d)
-SCRATCH=$(mktemp -d)
-trap 'rm -rf "$SITE" "$SCRATCH"' EXIT
-unset TRITON_INTERPRET
-export PYTHONUNBUFFERED=1
-failed=()
+# -- here: the folder --------------------------------------------------------------------------------
 
-step() { # step NAME SECONDS COMMAND...: run it with a time limit, keep its output, note a failure
-  local name=$1 limit=$2 start=$SECONDS
-  shift 2
-  echo "== $name"
-  timeout "$limit" "$@" 2>&1 | tee "$OUTPUT/$name.log" | tail -n 15
-  local status=${PIPESTATUS[0]}
-  [ "$status" = 0 ] || failed+=("$name (exit $status)")
-  echo "-- $name: $((SECONDS - start)) s"
-}
-
-finish() { # finish LOG: the short table, and what failed
-  echo
-  echo "== summary after $SECONDS s; output in $OUTPUT"
-  grep -E '^(cut|FAILED)' "$1"
-  sed -n '/^problem /,$p' "$1"
-  if [ ${#failed[@]} -gt 0 ]; then
-    printf 'FAILED: %s\n' "${failed[@]}"
-    exit 1
-  fi
-  echo "all steps passed"
-  exit 0
-}
-
-if [ "$DRY_RUN" = 1 ]; then
-  step tests 60 "$PYTHON" -m pytest -q --collect-only --import-mode=importlib tests/gpu
-  step codegen 60 "$PYTHON" benchmarks/codegen.py --arch sm_90 --json "$OUTPUT/codegen.json" --only '^SGD, float32$'
-  step gpu 180 env TRITON_INTERPRET=1 "$PYTHON" benchmarks/gpu.py --dry-run
-  finish "$OUTPUT/gpu.log"
-fi
-
-export PYTHONPATH="$SITE${PYTHONPATH:+:$PYTHONPATH}"
-FUSED_SCHED_COMMIT=$(git describe --always --dirty 2>/dev/null || echo unknown)
-export FUSED_SCHED_COMMIT
-
-# Installed into a folder of its own, so that nothing of the machine changes; for this machine's GPU only.
-TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-$("$PYTHON" -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())')}
-export TORCH_CUDA_ARCH_LIST
-step build 90 "$PYTHON" -m pip install --quiet --no-index --no-build-isolation --no-deps --target "$SITE" .
-if [ ! -d "$SITE/fused_sched" ]; then
-  echo "going on without the C++ extension"
-  cp -r fused_sched "$SITE/"
-  rm -f "$SITE"/fused_sched/*.so
-  cp -r kernels "$SITE/fused_sched/kernels"
-fi
-# From a copy without the checkout's fused_sched, so that the installed package is what is tested.
-cp -r tests benchmarks examples pyproject.toml "$SCRATCH/"
-cd "$SCRATCH" || exit 1
-step tests 115 "$PYTHON" -m pytest -q --maxfail=10 -p no:cacheprovider tests/gpu
-step tests-cuda 45 env FUSED_SCHED_BACKEND=cuda "$PYTHON" -m pytest -q --maxfail=10 -p no:cacheprovider tests/gpu/test_capture.py
-
-if command -v compute-sanitizer >/dev/null; then
-  for tool in memcheck racecheck; do
-    step "$tool" 40 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool "$tool" --error-exitcode 1 \
-      "$PYTHON" -m pytest -q -p no:cacheprovider tests/gpu/test_update.py -k '(adamw or momentum) and float32 and unaligned'
+pack() { # pack FOLDER
+  set -e
+  local folder scratch arch=${GPU_ARCH:-9.0} python=${PYTHON:-$ROOT/.venv/bin/python} peer
+  mkdir -p "$1"
+  folder=$(cd "$1" && pwd)
+  scratch=$(mktemp -d)
+  # shellcheck disable=SC2064  # the folder of now
+  trap "rm -rf '$scratch'" EXIT
+  cd "$ROOT"
+  rm -rf "$folder"/{site,apex_like,peers,before,tests,benchmarks,examples,pyproject.toml,COMMIT}
+  # what git knows, without what an earlier build left in the checkout
+  git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$scratch"
+  cd "$scratch"
+  FUSED_SCHED_BUILD_CPU=1 FUSED_SCHED_BUILD_CUDA=1 TORCH_CUDA_ARCH_LIST=$arch "$python" -m pip install --quiet \
+    --disable-pip-version-check --no-index --no-build-isolation --no-deps --no-compile --target "$folder/site" .
+  cp -r tests benchmarks examples pyproject.toml "$folder/"
+  git -C "$ROOT" describe --always --dirty >"$folder/COMMIT"
+  mkdir "$folder/apex_like"
+  PYTHONPATH=benchmarks "$python" -c 'import pathlib, sys; from peers import apex_like
+apex_like.built("sm_" + sys.argv[1].replace(".", ""), pathlib.Path(sys.argv[2]))' "$arch" "$folder/apex_like"
+  IFS=: read -ra peers <<<"${PEERS_PATH:-}"
+  for peer in ${peers[@]+"${peers[@]}"}; do
+    mkdir -p "$folder/peers"
+    cp -r "$peer"/. "$folder/peers/"
   done
-else
-  echo "== compute-sanitizer is not installed: skipped"
-fi
+  [ -z "${FUSED_SCHED_BEFORE:-}" ] || cp -r "$FUSED_SCHED_BEFORE" "$folder/before"
+  "$python" benchmarks/packed.py "$folder"
+}
 
-step codegen 35 "$PYTHON" benchmarks/codegen.py --arch sm_90 --json "$OUTPUT/codegen.json" \
-  --only '^(Adam|SGD momentum), (float32|bfloat16)$|fused|program'
-step gpu 190 "$PYTHON" benchmarks/gpu.py --seconds 175 --json "$OUTPUT/gpu.json"
-finish "$OUTPUT/gpu.log"
+# -- there: a part -----------------------------------------------------------------------------------
+
+left() { # seconds until the part has to end
+  echo $((PART_SECONDS - SECONDS))
+}
+
+stop=(timeout -k 3)
+
+step() { # step NAME SECONDS COMMAND...: run it within that time and the part's, keep its output, print a line
+  local name=$1 limit=$2 start=$SECONDS status verdict
+  shift 2
+  [ "$limit" -le "$(left)" ] || limit=$(left)
+  if [ "$limit" -lt 1 ]; then
+    status=124 verdict='NOT RUN: no time left'
+  else
+    { "${stop[@]}" "$limit" "$@" >"$LOGS/$name.log" 2>&1; } 2>/dev/null # what bash says of a killed job
+    status=$?
+    case $status in
+      0) verdict="passed: $(tail -n 1 "$LOGS/$name.log" | cut -c -100)" ;;
+      124 | 137) verdict="CUT after $limit s" ;;
+      *) verdict="FAILED (exit $status)" ;;
+    esac
+  fi
+  printf '%-12s %4d s  %s\n' "$name" $((SECONDS - start)) "$verdict"
+  echo "$name $status $((SECONDS - start))" >>"$LOGS/steps.txt"
+  [ "$status" = 0 ] && return
+  failed+=("$name")
+  [ -s "$LOGS/$name.log" ] && tail -n 15 "$LOGS/$name.log" | cut -c -200
+}
+
+tests() { # tests NAME SECONDS ARGUMENT...: a step of pytest; what fails is kept for the next part
+  local name=$1 limit=$2
+  local stop=(timeout --foreground -s INT -k 8) # an interrupt, of the first process alone: it still writes its reports
+  shift 2
+  step "$name" "$limit" "$PYTHON" -m pytest -v --tb=short -p no:randomly -o cache_dir="$LOGS/pytest-$name" \
+    --junit-xml="$OUTPUT/$PART-$name.xml" "$@"
+}
+
+table() { # table NAME: what the step's log ends with, from its table on
+  local line shown=0
+  [ -s "$LOGS/$1.log" ] || return
+  while IFS= read -r line; do
+    case $line in
+      problem\ * | variant,* | launches,* | host\ time* | training\ step*) shown=1 ;;
+      cut,* | FAILED*) printf '%.200s\n' "$line" ;;
+    esac
+    [ $shown = 0 ] || printf '%.200s\n' "$line"
+  done <"$LOGS/$1.log" | head -c 7000
+}
+
+wrap_up() { # logs into one file, and compiled kernels for the next part
+  cd "$SCRATCH" || return
+  "$PYTHON" -m tarfile -c "$OUTPUT/$PART-logs.tar.gz" logs
+  "$PYTHON" -m tarfile -c "$OUTPUT/triton-cache.tar.gz" triton
+  if [ "$(stat -c %s "$OUTPUT/triton-cache.tar.gz")" -gt "$LARGEST" ]; then
+    rm "$OUTPUT/triton-cache.tar.gz"
+    echo "triton-cache.tar.gz is left out: it is larger than $LARGEST bytes"
+  fi
+  cd /
+  rm -rf "$SCRATCH"
+}
+
+unpack() { # unpack FILE FOLDER: of what an earlier part wrote, if it is there
+  [ ! -f "$ROOT/previous/$1" ] || "$PYTHON" -m tarfile -e "$ROOT/previous/$1" "$2"
+}
+
+first() {
+  step smoke 45 "$PYTHON" benchmarks/smoke.py ${dry[@]+"${dry[@]}"}
+  tests tests 60 -n "$WORKERS" tests/gpu
+  FUSED_SCHED_BACKEND=cuda tests tests-cuda 20 -n "$WORKERS" tests/gpu/test_capture.py
+  if [ "$DRY_RUN" = 1 ]; then
+    step variants $(($(left) - 8)) "$PYTHON" benchmarks/gpu.py --variants --dry-run
+  else
+    step variants $(($(left) - 8)) "$PYTHON" benchmarks/gpu.py --variants --seconds $(($(left) - 16)) \
+      --json "$OUTPUT/variants.json"
+  fi
+  table variants
+}
+
+again() { # again NAME SECONDS ARGUMENT...: those tests of the first part that did not pass then
+  local name=$1 limit=$2 line before=unknown
+  shift 2
+  while IFS= read -r line; do
+    [ "${line%% *}" != "$name" ] || read -r _ before _ <<<"$line"
+  done < <(cat "$SCRATCH/previous/logs/steps.txt" 2>/dev/null)
+  [ ! -d "$SCRATCH/previous/logs/pytest-$name" ] || cp -r "$SCRATCH/previous/logs/pytest-$name" "$LOGS/"
+  case $before in
+    0) printf '%-12s    0 s  nothing failed before\n' "$name" ;;
+    1) tests "$name" "$limit" --last-failed -n "$WORKERS" "$@" ;;
+    *) tests "$name" "$limit" --failed-first -n "$WORKERS" "$@" ;; # they were cut, or there was no first part
+  esac
+}
+
+measure() { # measure PART SECONDS ARGUMENT...: a step of benchmarks/gpu.py, which plans with a little less
+  local name=$1 limit=$2
+  shift 2
+  if [ "$DRY_RUN" = 1 ]; then
+    step "$name" "$limit" "$PYTHON" benchmarks/gpu.py --part "$name" --dry-run "$@"
+  else
+    step "$name" "$limit" "$PYTHON" benchmarks/gpu.py --part "$name" --seconds $((limit - 10)) \
+      --json "$OUTPUT/gpu-$name.json" "$@"
+  fi
+}
+
+memcheck() { # memcheck NAME FILE EXPRESSION: the tests of FILE that match, under compute-sanitizer
+  local sanitizer=(env PYTORCH_NO_CUDA_MEMORY_CACHING=1 compute-sanitizer --tool memcheck --error-exitcode 1)
+  [ "$DRY_RUN" = 0 ] || sanitizer=()
+  step "memcheck-$1" 50 "${sanitizer[@]}" "$PYTHON" -m pytest -q --tb=short -p no:cacheprovider "$2" -k "$3"
+}
+
+full() {
+  unpack first-logs.tar.gz "$SCRATCH/previous"
+  again tests 60 tests/gpu
+  FUSED_SCHED_BACKEND=cuda again tests-cuda 20 tests/gpu/test_capture.py
+  measure full $(($(left) - 100))
+  memcheck triton tests/gpu/test_update.py '(adamw or momentum) and float32 and unaligned'
+  memcheck cuda tests/gpu/test_cuda_update.py '(adamw or momentum) and float32 and unaligned and cpu'
+  table full
+}
+
+rest() {
+  local after=()
+  [ ! -f "$ROOT/previous/gpu-full.json" ] || after=(--after "$ROOT/previous/gpu-full.json")
+  measure rest $(($(left) - 60)) ${after[@]+"${after[@]}"}
+  measure counts $(($(left) - 3))
+  table rest
+  table counts
+}
+
+part() { # part NAME [--dry-run] [OUTPUT]
+  PART=$1
+  shift
+  DRY_RUN=0
+  WORKERS=8
+  dry=()
+  if [ "${1:-}" = --dry-run ]; then
+    DRY_RUN=1
+    WORKERS=2
+    dry=(--dry-run)
+    shift
+  fi
+  OUTPUT=${1:-${OUT:-$PWD/gpu_results}}
+  PYTHON=${PYTHON:-python3}
+  mkdir -p "$OUTPUT"
+  OUTPUT=$(cd "$OUTPUT" && pwd)
+  [ -d "$ROOT/site" ] || { echo "error: $ROOT has no site/: run this from a folder made by gpu_check.sh pack" >&2; exit 2; }
+  SCRATCH=$(mktemp -d)
+  LOGS=$SCRATCH/logs
+  export TRITON_CACHE_DIR=$SCRATCH/triton
+  mkdir "$LOGS" "$TRITON_CACHE_DIR"
+  trap wrap_up EXIT
+  cd "$ROOT" || exit 2
+  unset TRITON_INTERPRET FUSED_SCHED_BACKEND
+  [ "$DRY_RUN" = 0 ] || export TRITON_INTERPRET=1
+  export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=$ROOT/site APEX_LIKE=$ROOT/apex_like
+  [ ! -d "$ROOT/peers" ] || export PEERS_PATH=$ROOT/peers
+  [ ! -d "$ROOT/before" ] || export FUSED_SCHED_BEFORE=$ROOT/before
+  FUSED_SCHED_COMMIT=$(<"$ROOT/COMMIT")
+  export FUSED_SCHED_COMMIT
+  echo "== $PART of commit $FUSED_SCHED_COMMIT, at most $PART_SECONDS s, $(nproc) cores, $PYTHON"
+  unpack triton-cache.tar.gz "$SCRATCH"
+  failed=()
+  "$PART"
+  echo "== $PART: $SECONDS s"
+  [ ${#failed[@]} = 0 ] || { echo "FAILED: ${failed[*]}"; exit 1; }
+  echo "all steps passed"
+}
+
+case ${1:-} in
+  pack)
+    [ $# = 2 ] || { echo "$USAGE" >&2; exit 2; }
+    pack "$2"
+    ;;
+  first) PART_SECONDS=${PART_SECONDS:-130} && part "$@" ;;
+  full) PART_SECONDS=${PART_SECONDS:-320} && part "$@" ;;
+  rest) PART_SECONDS=${PART_SECONDS:-240} && part "$@" ;;
+  *)
+    echo "$USAGE" >&2
+    exit 2
+    ;;
+esac

@@ -133,10 +133,29 @@ def environment() -> Row:
     return row
 
 
-def load(name: str, folder: Path | None = None) -> Row | None:
-    """The saved rows and environment of ``name``; None if there are none yet."""
-    path = (folder or RESULTS) / f"{name}.json"
-    return json.loads(path.read_text()) if path.exists() else None
+def load(name: str, folder: Path = RESULTS) -> Row | None:
+    """The saved rows of ``name`` and where they were measured, from ``name.json`` or the files of its parts.
+
+    ``environments`` has each machine and commit once; ``left_out``, what no part measured. None if there is nothing.
+    """
+    whole, parts = folder / f"{name}.json", sorted(folder.glob(f"{name}-*.json"))
+    if whole.exists() and parts:
+        raise SystemExit(f"{folder} has {whole.name} and {parts[0].name}: remove one, so that no row is there twice")
+    saved = [json.loads(path.read_text()) for path in ([whole] if whole.exists() else parts)]
+    if not saved:
+        return None
+    environments = [data["environment"] for data in saved]
+    measured = {done for data in saved for done in data.get("measured", ())}
+    return {
+        "environments": [e for i, e in enumerate(environments) if e not in environments[:i]],
+        "rows": [row for data in saved for row in data["rows"]],
+        "left_out": [
+            text
+            for data in saved
+            for text in data["cut"] + data["failed"]
+            if not any(text == done or text.startswith(f"{done}: ") for done in measured)
+        ],
+    }
 
 
 class Plan:
@@ -151,6 +170,7 @@ class Plan:
         self.rows: list[Row] = []
         self.cut: list[str] = []
         self.failed: list[str] = []
+        self.measured: list[str] = []
         self._parts: list[tuple[str, str, float, Callable[[], list[Row]]]] = []
         self._seconds, self._path = seconds, path
 
@@ -174,6 +194,7 @@ class Plan:
                 continue
             try:
                 self.rows += [{"kind": kind, **row} for row in measure()]
+                self.measured.append(f"{kind}: {name}")
             except Exception as error:  # the rows of the others are worth having
                 self.failed.append(f"{kind}: {name}: {reason(error)}")
                 print(f"FAILED {self.failed[-1]}", flush=True)
@@ -188,6 +209,7 @@ class Plan:
 
     def _save(self, where: Row) -> None:
         if self._path is not None and self.rows:
-            content = {"environment": where, "cut": self.cut, "failed": self.failed, "rows": self.rows}
+            left_out = {"cut": self.cut, "failed": self.failed}
+            content = {"environment": where, "measured": self.measured, **left_out, "rows": self.rows}
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._path.write_text(json.dumps(content, indent=1) + "\n")

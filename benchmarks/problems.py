@@ -71,6 +71,12 @@ class Problem:
         param, state = (dtype.itemsize for dtype in self.dtypes)
         return self.elements * (3 * param + 2 * self.states * state)
 
+    @property
+    def footprint(self) -> int:
+        """What an update touches, each array once: this is what a cache has to hold."""
+        param, state = (dtype.itemsize for dtype in self.dtypes)
+        return self.elements * (2 * param + self.states * state)
+
     def __str__(self) -> str:
         more = [self.rule] if self.rule != "AdamW" else []
         more += [f"{self.groups} groups"] if self.groups > 1 else []

@@ -8,19 +8,21 @@ from pathlib import Path
 import charts
 import tables
 from harness import RESULTS, Row, load
+from step import with_launches
 
 HERE = Path(__file__).parent
 
 
 def _measured_on(data: Row) -> str:
-    e = data["environment"]
-    versions = [f"torch {e['torch']}"]
-    versions += [f"{name} {e[key]}" for name, key in (("Triton", "triton"), ("driver", "driver")) if key in e]
-    where = (
-        f"Measured on {e['device']}; {', '.join(versions)}, Python {e['python']}; commit {e['commit']}, {e['date']}."
-    )
-    left_out = data.get("cut", []) + data.get("failed", [])
-    return where + (f" Left out: {'; '.join(left_out)}." if left_out else "")
+    said = []
+    for e in data["environments"]:
+        versions = [f"torch {e['torch']}"]
+        versions += [f"{name} {e[key]}" for name, key in (("Triton", "triton"), ("driver", "driver")) if key in e]
+        where = f"{e['device']}; {', '.join(versions)}, Python {e['python']}; commit {e['commit']}, {e['date']}."
+        said.append(f"{'And' if said else 'Measured'} on {where}")
+    if data["left_out"]:
+        said.append(f"Left out: {'; '.join(data['left_out'])}.")
+    return " ".join(said)
 
 
 def insert(path: Path, sections: dict[str, str]) -> None:
@@ -42,7 +44,7 @@ def render(
     cpu, gpu = load("cpu", results), load("gpu", results)
     if cpu is None:
         raise SystemExit(f"{results} has no cpu.json yet: run make bench")
-    rows, on_gpu = cpu["rows"], gpu["rows"] if gpu else []
+    rows, on_gpu = cpu["rows"], with_launches(gpu["rows"]) if gpu else []
 
     def on_cpu(content: str) -> str:
         return f"{content}\n\n{_measured_on(cpu)}" if content else tables.NOT_MEASURED

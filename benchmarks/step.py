@@ -52,6 +52,7 @@ GPU_CONTENDERS = [
     optimi("torch-optimi, eager"),
     bitsandbytes("bitsandbytes, eager"),
 ]
+GPU_CAPTURED = [*GPU_CORE, FOREACH_OUTSIDE, apex_like()]
 GPU_LARGE = [*GPU_CORE, apex_like()]  # states of more would not fit beside each other
 GPU_SGD = [GPU_CORE[0], GPU_CORE[1], scheduler_outside(FUSED_OUTSIDE.name, **FUSED), FUSED_INSIDE]
 GPU_COMPILED = [GPU_CORE[0], FUSED_OUTSIDE, torch_compiled("torch.compile, graph", captured=True)]
@@ -65,11 +66,7 @@ def measure(problem: Problem, contenders: Sequence[Contender], device: Host, sec
     if OURS not in entered and not absent[OURS].startswith("not supported"):
         raise RuntimeError(f"no row: {absent[OURS]}")
     row: dict[str, Any] = {
-        "set": problem.set,
-        "dtype": problem.recipe,
-        "rule": problem.rule,
-        "groups": problem.groups,
-        "offset": problem.offset,
+        **_question(problem),
         "tensors": len(SETS[problem.set]),
         "parameters": problem.elements,
         "bytes": problem.bytes,
@@ -91,9 +88,48 @@ def measure(problem: Problem, contenders: Sequence[Contender], device: Host, sec
     _print(row)
     entered.clear()
     del tensors, steps
+    _collect(device)
+    return [row]
+
+
+def _question(problem: Problem) -> dict[str, Any]:
+    return {
+        "set": problem.set,
+        "dtype": problem.recipe,
+        "rule": problem.rule,
+        "groups": problem.groups,
+        "offset": problem.offset,
+    }
+
+
+def _collect(device: Host) -> None:
     gc.collect()
     device.release()
-    return [row]
+
+
+def launches(problem: Problem, contenders: Sequence[Contender], device: Host) -> list[dict[str, Any]]:
+    """One row: how many kernels, copies and fills a step of each puts on the device; the profiler counts."""
+    tensors = Tensors(problem, device.name)
+    entered, absent = enter_all(contenders, tensors, device)
+    found = {name: device.launches(e.step) for name, e in entered.items()}
+    entered.clear()
+    del tensors
+    _collect(device)
+    print(f"launches of {problem}: " + ", ".join(f"{name} {n}" for name, n in found.items()), flush=True)
+    return [{**_question(problem), "launches": found, "absent": absent}]
+
+
+def with_launches(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, with the counts of ``launches`` rows in the ``step`` rows of the same problem."""
+
+    def question(row: dict[str, Any]) -> tuple[Any, ...]:
+        return tuple(row.get(key) for key in ("set", "dtype", "rule", "groups", "offset"))
+
+    counted = {question(row): row["launches"] for row in rows if row["kind"] == "launches"}
+    return [
+        {**row, "launches": counted[question(row)]} if row["kind"] == "step" and question(row) in counted else row
+        for row in rows
+    ]
 
 
 def _on_gpu(
@@ -107,7 +143,7 @@ def _on_gpu(
     replayed = {name: device.copies for name, e in entered.items() if e.graph is not None}
     replayed |= dict.fromkeys(graphs, device.copies)
     rounds = 2 if device.dry else math.ceil(200 / device.copies)
-    small = problem.bytes < COLD_BYTES
+    small = problem.footprint < COLD_BYTES
     part = seconds / (3 if small else 1)
     found: dict[str, Any] = {
         "times": interleave(steps, part, rounds, sample=device.timed, calls=replayed, most_calls=device.copies)
@@ -129,8 +165,6 @@ def _on_gpu(
             ).items()
         }
     found["nodes"] = {name: e.graph.nodes for name, e in entered.items() if e.graph is not None}
-    if problem.recipe == "float32" and problem.rule == "AdamW":  # the profiler takes its time; other dtypes are alike
-        found["launches"] = {name: device.launches(e.step) for name, e in entered.items()}
     found["peak_bytes"] = {name: e.peak_bytes for name, e in entered.items()}
     return found
 
@@ -138,12 +172,8 @@ def _on_gpu(
 def _print(row: dict[str, Any]) -> None:
     for name, t in sorted(row["times"].items(), key=lambda item: item[1]["median_us"]):
         note = " (floor)" if name in FLOORS else ""
-        launches = row.get("launches", {}).get(name)
-        print(
-            f"  {time_text(t['median_us']):>10} ({time_text(t['low_us'])} to {time_text(t['high_us'])}) {name}{note}"
-            + (f", {launches} on the device" if launches is not None else ""),
-            flush=True,
-        )
+        spread = f"({time_text(t['low_us'])} to {time_text(t['high_us'])})"
+        print(f"  {time_text(t['median_us']):>10} {spread} {name}{note}", flush=True)
 
 
 # -- which problems ----------------------------------------------------------------------------------
@@ -171,12 +201,21 @@ CPU_PROBLEMS = [
     Problem("LoRA-7B r8", groups=8),
     Problem("465 tensors", groups=465),
 ]
-GPU_PROBLEMS = [
+GPU_MAIN = [  # by what they decide
     Problem("Llama-like 1.1B"),
-    *(Problem(name) for name in PLAIN),
+    Problem("GPT-2 124M"),
+    Problem("ViT-B/16"),
+    Problem("ResNet-50"),
+    Problem("LoRA-7B r8"),
+    Problem("LoRA r1"),
+    Problem("tiny 1000x64"),
     Problem("Llama-like 1.1B", "bfloat16"),
-    Problem("LoRA-7B r8", "bfloat16"),
     Problem("GPT-2 124M", "bfloat16"),
+    Problem("tiny 1000x64", "bfloat16"),
+]
+GPU_FURTHER = [
+    Problem("embeddings"),
+    Problem("LoRA-7B r8", "bfloat16"),
     Problem("465 tensors", groups=465),
     Problem("odd sizes"),
     Problem("one huge, 1000 tiny"),
@@ -189,8 +228,9 @@ GPU_PROBLEMS = [
     Problem("ViT-B/16", "bfloat16"),
     Problem("ResNet-50", "bfloat16"),
     Problem("LoRA r1", "bfloat16"),
-    Problem("tiny 1000x64", "bfloat16"),
 ]
+# Small sets first: other dtypes launch as often, and who launches once for many tensors does so for a few.
+GPU_COUNTED = [Problem(name) for name in ("tiny 1000x64", "LoRA r1", "LoRA-7B r8", "ResNet-50", "GPT-2 124M")]
 DRY_PROBLEMS = [
     Problem("dry"),
     Problem("dry", "bfloat16"),

@@ -5,20 +5,20 @@ from __future__ import annotations
 from contenders import OURS
 from floors import FLOORS, STREAM
 from harness import Row
-from step import REFERENCE
+from step import REFERENCE, with_launches
 from targets import TARGETS, problem_text, verdict
 
 HEADER = (
     f"{'problem':44} {'ours us':>9} {'torch us':>9} {'stream us':>9} {'torch/ours':>10} {'stream/ours':>11} "
-    f"{'launches':>8} fastest peer"
+    f"{'nodes':>8} fastest peer"
 )
 
 
 def line(row: Row) -> str:
-    """One row: times in replay, ratios, launches of ours and of torch's, and who is fastest beside us."""
+    """One row: times in replay, ratios, nodes of our graph and of torch's, and who is fastest beside us."""
     medians = {name: t["median_us"] for name, t in row["times"].items()}
     ours, theirs, floor = medians[OURS], medians.get(REFERENCE["cuda"]), medians.get(STREAM)
-    launches = "/".join(str(row.get("launches", {}).get(name, "?")) for name in (OURS, REFERENCE["cuda"]))
+    nodes = "/".join(str(row.get("nodes", {}).get(name, "?")) for name in (OURS, REFERENCE["cuda"]))
     peers = {name: us for name, us in medians.items() if not name.startswith(OURS) and name not in FLOORS}
     fastest = min(peers, key=lambda name: peers[name]) if peers else None
 
@@ -27,13 +27,15 @@ def line(row: Row) -> str:
 
     return (
         f"{problem_text(row):44} {number(ours, 9)} {number(theirs, 9)} {number(floor, 9)} "
-        f"{number(theirs / ours if theirs else None, 10)} {number(floor / ours if floor else None, 11)} {launches:>8} "
+        f"{number(theirs / ours if theirs else None, 10)} {number(floor / ours if floor else None, 11)} {nodes:>8} "
         + (f"{fastest} {peers[fastest] / ours:.2f}x" if fastest else "none")
     )
 
 
 def show(rows: list[Row]) -> None:
-    """Print the table, host times, and what became of the targets."""
+    """Print the table, host times, and what became of the targets that they speak of."""
+    show_variants([row for row in rows if row["kind"] == "variants"])
+    rows = with_launches(rows)
     steps = [row for row in rows if row["kind"] in ("step", "compiled") and OURS in row["times"]]
     if steps:
         print(HEADER)
@@ -45,7 +47,22 @@ def show(rows: list[Row]) -> None:
         if row["kind"] == "loop":
             medians = ", ".join(f"{name} {t['median_us']:.0f} us" for name, t in row["times"].items())
             print(f"training step of a perceptron of {row['features']}: {medians}")
+        if row["kind"] == "launches":
+            print(f"launches, {problem_text(row)}: " + ", ".join(f"{name} {n}" for name, n in row["launches"].items()))
     for target in TARGETS:
-        if target.where == "gpu":
-            findings = target.judge(rows)
+        findings = target.judge(rows) if target.where == "gpu" else []
+        if findings:
             print(f"{verdict(findings):13} {target.text}: " + "; ".join(f"{f.label} {f.shown}" for f in findings))
+
+
+def show_variants(rows: list[Row]) -> None:
+    """A line for each version of the kernel, a column for each problem; of small sets, twenty steps in a graph too."""
+    heads = [f"{row['set'][:7].strip()} {'f32' if row['dtype'] == 'float32' else 'b16'}" for row in rows]
+    columns = [(head, row["times"]) for head, row in zip(heads, rows, strict=True)]
+    columns += [(f"{head} x20", row["unrolled"]) for head, row in zip(heads, rows, strict=True) if "unrolled" in row]
+    names = dict.fromkeys(name for _, times in columns for name in times)
+    if names:
+        print(f"{'variant, us':32}" + "".join(f"{head:>16}" for head, _ in columns))
+    for name in names:
+        cells = [f"{times[name]['median_us']:.2f}" if name in times else "-" for _, times in columns]
+        print(f"{name:32}" + "".join(f"{cell:>16}" for cell in cells))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -22,10 +20,12 @@ import captured_loop
 import contenders
 import floors
 import harness
+import parts
 import problems
 import render
 import schedules
 import step
+import summary
 import tables
 import targets
 from device import Dry, Host
@@ -81,6 +81,31 @@ def test_a_plan_saves_what_fits_and_names_the_rest(tmp_path: Path, capsys: pytes
     printed = capsys.readouterr().out
     assert "cut, for want of time: c: too long" in printed
     assert "FAILED b: broken" in printed
+
+
+def _saved(folder: Path, name: str, **content: Any) -> None:
+    empty = {"environment": {"device": "a"}, "measured": [], "cut": [], "failed": [], "rows": []}
+    (folder / f"{name}.json").write_text(json.dumps({**empty, **content}))
+
+
+def test_parts_are_put_together(tmp_path: Path) -> None:
+    assert harness.load("gpu", tmp_path) is None
+    left_out = {"cut": ["step: x", "step: y"], "failed": ["step: z: ValueError: no", "step: z, more: ValueError: no"]}
+    _saved(tmp_path, "gpu-full", measured=["loop: "], rows=[{"kind": "loop"}], **left_out)
+    _saved(tmp_path, "gpu-rest", measured=["step: x", "step: z"], rows=[{"kind": "step"}])
+    _saved(tmp_path, "cpu", environment={"device": "b"})
+    data = harness.load("gpu", tmp_path)
+    assert data is not None
+    assert data["environments"] == [{"device": "a"}]
+    assert data["rows"] == [{"kind": "loop"}, {"kind": "step"}]
+    assert data["left_out"] == ["step: y", "step: z, more: ValueError: no"]
+    is_unfinished = parts.unfinished(tmp_path / "gpu-full.json")
+    assert [n for n in ("step: x", "step: z", "step: z, more", "step: w", "loop: ") if is_unfinished(n)] == [
+        "step: x", "step: z", "step: z, more",
+    ]  # fmt: skip
+    _saved(tmp_path, "gpu")
+    with pytest.raises(SystemExit, match=r"has gpu\.json and gpu-full\.json: remove one"):
+        harness.load("gpu", tmp_path)
 
 
 # -- the gate ----------------------------------------------------------------------------------------
@@ -189,24 +214,6 @@ def _results() -> dict[str, float]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    importlib.metadata.version("triton").startswith("3.6."), reason="its interpreter needs the help of interpreter.py"
-)
-def test_dry_run_of_everything_that_needs_a_gpu(tmp_path: Path) -> None:
-    before = _results()
-    done = run([str(BENCHMARKS / "gpu_check.sh"), "--dry-run", str(tmp_path)], PYTHON=sys.executable)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    log = (tmp_path / "gpu.log").read_text()
-    assert "DRY RUN" in log
-    assert "FAILED" not in log
-    for problem in step.DRY_PROBLEMS:
-        assert f"-- step: {problem}:" in log
-    for kind in ("host", "loop", "scaling", "scheduler", "first step", "frozen"):
-        assert f"-- {kind}:" in log
-    assert _results() == before, "a dry run saved its numbers"
-
-
-@pytest.mark.slow
 def test_dry_run_on_the_cpu() -> None:
     before = _results()
     done = run([sys.executable, str(BENCHMARKS / "run.py"), "--dry-run"], TRITON_INTERPRET="0")
@@ -228,18 +235,6 @@ def test_micro_benchmarks_run() -> None:
     arguments = ["-q", "-p", "no:cacheprovider", "--benchmark-disable", "--import-mode=prepend"]
     done = run([sys.executable, "-m", "pytest", *arguments, str(BENCHMARKS / "bench_micro.py")])
     assert done.returncode == 0, done.stdout[-3000:]
-
-
-def test_gpu_check_ends_in_time() -> None:
-    text = (BENCHMARKS / "gpu_check.sh").read_text()
-    in_earnest = text[text.index("FUSED_SCHED_COMMIT=") :]
-    limits = {
-        name: int(limit) for name, limit in re.findall(r'^ *step "?\$?([\w-]+)"? (\d+) ', in_earnest, re.MULTILINE)
-    }
-    assert {"build", "tests", "tests-cuda", "tool", "codegen", "gpu"} <= limits.keys()
-    assert sum(limits.values()) + limits["tool"] <= 560  # two tools of compute-sanitizer
-    budget = int(re.search(r"gpu\.py --seconds (\d+)", in_earnest)[1])  # type: ignore[index]
-    assert budget < limits["gpu"]
 
 
 def test_every_scheduler_of_torchs_is_measured() -> None:
@@ -307,6 +302,47 @@ def test_targets_are_met_missed_or_not_measured() -> None:
     tiny = {"set": "LoRA r1", "launches": {contenders.OURS: 2}}
     assert "**missed**" in verdicts([_row(6.0, 100.0, 3.0, **tiny)])
     assert "**missed**" not in verdicts([_row(6.0, 100.0, 3.0, **{**tiny, "launches": {contenders.OURS: 1}})])
+
+
+def test_launches_are_counted_apart_and_shown_beside_the_times(capsys: pytest.CaptureFixture[str]) -> None:
+    problem = step.DRY_PROBLEMS[0]
+    timed = step.measure(problem, step.GPU_CAPTURED, Dry(), 0.0)
+    assert "launches" not in timed[0]
+    counted = step.launches(problem, step.GPU_CAPTURED, Dry())
+    assert counted[0]["launches"][contenders.OURS] == 1
+    assert counted[0]["launches"].keys() <= {c.name for c in step.GPU_CAPTURED}
+    other = {"kind": "step", **timed[0], "dtype": "bfloat16"}
+    rows = [{"kind": "step", **timed[0]}, other, {"kind": "launches", **counted[0]}]
+    joined = step.with_launches(rows)
+    assert [row.get("launches") for row in joined] == [counted[0]["launches"], None, counted[0]["launches"]]
+    assert "| 1/1 | 1/1 |" in tables.step_ratios(joined)
+    summary.show(rows)
+    assert "launches, dry, float32: fused_sched 1" in capsys.readouterr().out
+
+
+def test_what_fits_a_cache_is_counted_once() -> None:
+    """Parameter, gradient and two states; read and written makes 28 bytes an element."""
+    problem = problems.Problem("dry")
+    assert problem.footprint == 16 * problem.elements
+    assert problem.bytes == 28 * problem.elements
+    assert problems.Problem("dry", "bfloat16, states float32").footprint == 12 * problem.elements
+    of_resnet = problems.Problem("ResNet-50", "bfloat16", rule="SGD momentum")
+    assert of_resnet.footprint == 6 * of_resnet.elements
+
+
+def test_a_working_set_that_fits_is_timed_cold_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = step.DRY_PROBLEMS[0]
+    for limit, small in ((problem.footprint, False), (problem.footprint + 1, True)):
+        monkeypatch.setattr(step, "COLD_BYTES", limit)
+        row = step.measure(problem, step.GPU_CORE, Dry(), 0.0)[0]
+        assert ("cold" in row) == ("unrolled" in row) == small
+
+
+def test_every_problem_on_a_gpu_is_in_one_part() -> None:
+    chosen = [*step.GPU_MAIN, *step.GPU_FURTHER]
+    assert len(set(chosen)) == len(chosen)
+    assert {problems.Problem(name) for name in step.PLAIN} <= set(chosen)
+    assert set(step.GPU_COUNTED) <= set(step.GPU_MAIN)
 
 
 def test_rows_that_lose_are_shown() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import os
 import shutil
 import subprocess
 import tempfile
@@ -36,23 +37,33 @@ def compile_command(output: Path, arch: str | None) -> list[str]:
     return [*common, f"-arch={arch}", "-Xcompiler", "-fPIC", str(SOURCE)]
 
 
-@functools.cache
-def library(arch: str | None) -> Any:
-    """The compiled library, from a folder of this machine that later processes use too.
+def built(arch: str | None, folder: Path) -> Path:
+    """The library for ``arch`` in ``folder``, compiled if it is not there yet.
 
     Raises:
-        Unavailable: it cannot be compiled or loaded.
+        Unavailable: it cannot be compiled.
     """
     name = hashlib.sha256(SOURCE.read_bytes() + str(arch).encode()).hexdigest()[:16]
-    path = Path(tempfile.gettempdir(), f"fused_sched_apex_like_{name}.so")
+    path = folder / f"fused_sched_apex_like_{name}.so"
     if not path.exists():
-        with tempfile.TemporaryDirectory() as folder:
-            made = Path(folder, path.name)
+        with tempfile.TemporaryDirectory() as scratch:
+            made = Path(scratch, path.name)
             done = subprocess.run(compile_command(made, arch), capture_output=True, text=True, check=False)
             if done.returncode != 0:
                 raise Unavailable(f"not built: {(done.stderr.strip() or 'the compiler failed').splitlines()[0]}")
             shutil.copy(made, f"{path}.{name}")
             Path(f"{path}.{name}").replace(path)
+    return path
+
+
+@functools.cache
+def library(arch: str | None) -> Any:
+    """The compiled library, from the folder that ``APEX_LIKE`` names, else a folder that later processes use too.
+
+    Raises:
+        Unavailable: it cannot be compiled or loaded.
+    """
+    path = built(arch, Path(os.environ.get("APEX_LIKE") or tempfile.gettempdir()))
     try:
         loaded = ctypes.CDLL(str(path))
     except OSError as error:
