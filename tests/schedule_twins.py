@@ -403,6 +403,21 @@ def seen(made: Any) -> list[dict[str, float]]:
     return rows
 
 
+def on_the_device(made: Any) -> list[dict[str, float]]:
+    """As :func:`seen`, read from the device and not from the host's mirror."""
+    block = made._block
+    values = block.tensor.tolist()
+    pairs = zip(made.param_groups, seen(made), strict=True)
+    return [{key: values[block.slot(group.index, key)] for key in row} for group, row in pairs]
+
+
+def last_lr_on_the_device(scheduler: Any) -> list[float]:
+    """As ``scheduler.get_last_lr()``, read from the device."""
+    schedule = scheduler._schedule
+    start = schedule.program.offsets[f"{scheduler._scope}_last_lr"]
+    return schedule.memory.tensor[start : start + schedule.n_groups].tolist()  # type: ignore[no-any-return]
+
+
 def same_bits(a: float, b: float) -> bool:
     """Equal, the sign of zero included; NaN equals NaN."""
     return (math.isnan(a) and math.isnan(b)) or (a == b and math.copysign(1.0, a) == math.copysign(1.0, b))

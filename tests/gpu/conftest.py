@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -63,3 +65,24 @@ def warm_up() -> Callable[[Callable[[], None], int], None]:
         torch.cuda.synchronize()
 
     return run
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Callable[[Callable[[], None]], list[str]]:
+    """Names of the kernels, copies and fills of memory that a call gives the device to do."""
+    trace = tmp_path / "trace.json"
+
+    def seen(body: Callable[[], None]) -> list[str]:
+        torch.cuda.synchronize()
+        with profile(activities=[ProfilerActivity.CUDA]) as recorded:
+            body()
+            torch.cuda.synchronize()
+        recorded.export_chrome_trace(str(trace))
+        # by category: there are events of the profiler itself, too
+        events = json.loads(trace.read_text())["traceEvents"]
+        return [e["name"] for e in events if e.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset")]
+
+    number = torch.zeros((), device="cuda")
+    if len(seen(lambda: number.add_(1))) != 1:
+        pytest.skip("torch's profiler does not see kernels on this machine")
+    return seen

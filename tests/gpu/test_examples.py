@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tolerances import SCHEDULE_RELATIVE
 
 sys.path.append(str(Path(__file__).parent.parent.parent / "examples"))
 
@@ -28,8 +29,9 @@ def test_captured_steps_are_eager_steps(fused: bool) -> None:
         eager.load_batch()
         eager.step()
     lr = captured.optimizer.param_groups[0]["lr"]  # read from the device; the eager one's is the host's mirror
-    assert lr == pytest.approx(eager.optimizer.param_groups[0]["lr"], rel=1e-12)
+    assert lr == pytest.approx(eager.optimizer.param_groups[0]["lr"], rel=SCHEDULE_RELATIVE)
     assert captured.scheduler.last_epoch == eager.scheduler.last_epoch == 103
+    # cuBLAS may choose another algorithm in a capture: rounding errors of gradients, which 100 steps pile up
     assert captured.loss.item() == pytest.approx(eager.loss.item(), rel=1e-3)
     for a, b in zip(captured.model.parameters(), eager.model.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
