@@ -16,6 +16,7 @@
 #   copy what came back to build/gpu/previous, beside what is there
 #   there:  bash build/gpu/benchmarks/gpu_check.sh rest "$OUT"
 #
+# Parts that run on one machine, one after the other with the same OUTPUT, need no copying.
 # With --dry-run behind its name, a part takes the same path without a GPU: tiny shapes, Triton's interpreter, no times.
 # PYTHON chooses the interpreter (default: .venv's for pack, python3 there), PART_SECONDS the time of a part,
 # GPU_ARCH (9.0) what pack builds for. For pack, PEERS_PATH may name folders with unpacked wheels of other libraries,
@@ -91,7 +92,7 @@ tests() { # tests NAME SECONDS ARGUMENT...: a step of pytest; what fails is kept
   local name=$1 limit=$2
   local stop=(timeout --foreground -s INT -k 8) # an interrupt, of the first process alone: it still writes its reports
   shift 2
-  step "$name" "$limit" "$PYTHON" -m pytest -v --tb=short -p no:randomly -o cache_dir="$LOGS/pytest-$name" \
+  step "$name" "$limit" "$PYTHON" -m pytest -v --tb=short -o cache_dir="$LOGS/pytest-$name" \
     --junit-xml="$OUTPUT/$PART-$name.xml" "$@"
 }
 
@@ -119,8 +120,17 @@ wrap_up() { # logs into one file, and compiled kernels for the next part
   rm -rf "$SCRATCH"
 }
 
-unpack() { # unpack FILE FOLDER: of what an earlier part wrote, if it is there
-  [ ! -f "$ROOT/previous/$1" ] || "$PYTHON" -m tarfile -e "$ROOT/previous/$1" "$2"
+earlier() { # earlier FILE: where it is, if an earlier part wrote it
+  local where
+  for where in "$OUTPUT" "$ROOT/previous"; do
+    [ ! -f "$where/$1" ] || { echo "$where/$1" && return; }
+  done
+}
+
+unpack() { # unpack FILE FOLDER: of what an earlier part wrote
+  local file
+  file=$(earlier "$1")
+  [ -z "$file" ] || "$PYTHON" -m tarfile -e "$file" "$2"
 }
 
 first() {
@@ -178,9 +188,9 @@ full() {
 }
 
 rest() {
-  local after=()
-  [ ! -f "$ROOT/previous/gpu-full.json" ] || after=(--after "$ROOT/previous/gpu-full.json")
-  measure rest $(($(left) - 60)) ${after[@]+"${after[@]}"}
+  local file
+  file=$(earlier gpu-full.json)
+  measure rest $(($(left) - 60)) ${file:+--after "$file"}
   measure counts $(($(left) - 3))
   table rest
   table counts
@@ -211,7 +221,8 @@ part() { # part NAME [--dry-run] [OUTPUT]
   cd "$ROOT" || exit 2
   unset TRITON_INTERPRET FUSED_SCHED_BACKEND
   [ "$DRY_RUN" = 0 ] || export TRITON_INTERPRET=1
-  export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PYTHONPATH=$ROOT/site APEX_LIKE=$ROOT/apex_like
+  export PYTHONUNBUFFERED=1 PYTHONPATH=$ROOT/site APEX_LIKE=$ROOT/apex_like
+  [ "$DRY_RUN" = 1 ] || PATH=$PATH:/usr/local/cuda/bin # where compute-sanitizer is
   [ ! -d "$ROOT/peers" ] || export PEERS_PATH=$ROOT/peers
   [ ! -d "$ROOT/before" ] || export FUSED_SCHED_BEFORE=$ROOT/before
   FUSED_SCHED_COMMIT=$(<"$ROOT/COMMIT")
