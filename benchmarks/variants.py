@@ -21,12 +21,13 @@ from floors import gpu_floors
 from harness import Call, Row, interleave, reason, time_text
 from problems import ETA_MIN, PERIOD, Problem, Tensors
 
+from fused_sched import backends
 from fused_sched.backends.triton import TritonBackend
 from fused_sched.kernels import launcher, variants
 from fused_sched.kernels.variants import Tuning
 from fused_sched.lr_scheduler import CosineAnnealingLR
 
-NOW, BEFORE = "now", "before"
+NOW, BEFORE, CUDA = "now", "before", "backend cuda"
 TUNINGS: dict[str, Tuning] = {
     NOW: Tuning(),
     "late ticket": Tuning(late=True),
@@ -54,6 +55,7 @@ PROBLEMS: list[tuple[Problem, bool, int, int]] = [
     (Problem("Llama-like 1.1B"), True, 5, 1),
 ]
 DRY_PROBLEMS = [(Problem("dry"), True, 2, 1), (Problem("dry", "bfloat16"), False, 2, 1)]
+CHECKED = 2e8  # elements; of more there is no room for copies
 SMALL = 2_000_000  # elements; below, the time of twenty steps in one graph is taken too
 
 
@@ -71,7 +73,7 @@ class Versions:
         self.optimizer.step()
         self.scheduler.step()
 
-    def use(self, backend: TritonBackend) -> None:
+    def use(self, backend: Any) -> None:
         """The next step runs on ``backend``, on the same memory."""
         self.optimizer._backend = backend
         self.optimizer._changes.structure = True
@@ -101,7 +103,8 @@ class Versions:
                 raise RuntimeError("other bits than the first version's")
 
 
-def backends(chunks: bool, device: Host) -> Iterator[tuple[str, TritonBackend]]:
+def versions(chunks: bool) -> Iterator[tuple[str, Any]]:
+    """Names and backends."""
     for name, tuning in TUNINGS.items():
         yield name, TritonBackend(tuning)
     if chunks:
@@ -126,10 +129,13 @@ def measure(problem: Problem, chunks: bool, rounds: int, calls: int, device: Hos
             unrolled[name] = device.captured(body, device.copies)  # type: ignore[attr-defined]
 
     ours = Versions(*_package("fused_sched"), tensors, backend="triton")
-    for name, backend in backends(chunks, device):
+    kept = dict(versions(chunks))  # a backend holds what its graphs point to
+    if backends.reason_unavailable("cuda") is None:
+        kept[CUDA] = backends.choose(tensors.params[0].device, "cuda")
+    for name, backend in kept.items():
         try:
             ours.use(backend)
-            if problem.elements < 2e8:
+            if problem.elements < CHECKED and name != CUDA:
                 ours.check(device)
             else:
                 ours.warm_up(device)
@@ -156,7 +162,7 @@ def measure(problem: Problem, chunks: bool, rounds: int, calls: int, device: Hos
     _print(row)
     graphs.clear()
     unrolled.clear()
-    del ours, before, tensors, floors
+    del ours, before, tensors, floors, kept
     gc.collect()
     device.release()
     return [row]

@@ -28,6 +28,8 @@ from ..parameter_table import (
 )
 from ..schedule import Schedule
 
+WARM_UP = "run one optimizer.step() with all gradients before the capture"
+
 
 class FusedOptimizer(Optimizer):
     """Base of the optimizers; a subclass also inherits torch's class of the same name.
@@ -300,6 +302,7 @@ class FusedOptimizer(Optimizer):
             entry.state = ()
             return
         if needed and not isinstance(state, ParamState):
+            refuse_in_capture(p, "the optimizer's state was made", WARM_UP)
             values = state or {}
             state = ParamState(self._rule == "adam", self._block, index, self._changes)
             self._block.counts[index] = 0  # there is no state yet, or the user dropped it
@@ -320,8 +323,7 @@ class FusedOptimizer(Optimizer):
         for key in self._state_keys[:needed]:
             tensor = state.get(key)
             if tensor is None:
-                warm_up = "run one optimizer.step() with all gradients before the capture"
-                refuse_in_capture(p, f"the optimizer's state {key!r} was made", warm_up)
+                refuse_in_capture(p, f"the optimizer's state {key!r} was made", WARM_UP)
                 tensor = torch.zeros_like(p, dtype=dtype, memory_format=memory_format)
                 state.store(key, tensor)
             elif tensor.shape != p.shape:
