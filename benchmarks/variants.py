@@ -10,7 +10,6 @@ import gc
 import importlib
 import os
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
@@ -28,33 +27,40 @@ from fused_sched.kernels.variants import Tuning
 from fused_sched.lr_scheduler import CosineAnnealingLR
 
 NOW, BEFORE, CUDA = "now", "before", "backend cuda"
-TUNINGS: dict[str, Tuning] = {
-    NOW: Tuning(),
-    "late ticket": Tuning(late=True),
-    "ticket by release": Tuning(sem="release"),
-    "early data": Tuning(early=True),
-    "early data, ticket by release": Tuning(early=True, sem="release"),
-    "early data, late ticket": Tuning(early=True, late=True),
-    "evict_first": Tuning(grads="evict_first"),
-    "2 warps": Tuning(warps=2),
-    "2 warps, early data": Tuning(warps=2, early=True),
-    "2 warps, late ticket": Tuning(warps=2, late=True),
-    "8 warps": Tuning(warps=8),
-    "registers as the compiler likes": Tuning(registers=255),
+FREE = 255  # registers: as many as the compiler likes
+SMALL_VERSIONS: dict[str, tuple[Tuning, int | None]] = {
+    NOW: (Tuning(), None),
+    "early data": (Tuning(early=True), None),
+    "2 warps, early data": (Tuning(warps=2, early=True), None),
+    "1 warp": (Tuning(warps=1), None),
+    "1 warp, early data": (Tuning(warps=1, early=True), None),
+    "1 warp, 64 registers": (Tuning(warps=1, registers=64), None),
 }
-CHUNKS = (1024, 2048, 4096, 8192, 16384)
-# problem -> whether chunks are worth varying, least samples, replays in a sample
-PROBLEMS: list[tuple[Problem, bool, int, int]] = [
-    (Problem("tiny 1000x64"), False, 15, 20),
-    (Problem("tiny 1000x64", "bfloat16"), False, 15, 20),
-    (Problem("LoRA r1"), False, 15, 20),
-    (Problem("ResNet-50"), True, 10, 10),
-    (Problem("LoRA-7B r8"), True, 10, 10),
-    (Problem("GPT-2 124M"), True, 8, 5),
-    (Problem("GPT-2 124M", "bfloat16"), True, 8, 5),
-    (Problem("Llama-like 1.1B"), True, 5, 1),
+LARGE_VERSIONS: dict[str, tuple[Tuning, int | None]] = {
+    NOW: (Tuning(), None),
+    **{f"chunks of {n}": (Tuning(), n) for n in (1024, 2048, 4096)},
+    **{f"registers free, chunks of {n}": (Tuning(registers=FREE), n) for n in (1024, 2048, 4096)},
+    **{
+        f"early data, registers free, chunks of {n}": (Tuning(registers=FREE, early=True), n)
+        for n in (1024, 2048, 4096)
+    },
+    **{f"8 warps, chunks of {n}": (Tuning(warps=8), n) for n in (2048, 4096, 8192)},
+    **{f"8 warps, registers free, chunks of {n}": (Tuning(warps=8, registers=FREE), n) for n in (2048, 4096)},
+}
+# problem -> least samples, replays in a sample
+PROBLEMS: list[tuple[Problem, int, int]] = [
+    (Problem("tiny 1000x64"), 15, 20),
+    (Problem("tiny 1000x64", "bfloat16"), 15, 20),
+    (Problem("LoRA r1"), 15, 20),
+    (Problem("odd sizes"), 15, 20),
+    (Problem("ResNet-50"), 10, 10),
+    (Problem("LoRA-7B r8"), 10, 10),
+    (Problem("LoRA-7B r8", "bfloat16"), 10, 10),
+    (Problem("GPT-2 124M"), 8, 5),
+    (Problem("GPT-2 124M", "bfloat16"), 8, 5),
+    (Problem("Llama-like 1.1B"), 5, 1),
 ]
-DRY_PROBLEMS = [(Problem("dry"), True, 2, 1), (Problem("dry", "bfloat16"), False, 2, 1)]
+DRY_PROBLEMS = [(Problem("dry"), 2, 1), (Problem("dry", "bfloat16"), 2, 1)]
 CHECKED = 2e8  # elements; of more there is no room for copies
 SMALL = 2_000_000  # elements; below, the time of twenty steps in one graph is taken too
 
@@ -103,18 +109,12 @@ class Versions:
                 raise RuntimeError("other bits than the first version's")
 
 
-def versions(chunks: bool) -> Iterator[tuple[str, Any]]:
-    """Names and backends."""
-    for name, tuning in TUNINGS.items():
-        yield name, TritonBackend(tuning)
-    if chunks:
-        for size in CHUNKS:
-            yield f"chunks of {size}", TritonBackend(chunk_size=size)
-            if size >= 8192:
-                yield f"chunks of {size}, late ticket", TritonBackend(Tuning(late=True), size)
+def versions(problem: Problem) -> dict[str, tuple[Tuning, int | None]]:
+    """Tunings and elements of a chunk."""
+    return SMALL_VERSIONS if problem.elements < SMALL else LARGE_VERSIONS
 
 
-def measure(problem: Problem, chunks: bool, rounds: int, calls: int, device: Host) -> list[Row]:
+def measure(problem: Problem, rounds: int, calls: int, device: Host) -> list[Row]:
     """One row with the times of all versions."""
     print(f"{problem}", flush=True)
     tensors = Tensors(problem, device.name)
@@ -129,7 +129,8 @@ def measure(problem: Problem, chunks: bool, rounds: int, calls: int, device: Hos
             unrolled[name] = device.captured(body, device.copies)  # type: ignore[attr-defined]
 
     ours = Versions(*_package("fused_sched"), tensors, backend="triton")
-    kept = dict(versions(chunks))  # a backend holds what its graphs point to
+    # a backend holds what its graphs point to
+    kept: dict[str, Any] = {name: TritonBackend(*how) for name, how in versions(problem).items()}
     if backends.reason_unavailable("cuda") is None:
         kept[CUDA] = backends.choose(tensors.params[0].device, "cuda")
     for name, backend in kept.items():
@@ -194,7 +195,7 @@ def _print(row: Row) -> None:
             print(f"  {kind:8} {time_text(t['median_us']):>10} ({time_text(t['high_us'] - t['low_us'])}) {name}")
 
 
-def kernels(dtypes: set[str]) -> list[variants.Kernel]:
+def kernels() -> list[variants.Kernel]:
     """All that will be compiled."""
     from fused_sched.kernels.program_source import advance_function
     from fused_sched.optim import AdamW
@@ -203,8 +204,9 @@ def kernels(dtypes: set[str]) -> list[variants.Kernel]:
     scheduler = CosineAnnealingLR(AdamW([torch.nn.Parameter(torch.zeros(1))], backend="reference"), T_max=PERIOD)
     advance = advance_function([(scheduler.program, False)])
     options = variants.Options("adam", False, advance=advance)
-    signatures = [kind_code(*[getattr(torch, name)] * 3) for name in sorted(dtypes)]
-    return [variants.update(kind, options, tuning=tuning) for kind in signatures for tuning in TUNINGS.values()]
+    tunings = dict.fromkeys(tuning for tuning, _ in [*SMALL_VERSIONS.values(), *LARGE_VERSIONS.values()])
+    kinds = [kind_code(*[dtype] * 3) for dtype in (torch.float32, torch.bfloat16)]
+    return [variants.update(kind, options, tuning=tuning) for kind in kinds for tuning in tunings]
 
 
 def _compile(arguments: tuple[int, int]) -> None:
@@ -212,13 +214,13 @@ def _compile(arguments: tuple[int, int]) -> None:
 
     index, capability = arguments
     target = triton.backends.compiler.GPUTarget("cuda", capability, 32)
-    launcher.compile_kernel(kernels({"float32", "bfloat16"})[index], target)
+    launcher.compile_kernel(kernels()[index], target)
 
 
 def compile_all(processes: int = 8) -> None:
     """Fill Triton's cache, on several processors."""
     major, minor = torch.cuda.get_device_capability()
-    jobs = [(i, 10 * major + minor) for i in range(len(kernels({"float32", "bfloat16"})))]
+    jobs = [(i, 10 * major + minor) for i in range(len(kernels()))]
     import multiprocessing
 
     with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:

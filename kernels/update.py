@@ -57,15 +57,12 @@ def load_block(
     BLOCK: tl.constexpr,
     HINT: tl.constexpr,
     HINT16: tl.constexpr,
-    GRADS: tl.constexpr,  # what the cache does with gradients, as Triton writes it
 ):
     """Elements of parameter, gradient and three states; a state that the rule does not have is the gradient."""
     i = first + tl.arange(0, BLOCK)
     mask = i < end
     p = tl.load(at(addresses[0], P, HINT16 if P.primitive_bitwidth == 16 else HINT) + i, mask=mask)
-    g = tl.load(
-        at(addresses[1], G, HINT16 if G.primitive_bitwidth == 16 else HINT) + i, mask=mask, eviction_policy=GRADS
-    )
+    g = tl.load(at(addresses[1], G, HINT16 if G.primitive_bitwidth == 16 else HINT) + i, mask=mask)
     hint: tl.constexpr = HINT16 if S.primitive_bitwidth == 16 else HINT
     state0, state1, state2 = g, g, g
     if RULE == ADAM:
@@ -180,13 +177,13 @@ def read_scalars(
 
 
 @triton.jit
-def take_ticket(control, SEM: tl.constexpr):
+def take_ticket(control):
     """Whether all other programs have come here before.
 
     What they have read of the control block comes before what this one writes there, if it is the last.
     """
     tl.debug_barrier()  # the ticket is taken by one thread: all of the program's threads must have read by then
-    before = tl.atomic_add(control.to(tl.pointer_type(tl.int64)) + TICKET, 1, sem=SEM)
+    before = tl.atomic_add(control.to(tl.pointer_type(tl.int64)) + TICKET, 1, sem="acq_rel")
     return before == tl.num_programs(0) - 1
 
 
@@ -238,10 +235,7 @@ def update_kernel(
     BLOCK: tl.constexpr,
     SMALL_BLOCK: tl.constexpr,
     HINT16: tl.constexpr,  # bytes that addresses of 16-bit elements are a multiple of
-    GRADS: tl.constexpr,  # eviction policy of gradients
     EARLY: tl.constexpr,  # the first block is loaded before the scalars are computed
-    LATE: tl.constexpr,  # the ticket is taken after the stores
-    SEM: tl.constexpr,
 ):
     pid = tl.program_id(0)
     if GUARDED:
@@ -258,12 +252,12 @@ def update_kernel(
     if EARLY:
         first = load_block(
             addresses, 0, wide, tl.multiple_of(tl.where(has_maximum if RULE == ADAM else has_buffer, wide, 0), 8),
-            RULE, P, G, S, EXTRA, BLOCK, 16, HINT16, GRADS,
+            RULE, P, G, S, EXTRA, BLOCK, 16, HINT16,
         )  # fmt: skip
     scalars, scale, keeps = read_scalars(control, group, record, has_buffer, has_maximum, grad_scale, RULE, T, SCALED)
     ends_step = False
-    if LAST and not LATE:
-        ends_step = take_ticket(control, SEM)  # before the stores, so that it does not wait for them
+    if LAST:
+        ends_step = take_ticket(control)  # before the stores, so that it does not wait for them
     extra_wide = tl.multiple_of(tl.where(keeps, wide, 0), 8)
     extra_n = tl.where(keeps, n, 0)
     if EARLY:
@@ -272,26 +266,21 @@ def update_kernel(
             RULE, P, G, S, T, EXTRA, SCALED, BLOCK, 16, HINT16,
         )  # fmt: skip
     for i in range(BLOCK if EARLY else 0, wide, BLOCK):
-        data = load_block(addresses, i, wide, extra_wide, RULE, P, G, S, EXTRA, BLOCK, 16, HINT16, GRADS)
+        data = load_block(addresses, i, wide, extra_wide, RULE, P, G, S, EXTRA, BLOCK, 16, HINT16)
         update_block(
             data, addresses, i, wide, extra_wide, scalars, scale,
             RULE, P, G, S, T, EXTRA, SCALED, BLOCK, 16, HINT16,
         )  # fmt: skip
     for i in range(wide, n, SMALL_BLOCK):
-        data = load_block(addresses, i, n, extra_n, RULE, P, G, S, EXTRA, SMALL_BLOCK, 0, 0, GRADS)
+        data = load_block(addresses, i, n, extra_n, RULE, P, G, S, EXTRA, SMALL_BLOCK, 0, 0)
         update_block(
             data, addresses, i, n, extra_n, scalars, scale,
             RULE, P, G, S, T, EXTRA, SCALED, SMALL_BLOCK, 0, 0,
         )  # fmt: skip
-    if LAST:
-        if LATE:
-            ends_step = take_ticket(control, SEM)
+    if LAST:  # noqa: SIM102  # decided when the kernel is compiled, the other when it runs
         if ends_step:
-            if SEM == "release":
-                tl.atomic_xchg(control.to(tl.pointer_type(tl.int64)) + TICKET, 0, sem="acquire")
             finish_step(control, records, grads, schedules, skipped, n_records, RULE, ADVANCE)
-            if SEM != "release":
-                tl.store(control.to(tl.pointer_type(tl.int64)) + TICKET, 0)
+            tl.store(control.to(tl.pointer_type(tl.int64)) + TICKET, 0)
 
 
 @triton.jit(do_not_specialize=["n_records"])

@@ -37,16 +37,12 @@ class Tuning:
     Attributes:
         warps: of a program.
         registers: at most so many a thread; None: as :func:`most_registers` says.
-        grads: eviction policy of gradients, ``""`` or ``"evict_first"``.
         early: whether the first block of data is loaded before the scalars are computed.
     """
 
     warps: int = WARPS
     registers: int | None = None
-    grads: str = ""
     early: bool = False
-    late: bool = False
-    sem: str = "acq_rel"
 
 
 DEFAULT = Tuning()
@@ -127,13 +123,10 @@ def update(kind: int, options: Options, warp_size: int = WARP_SIZE, tuning: Tuni
             ("BLOCK", block),
             ("SMALL_BLOCK", small_block),
             ("HINT16", hint16),
-            ("GRADS", tuning.grads),
             ("EARLY", tuning.early),
-            ("LATE", tuning.late),
-            ("SEM", tuning.sem),
         ),
         tuning.warps,
-        tuning.registers or most_registers(kind, options),
+        tuning.registers or (most_registers(kind, options) if tuning.warps == WARPS else None),
     )
 
 
