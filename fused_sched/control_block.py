@@ -17,6 +17,8 @@ from collections.abc import MutableSequence, Sequence
 
 import torch
 
+from .platforms import TORCH, Platform
+
 HEADER: dict[str, int] = {
     "skipped": 0,  # int64: 1 when the last update was skipped because found_inf was not 0
     "ticket": 1,  # int64: programs of the running GPU update that are done; 0 between updates
@@ -42,21 +44,6 @@ FLAGS: dict[str, int] = {
 GROUP_CAPACITY = 1024  # rows reserved, so that add_param_group does not move the block
 
 
-def capturing(tensor: torch.Tensor) -> bool:
-    """Whether what is launched now on ``tensor``'s device is recorded into a CUDA graph."""
-    return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
-
-
-def refuse_in_capture(
-    tensor: torch.Tensor, what: str, fix: str = "do it before the capture or between replays"
-) -> None:
-    """Raise RuntimeError if what the host does now to ``tensor``'s device would end up in a CUDA graph."""
-    if capturing(tensor):
-        raise RuntimeError(
-            f"{what} inside a CUDA graph capture, where it would be recorded once and repeated by every replay: {fix}"
-        )
-
-
 class HostedArray:
     """A float64 device tensor that the host can read and write as numbers.
 
@@ -69,14 +56,16 @@ class HostedArray:
         values: float64 CPU tensor, one-dimensional: the first contents.
         device: where the tensor lives.
         hosted: how many leading elements the host may touch; default all.
-        remote: keep a mirror; default: whenever ``device`` is not the CPU.
+        platform: says whether ``device`` is remote, and whether it is being captured.
     """
 
     def __init__(
-        self, values: torch.Tensor, device: torch.device, hosted: int | None = None, remote: bool | None = None
+        self, values: torch.Tensor, device: torch.device, hosted: int | None = None, platform: Platform = TORCH
     ) -> None:
         self.tensor = values.to(device, copy=True)
-        self.remote = device.type != "cpu" if remote is None else remote
+        self.device = self.tensor.device
+        self.platform = platform
+        self.remote = platform.is_remote(self.device)
         self.stale = False
         self.volatile = False
         self.captured = False
@@ -106,7 +95,7 @@ class HostedArray:
             RuntimeError: inside a CUDA graph capture, as every replay would set it again.
         """
         if self.remote:
-            refuse_in_capture(self.tensor, "a hyperparameter was set by hand")
+            self.refuse_in_capture("a hyperparameter was set by hand")
         self.host[index] = value
         if self.remote:
             self.tensor[index].fill_(value)
@@ -114,10 +103,22 @@ class HostedArray:
     def write_range(self, start: int, values: Sequence[float]) -> None:
         """Set consecutive numbers; see :meth:`write`."""
         if self.remote:
-            refuse_in_capture(self.tensor, "a schedule was changed by hand")
+            self.refuse_in_capture("a schedule was changed by hand")
         self.host[start : start + len(values)] = values
         if self.remote:
             self.tensor[start : start + len(values)].copy_(torch.tensor(values, dtype=torch.float64), non_blocking=True)
+
+    def capturing(self) -> bool:
+        """Whether what is launched now on the array's device is recorded into a CUDA graph."""
+        return self.platform.is_capturing(self.device)
+
+    def refuse_in_capture(self, what: str, fix: str = "do it before the capture or between replays") -> None:
+        """Raise RuntimeError if what the host does now to the array's device would end up in a CUDA graph."""
+        if self.capturing():
+            raise RuntimeError(
+                f"{what} inside a CUDA graph capture, where it would be recorded once and repeated by every replay: "
+                f"{fix}"
+            )
 
     def note_capture(self) -> None:
         """A CUDA graph points to the tensor from now on; replays change it unseen."""
@@ -140,15 +141,15 @@ class ControlBlock(HostedArray):
     Args:
         device: the device of the parameters.
         n_tensors: number of parameters there is room for.
-        remote: see :class:`HostedArray`.
+        platform: see :class:`HostedArray`.
     """
 
-    def __init__(self, device: torch.device, n_tensors: int, remote: bool | None = None) -> None:
+    def __init__(self, device: torch.device, n_tensors: int, platform: Platform = TORCH) -> None:
         self.n_groups = 0
         self.count_capacity = n_tensors
         self.counts_offset = GROUPS_OFFSET + GROUP_CAPACITY * GROUP_STRIDE
         values = torch.zeros(self.counts_offset + n_tensors, dtype=torch.float64)
-        super().__init__(values, device, self.counts_offset, remote)
+        super().__init__(values, device, self.counts_offset, platform)
         self.integers = self.tensor.view(torch.int64)
         self.counts = self.integers[self.counts_offset :]
 

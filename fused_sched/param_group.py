@@ -97,7 +97,7 @@ class ParamGroup(LiveDict):
         if isinstance(value, torch.Tensor):
             if value.numel() != 1:
                 raise ValueError(f"{key} is a tensor with {value.numel()} elements: give a one-element tensor")
-            if self._block.remote and value.device.type != "cpu":
+            if self._block.platform.is_remote(value.device):
                 self._block.copy_from_device(slot, value)
                 return
             value = value.item()

@@ -30,7 +30,7 @@ class Schedule:
         self.backend = backend
         self.guarded = guarded
         self.code = program.encode()
-        self.memory = HostedArray(program.initial_memory(), block.tensor.device, remote=block.remote)
+        self.memory = HostedArray(program.initial_memory(), block.device, platform=block.platform)
         self.host_advance = program.compile_host()
         # (code, uniform operations, memory, guarded), as the launches take it
         self.launch_arguments = self.code, program.n_uniform, self.memory.tensor, int(guarded)
@@ -43,6 +43,10 @@ class Schedule:
         """One step of the schedule, as its own launch; the caller has run :attr:`before_advance`."""
         self.backend.advance(self)
         self.follow()
+
+    def retire(self) -> None:
+        """Another schedule takes the place of this one, whose last advance may be running still."""
+        self.backend.retire(self)
 
     def follow(self) -> None:
         """Keep the host's mirror in step after the device advanced."""

@@ -58,7 +58,10 @@ def _hooks() -> tuple[Any, Any]:
 
 
 class Launcher:
-    """Compiles, launches, and counts both: ``launches`` and ``compilations``."""
+    """Compiles, launches, and counts both: ``launches`` and ``compilations``.
+
+    A subclass may compile for, and launch on, something else, and take tensors in another form.
+    """
 
     def __init__(self) -> None:
         self.launches = 0
@@ -70,7 +73,7 @@ class Launcher:
         key = kernel, device.index
         if key not in self._compiled:
             self.compilations += 1
-            self._compiled[key] = kernel if INTERPRETED else _Loaded(compile_kernel(kernel))
+            self._compiled[key] = self._compile(kernel)
         return self._compiled[key]
 
     def launch(self, compiled: Any, programs: int, arguments: Sequence[Argument]) -> None:
@@ -79,14 +82,9 @@ class Launcher:
         Args:
             compiled: from :meth:`get`.
             programs: at least 1.
-            arguments: in the order of the kernel's signature; tensors where the interpreter runs,
-                else addresses (see :meth:`argument`).
+            arguments: in the order of the kernel's signature; tensors in the form of :meth:`argument`.
         """
         self.launches += 1
-        if INTERPRETED:
-            with quiet():
-                compiled.function[(programs,)](*arguments, **dict(compiled.constants))
-            return
         driver = triton.runtime.driver.active
         stream = driver.get_current_stream(driver.get_current_device())
         values = (*arguments, *compiled.constants)
@@ -95,7 +93,29 @@ class Launcher:
             metadata = compiled.compiled.launch_metadata((programs, 1, 1), stream, *values)
         compiled.run(programs, 1, 1, stream, compiled.function, compiled.packed, metadata, *hooks, *values)
 
-    @staticmethod
-    def argument(tensor: torch.Tensor) -> Argument:
+    def argument(self, tensor: torch.Tensor) -> Argument:
         """A tensor in the form that :meth:`launch` takes; the caller keeps it alive."""
-        return tensor if INTERPRETED else tensor.data_ptr()
+        return tensor.data_ptr()
+
+    def _compile(self, kernel: Kernel) -> Any:
+        return _Loaded(compile_kernel(kernel))
+
+
+class InterpretingLauncher(Launcher):
+    """Runs kernels in Triton's interpreter, which takes tensors."""
+
+    def launch(self, compiled: Any, programs: int, arguments: Sequence[Argument]) -> None:
+        self.launches += 1
+        with quiet():
+            compiled.function[(programs,)](*arguments, **dict(compiled.constants))
+
+    def argument(self, tensor: torch.Tensor) -> Argument:
+        return tensor
+
+    def _compile(self, kernel: Kernel) -> Any:
+        return kernel
+
+
+def make_launcher() -> Launcher:
+    """The launcher that suits this process."""
+    return InterpretingLauncher() if INTERPRETED else Launcher()

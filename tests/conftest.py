@@ -17,9 +17,9 @@ if not torch.cuda.is_available():
 sys.path.insert(0, str(Path(__file__).parent))  # for `support` and `tolerances`: importlib mode adds nothing
 
 from interpreter import imitate_hardware
+from platforms import MIRRORED
 
 from fused_sched import backends
-from fused_sched.optim.fused_optimizer import FusedOptimizer
 
 
 def _skip_unless_available(name: str) -> None:
@@ -29,28 +29,35 @@ def _skip_unless_available(name: str) -> None:
 
 
 @pytest.fixture(params=backends.NAMES)
-def backend(request: pytest.FixtureRequest) -> str:
-    """The name of each backend in turn; skipped, with the reason, where it cannot run."""
+def backend(request: pytest.FixtureRequest) -> str | backends.Backend:
+    """Each backend in turn; skipped, with the reason, where it cannot run.
+
+    By its name, but in a test with ``remote`` or ``mirrored`` one that thinks that its memory is remote.
+    """
     _skip_unless_available(request.param)
-    return str(request.param)
+    return _at_home(request, request.param)
 
 
 @pytest.fixture
-def host_backend() -> str:
-    """The fastest backend for CPU tensors, for tests in which the backend does not matter."""
-    return "cpu" if backends.reason_unavailable("cpu") is None else "reference"
+def host_backend(request: pytest.FixtureRequest) -> str | backends.Backend:
+    """The fastest backend for CPU tensors, for tests in which the backend does not matter; as ``backend``."""
+    return _at_home(request, "cpu" if backends.reason_unavailable("cpu") is None else "reference")
+
+
+def _at_home(request: pytest.FixtureRequest, name: str) -> str | backends.Backend:
+    names = request.fixturenames
+    mirror = "remote" in names or ("mirrored" in names and request.getfixturevalue("mirrored"))
+    return backends.make(name, MIRRORED) if mirror else name
 
 
 @pytest.fixture
-def remote(monkeypatch: pytest.MonkeyPatch) -> None:
+def remote() -> None:
     """The control block keeps a host mirror, as on a GPU, though its memory is on the CPU."""
-    monkeypatch.setattr(FusedOptimizer, "_remote", True)
 
 
 @pytest.fixture(params=["local", "remote"])
-def mirrored(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+def mirrored(request: pytest.FixtureRequest) -> bool:
     """Both homes of the control block: the host's own memory, and a device with a host mirror."""
-    monkeypatch.setattr(FusedOptimizer, "_remote", True if request.param == "remote" else None)
     return bool(request.param == "remote")
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 import fused_sched
+from fused_sched.backends import Backend
 
 SGD_OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -119,7 +120,7 @@ class Twins:
         self,
         name: str,
         values: Sequence[Sequence[Tensor]],
-        backend: str | None,
+        backend: str | Backend | None,
         layout: Callable[[Tensor], Tensor] = _contiguous,
         group_options: Sequence[dict[str, Any]] | None = None,
         **options: Any,

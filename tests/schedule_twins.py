@@ -276,16 +276,24 @@ def parameters(n_groups: int, device: str = "cpu") -> list[torch.nn.Parameter]:
     return [torch.nn.Parameter(torch.full((3,), 1.0 + i, device=device)) for i in range(n_groups)]
 
 
-def device_of(backend: str | None) -> str:
+AnyBackend = str | backends.Backend
+
+
+def name_of(backend: AnyBackend) -> str:
+    """Of a backend that was given as such or by its name."""
+    return backend.name if isinstance(backend, backends.Backend) else backend
+
+
+def device_of(backend: AnyBackend | None) -> str:
     """Where the parameters go: to the CPU if the backend serves it."""
-    return "cpu" if backend is None or "cpu" in backends._DEVICES[backend] else "cuda"
+    return "cpu" if backend is None or "cpu" in backends._DEVICES[name_of(backend)] else "cuda"
 
 
-def patience(backend: str, steps: int) -> int:
+def patience(backend: AnyBackend, steps: int) -> int:
     """``steps``, or fewer: the reference backend takes about 0.5 ms an advance, Triton's interpreter much longer."""
-    if backend == "cpu":
+    if name_of(backend) == "cpu":
         return steps
-    interpreted = backend == "triton" and not torch.cuda.is_available()
+    interpreted = name_of(backend) == "triton" and not torch.cuda.is_available()
     return min(steps, 6 if interpreted else 150)
 
 
@@ -339,7 +347,7 @@ def twins(
     *,
     lrs: list[float],
     kind: str = "SGD",
-    backend: str | None = None,
+    backend: AnyBackend | None = None,
     ours: dict[str, Any] | None = None,
     **options: Any,
 ) -> Twins:
@@ -441,7 +449,7 @@ def compare_steps(pair: Twins, steps: int, relative: float = 0.0) -> None:
         assert position(pair.ours) == position(pair.torchs)
 
 
-def single(backend: str | None = None, lr: float = 0.1, **options: Any) -> Any:
+def single(backend: AnyBackend | None = None, lr: float = 0.1, **options: Any) -> Any:
     """Our SGD with one group."""
     return optimizer(fused_sched.optim, "SGD", [lr], backend=backend, **options)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from platforms import MIRRORED
 
 from fused_sched.control_block import (
     FIELDS,
@@ -16,6 +17,7 @@ from fused_sched.control_block import (
     ControlBlock,
     HostedArray,
 )
+from fused_sched.platforms import TORCH, Platform
 
 CPU = torch.device("cpu")
 
@@ -33,7 +35,7 @@ class CountingArray(HostedArray):
 @pytest.fixture
 def array() -> HostedArray:
     CountingArray.reads = 0
-    return CountingArray(torch.arange(6, dtype=torch.float64), CPU, remote=True)
+    return CountingArray(torch.arange(6, dtype=torch.float64), CPU, platform=MIRRORED)
 
 
 def test_local_array_is_the_tensors_memory() -> None:
@@ -90,7 +92,7 @@ def test_copy_from_device_takes_any_one_element_tensor(array: HostedArray) -> No
 
 
 def test_hosted_part_alone_is_mirrored() -> None:
-    array = HostedArray(torch.arange(6, dtype=torch.float64), CPU, hosted=2, remote=True)
+    array = HostedArray(torch.arange(6, dtype=torch.float64), CPU, hosted=2, platform=MIRRORED)
     assert len(array.host) == 2
     array.stale = True
     assert array.read_range(0, 2) == [0.0, 1.0]
@@ -98,9 +100,9 @@ def test_hosted_part_alone_is_mirrored() -> None:
         array.read(2)
 
 
-@pytest.mark.parametrize("remote", [False, True], ids=["local", "remote"])
-def test_rows_and_counts(remote: bool) -> None:
-    block = ControlBlock(CPU, 5, remote=remote)
+@pytest.mark.parametrize("platform", [TORCH, MIRRORED], ids=["local", "remote"])
+def test_rows_and_counts(platform: Platform) -> None:
+    block = ControlBlock(CPU, 5, platform)
     assert [block.add_group() for _ in range(3)] == [0, 1, 2]
     assert block.tensor.numel() == GROUPS_OFFSET + GROUP_CAPACITY * GROUP_STRIDE + 5
     assert not block.tensor.any()
@@ -131,9 +133,9 @@ def test_more_groups_than_there_is_room_for() -> None:
     assert not block.counts.any()
 
 
-@pytest.mark.parametrize("remote", [False, True], ids=["local", "remote"])
-def test_view_is_live_both_ways(remote: bool) -> None:
-    block = ControlBlock(CPU, 0, remote=remote)
+@pytest.mark.parametrize("platform", [TORCH, MIRRORED], ids=["local", "remote"])
+def test_view_is_live_both_ways(platform: Platform) -> None:
+    block = ControlBlock(CPU, 0, platform)
     block.add_group()
     view = block.view(0, "lr")
     assert (view.shape, view.dtype) == (torch.Size([]), torch.float64)

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 
-from fused_sched import backends
 from fused_sched.backends.cuda import BLOCK_THREADS, LAUNCH, LAUNCH_WIDTH, SCHEDULE, SCHEDULE_WIDTH, CudaBackend
 from fused_sched.control_block import HEADER
 from fused_sched.lr_scheduler import CosineAnnealingLR, CyclicLR, LambdaLR, StepLR
@@ -72,14 +71,14 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 
 
 @pytest.fixture
-def simulation(library: ctypes.CDLL, monkeypatch: pytest.MonkeyPatch) -> Simulation:
-    """Optimizers made with ``backend="cuda"`` on CPU tensors use the simulation."""
-    operators = Simulation(library)
-    backend = CudaBackend(operators)
-    load = backends._load
-    monkeypatch.setattr(backends, "_load", lambda name: backend if name == "cuda" else load(name))
-    monkeypatch.setitem(backends._DEVICES, "cuda", ("cuda", "cpu"))
-    return operators
+def simulation(library: ctypes.CDLL) -> Simulation:
+    return Simulation(library)
+
+
+@pytest.fixture
+def cuda(simulation: Simulation) -> CudaBackend:
+    """The backend, whose operators are the simulation's."""
+    return CudaBackend(simulation)
 
 
 def make_params(dtype: torch.dtype, offset: int = 0, sizes: list[int] = SIZES) -> list[torch.nn.Parameter]:
@@ -110,10 +109,10 @@ def check_equal(got: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_steps_have_the_bits_of_the_cpu_backend(
-    name: str, dtype: torch.dtype, offset: int, simulation: Simulation
+    name: str, dtype: torch.dtype, offset: int, simulation: Simulation, cuda: CudaBackend
 ) -> None:
     results = []
-    for backend in ("cuda", "cpu"):
+    for backend in (cuda, "cpu"):
         params = make_params(dtype, offset)
         optimizer = OPTIMIZERS[name]([{"params": params[:6]}, {"params": params[6:], "lr": 0.003}], backend=backend)
         for step in range(STEPS):
@@ -126,9 +125,9 @@ def test_steps_have_the_bits_of_the_cpu_backend(
 
 @pytest.mark.parametrize("low", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("which", ["gradients", "parameters and gradients"])
-def test_states_of_another_type(which: str, low: torch.dtype, simulation: Simulation) -> None:
+def test_states_of_another_type(which: str, low: torch.dtype, cuda: CudaBackend) -> None:
     results = []
-    for backend in ("cuda", "cpu"):
+    for backend in (cuda, "cpu"):
         params = make_params(torch.float32 if which == "gradients" else low)
         optimizer = AdamW(params, lr=0.01, backend=backend)
         state = {
@@ -149,9 +148,9 @@ def test_states_of_another_type(which: str, low: torch.dtype, simulation: Simula
     check_equal(*results)
 
 
-def test_one_launch_for_each_combination_of_dtypes(simulation: Simulation) -> None:
+def test_one_launch_for_each_combination_of_dtypes(simulation: Simulation, cuda: CudaBackend) -> None:
     results = []
-    for backend in ("cuda", "cpu"):
+    for backend in (cuda, "cpu"):
         params = [*make_params(torch.float32), *make_params(torch.bfloat16), *make_params(torch.float64)]
         optimizer = AdamW(params, lr=0.01, backend=backend)
         scheduler = StepLR(optimizer, 2, fused=True)
@@ -166,9 +165,9 @@ def test_one_launch_for_each_combination_of_dtypes(simulation: Simulation) -> No
 
 
 @pytest.mark.parametrize("guarded", [False, True])
-def test_overflow_skips_update_and_count(guarded: bool, simulation: Simulation) -> None:
+def test_overflow_skips_update_and_count(guarded: bool, cuda: CudaBackend) -> None:
     results = []
-    for backend in ("cuda", "cpu"):
+    for backend in (cuda, "cpu"):
         params = make_params(torch.float16)
         optimizer = SGD(params, lr=0.1, momentum=0.9, backend=backend)
         scheduler = CosineAnnealingLR(optimizer, T_max=9, fused=True, skip_with_optimizer=guarded)
@@ -186,9 +185,9 @@ def test_overflow_skips_update_and_count(guarded: bool, simulation: Simulation) 
 @pytest.mark.filterwarnings("ignore:.*one more fused scheduler")
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("n_groups", [1, 3, 200])
-def test_schedules_of_many_groups(n_groups: int, fused: bool, simulation: Simulation) -> None:
+def test_schedules_of_many_groups(n_groups: int, fused: bool, cuda: CudaBackend) -> None:
     results = []
-    for backend in ("cuda", "cpu"):
+    for backend in (cuda, "cpu"):
         params = make_params(torch.float32, sizes=[3] * n_groups)
         optimizer = SGD([{"params": [p], "lr": 0.1 + i} for i, p in enumerate(params)], momentum=0.5, backend=backend)
         schedulers = [
@@ -206,9 +205,9 @@ def test_schedules_of_many_groups(n_groups: int, fused: bool, simulation: Simula
 
 
 @pytest.mark.parametrize("sizes", [[], [0, 0]], ids=["no parameters", "empty parameters"])
-def test_a_step_without_elements_ends_too(sizes: list[int], simulation: Simulation) -> None:
+def test_a_step_without_elements_ends_too(sizes: list[int], simulation: Simulation, cuda: CudaBackend) -> None:
     params = make_params(torch.float32, sizes=sizes)
-    optimizer = AdamW([{"params": params}], lr=1.0, backend="cuda")
+    optimizer = AdamW([{"params": params}], lr=1.0, backend=cuda)
     scheduler = StepLR(optimizer, 1, fused=True)
     for step in range(3):
         set_gradients(params, step)
@@ -219,9 +218,9 @@ def test_a_step_without_elements_ends_too(sizes: list[int], simulation: Simulati
     assert simulation.calls == [1] * 3
 
 
-def test_unchanged_gradients_change_nothing_on_the_host(simulation: Simulation) -> None:
+def test_unchanged_gradients_change_nothing_on_the_host(cuda: CudaBackend) -> None:
     params = make_params(torch.float32)
-    optimizer = AdamW(params, lr=0.01, backend="cuda")
+    optimizer = AdamW(params, lr=0.01, backend=cuda)
     set_gradients(params, 1)
     optimizer.step()
     (tracked,) = optimizer._backend._tracked.values()
@@ -234,9 +233,9 @@ def test_unchanged_gradients_change_nothing_on_the_host(simulation: Simulation) 
     assert rows[0, LAUNCH.index("grads")] == tracked.device.grads.data_ptr() != grads.data_ptr()
 
 
-def test_the_scan_compares_devices(simulation: Simulation) -> None:
+def test_the_scan_compares_devices(cuda: CudaBackend) -> None:
     params = make_params(torch.float32)
-    optimizer = AdamW(params, lr=0.01, backend="cuda")
+    optimizer = AdamW(params, lr=0.01, backend=cuda)
     set_gradients(params, 1)
     optimizer.step()
     t = optimizer._table

@@ -184,6 +184,17 @@ def test_backend_argument_wins_over_the_environment(monkeypatch: pytest.MonkeyPa
     assert SGD([torch.zeros(1, requires_grad=True)], backend="reference")._backend.name == "reference"
 
 
+def test_a_backend_can_be_given_and_is_shared_by_copies(host_backend: str, remote: None) -> None:
+    p = torch.zeros(1, requires_grad=True)
+    optimizer = SGD([p], backend=host_backend)
+    assert optimizer._backend is host_backend
+    assert optimizer._block.remote
+    assert copy.deepcopy(optimizer)._backend is host_backend
+    loaded = pickle.loads(pickle.dumps(optimizer))
+    assert loaded._backend is backends.choose(p.device, host_backend.name)
+    assert not loaded._block.remote
+
+
 @every_optimizer
 def test_flags_for_torchs_own_implementations_change_nothing(name: str, backend: str, seed: int) -> None:
     flags: list[dict[str, Any]] = [{"foreach": True}, {"fused": True}, {"foreach": False, "fused": False}]

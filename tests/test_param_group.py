@@ -20,7 +20,7 @@ from fused_sched import optim
 from fused_sched.lr_scheduler import CosineAnnealingLR, ExponentialLR
 from fused_sched.param_group import ParamGroup
 
-pytestmark = pytest.mark.usefixtures("mirrored")
+Make = Callable[..., Any]
 
 KINDS = ("SGD", "Adam", "AdamW")
 NUMBERS = {
@@ -36,8 +36,14 @@ FLAGS = {
 EVERY_NUMBER = [(kind, key) for kind in KINDS for key in NUMBERS[kind]]
 
 
-def _make(kind: str = "SGD", n: int = 2, **options: Any) -> Any:
-    return optimizer(optim, kind, [0.1 * (i + 1) for i in range(n)], **options)
+@pytest.fixture
+def make(host_backend: str, mirrored: bool) -> Make:
+    """Makes one of our optimizers, in both homes of the control block."""
+
+    def make(kind: str = "SGD", n: int = 2, **options: Any) -> Any:
+        return optimizer(optim, kind, [0.1 * (i + 1) for i in range(n)], backend=host_backend, **options)
+
+    return make
 
 
 def _on_device(made: Any, group: int, field: str) -> float:
@@ -85,8 +91,8 @@ def _match(group: Any) -> Any:
 
 @pytest.mark.parametrize("how", READS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_way_of_reading_sees_the_present_values(kind: str, how: str) -> None:
-    made, oracle = _make(kind), optimizer(torch.optim, kind, [0.1, 0.2])
+def test_every_way_of_reading_sees_the_present_values(kind: str, how: str, make: Make) -> None:
+    made, oracle = make(kind), optimizer(torch.optim, kind, [0.1, 0.2])
     scheduler = ExponentialLR(made, 0.5)
     for _ in range(2):
         scheduler.step()
@@ -110,8 +116,8 @@ def test_every_way_of_reading_sees_the_present_values(kind: str, how: str) -> No
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_group_reads_like_torchs(kind: str) -> None:
-    made, oracle = _make(kind), optimizer(torch.optim, kind, [0.1, 0.2])
+def test_group_reads_like_torchs(kind: str, make: Make) -> None:
+    made, oracle = make(kind), optimizer(torch.optim, kind, [0.1, 0.2])
     for ours, theirs in zip(made.param_groups, oracle.param_groups, strict=True):
         assert isinstance(ours, dict)
         assert list(ours) == list(theirs)
@@ -126,8 +132,8 @@ def test_group_reads_like_torchs(kind: str) -> None:
             ours["rate"]
 
 
-def test_text_and_json() -> None:
-    made = _make()
+def test_text_and_json(make: Make) -> None:
+    made = make()
     group = made.param_groups[1]
     group["lr"] /= 4
     plain = {k: v for k, v in group.items() if k != "params"}
@@ -143,8 +149,8 @@ def test_text_and_json() -> None:
     assert json.loads(json.dumps([group]))[0] == dict(group)
 
 
-def test_equality() -> None:
-    made = _make(n=3)
+def test_equality(make: Make) -> None:
+    made = make(n=3)
     a, b, c = made.param_groups
     for group in (a, b, c):
         group["params"] = []
@@ -177,8 +183,10 @@ def test_equality() -> None:
     }.items(),
     ids=lambda item: item[0],
 )
-def test_every_way_of_writing_reaches_the_device(kind: str, key: str, write: tuple[str, Callable[..., Any]]) -> None:
-    made = _make(kind)
+def test_every_way_of_writing_reaches_the_device(
+    kind: str, key: str, write: tuple[str, Callable[..., Any]], make: Make
+) -> None:
+    made = make(kind)
     before = dict(made.param_groups[0])
     write[1](made.param_groups[1], key, 0.625)
     assert _on_device(made, 1, key) == 0.625
@@ -194,8 +202,8 @@ def test_every_way_of_writing_reaches_the_device(kind: str, key: str, write: tup
 @pytest.mark.parametrize(
     ("value", "expected"), [(3, 3.0), (True, 1.0), (-0.0, -0.0), (math.inf, math.inf), ("0.5", 0.5)]
 )
-def test_numbers_of_every_kind(value: Any, expected: float) -> None:
-    made = _make()
+def test_numbers_of_every_kind(value: Any, expected: float, make: Make) -> None:
+    made = make()
     made.param_groups[0]["lr"] = value
     found = made.param_groups[0]["lr"]
     assert type(found) is float
@@ -210,10 +218,10 @@ def test_numbers_of_every_kind(value: Any, expected: float) -> None:
 @pytest.mark.parametrize(
     "value", [(0.5, 0.75), [0.5, 0.75], (torch.tensor(0.5), 0.75), torch.tensor([0.5, 0.75]), (x for x in (0.5, 0.75))]
 )
-def test_betas(kind: str, value: Any) -> None:
+def test_betas(kind: str, value: Any, make: Make) -> None:
     if not isinstance(value, (tuple, list, torch.Tensor)):
         value = iter([0.5, 0.75])
-    made = _make(kind)
+    made = make(kind)
     made.param_groups[1]["betas"] = value
     assert made.param_groups[1]["betas"] == (0.5, 0.75)
     assert (_on_device(made, 1, "beta1"), _on_device(made, 1, "beta2")) == (0.5, 0.75)
@@ -222,16 +230,16 @@ def test_betas(kind: str, value: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [0.9, (0.9,), (0.1, 0.2, 0.3), "ab", None, ("a", 0.5), (0.5, None), (0.5, [1])])
-def test_bad_betas_change_nothing(value: Any) -> None:
-    made = _make("Adam")
+def test_bad_betas_change_nothing(value: Any, make: Make) -> None:
+    made = make("Adam")
     with pytest.raises(TypeError, match=r"^betas=.* must be a pair of numbers, such as \(0\.9, 0\.999\)$"):
         made.param_groups[0]["betas"] = value
     assert made.param_groups[0]["betas"] == (0.9, 0.999)
     assert (_on_device(made, 0, "beta1"), _on_device(made, 0, "beta2")) == (0.9, 0.999)
 
 
-def test_betas_with_a_long_tensor_change_nothing() -> None:
-    made = _make("Adam")
+def test_betas_with_a_long_tensor_change_nothing(make: Make) -> None:
+    made = make("Adam")
     with pytest.raises(TypeError, match=r"^betas=.* must be a pair of numbers"):
         made.param_groups[0]["betas"] = (0.5, torch.tensor([0.5, 0.6]))
     assert made.param_groups[0]["betas"] == (0.9, 0.999)
@@ -239,8 +247,8 @@ def test_betas_with_a_long_tensor_change_nothing() -> None:
 
 @pytest.mark.parametrize(("kind", "key"), EVERY_NUMBER)
 @pytest.mark.parametrize("value", ["fast", None, [0.1], {}, 1j, (0.1,)], ids=repr)
-def test_bad_number_changes_nothing(kind: str, key: str, value: Any) -> None:
-    made = _make(kind)
+def test_bad_number_changes_nothing(kind: str, key: str, value: Any, make: Make) -> None:
+    made = make(kind)
     before = dict(made.param_groups[0])
     with pytest.raises(TypeError, match=rf"^{key}=.* must be a number or a one-element tensor: assign a float$"):
         made.param_groups[0][key] = value
@@ -248,8 +256,8 @@ def test_bad_number_changes_nothing(kind: str, key: str, value: Any) -> None:
     assert _on_device(made, 0, key) == before[key]
 
 
-def test_tensor_of_several_elements_changes_nothing() -> None:
-    made = _make()
+def test_tensor_of_several_elements_changes_nothing(make: Make) -> None:
+    made = make()
     with pytest.raises(ValueError, match=r"^lr is a tensor with 2 elements: give a one-element tensor$"):
         made.param_groups[0]["lr"] = torch.tensor([0.1, 0.2])
     with pytest.raises(ValueError, match=r"^lr is a tensor with 0 elements"):
@@ -259,8 +267,8 @@ def test_tensor_of_several_elements_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize(("kind", "key"), [(kind, key) for kind in KINDS for key in FLAGS[kind]])
-def test_flags(kind: str, key: str) -> None:
-    made = _make(kind)
+def test_flags(kind: str, key: str, make: Make) -> None:
+    made = make(kind)
     assert made.param_groups[0][key] is False
     for value, expected in ((True, True), (0, False), (1, True), (False, False)):
         made.param_groups[0][key] = value
@@ -274,8 +282,8 @@ def test_flags(kind: str, key: str) -> None:
     assert [made.param_groups[0][other] for other in FLAGS[kind]] == [other != key for other in FLAGS[kind]]
 
 
-def test_keys_of_the_users_own() -> None:
-    made = _make()
+def test_keys_of_the_users_own(make: Make) -> None:
+    made = make()
     group = made.param_groups[0]
     group["name"] = "head"
     group["scale"] = marker = [1, 2]
@@ -291,8 +299,8 @@ def test_keys_of_the_users_own() -> None:
     assert made.state_dict()["param_groups"][0]["scale"] == [1, 2]
 
 
-def test_deleting_a_hyperparameter() -> None:
-    group = _make().param_groups[0]
+def test_deleting_a_hyperparameter(make: Make) -> None:
+    group = make().param_groups[0]
     assert group.pop("lr") == 0.1
     assert "lr" not in group
     assert group.get("lr") is None
@@ -308,8 +316,8 @@ def test_deleting_a_hyperparameter() -> None:
     assert len(group) == 0
 
 
-def test_copies_are_apart_from_the_group() -> None:
-    made = _make()
+def test_copies_are_apart_from_the_group(make: Make) -> None:
+    made = make()
     group = made.param_groups[0]
     for copied in (copy.copy(group), copy.deepcopy(group), {**group}, group | {"lr": 0.1}, {"lr": 5} | group):
         assert not isinstance(copied, ParamGroup)
@@ -325,8 +333,8 @@ def test_copies_are_apart_from_the_group() -> None:
 
 @pytest.mark.parametrize("how", ["deepcopy", "pickle", "torch.save"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_copied_optimizer_has_groups_of_its_own(kind: str, how: str) -> None:
-    made = _make(kind)
+def test_copied_optimizer_has_groups_of_its_own(kind: str, how: str, make: Make) -> None:
+    made = make(kind)
     made.param_groups[0]["lr"] = 0.75
     make = {"deepcopy": copy.deepcopy, "pickle": lambda x: pickle.loads(pickle.dumps(x)), "torch.save": _saved}[how]
     copied = make(made)
@@ -346,9 +354,9 @@ def _weight(made: Any, group: int = 0) -> torch.Tensor:
     return made.param_groups[group]["params"][0]  # type: ignore[no-any-return]
 
 
-def test_lr_given_as_a_tensor_is_a_live_view() -> None:
+def test_lr_given_as_a_tensor_is_a_live_view(host_backend: str, mirrored: bool) -> None:
     given = torch.tensor(0.5)
-    made = optim.SGD(parameters(1), lr=given)
+    made = optim.SGD(parameters(1), lr=given, backend=host_backend)
     lr = made.param_groups[0]["lr"]
     assert isinstance(lr, torch.Tensor)
     assert (lr.shape, lr.dtype, lr.item()) == (torch.Size([]), torch.float64, 0.5)
@@ -371,8 +379,8 @@ def test_lr_given_as_a_tensor_is_a_live_view() -> None:
         assert READS[how](made.param_groups[0])["lr"].data_ptr() == lr.data_ptr()
 
 
-def test_number_turns_a_tensor_lr_back_into_a_number() -> None:
-    made = optim.SGD(parameters(1), lr=torch.tensor(0.5))
+def test_number_turns_a_tensor_lr_back_into_a_number(host_backend: str, mirrored: bool) -> None:
+    made = optim.SGD(parameters(1), lr=torch.tensor(0.5), backend=host_backend)
     view = made.param_groups[0]["lr"]
     made.param_groups[0]["lr"] = 0.125
     assert type(made.param_groups[0]["lr"]) is float
@@ -386,9 +394,9 @@ def test_number_turns_a_tensor_lr_back_into_a_number() -> None:
     assert torch.is_tensor(made.state_dict()["param_groups"][0]["lr"])
 
 
-def test_groups_made_with_one_tensor_lr_do_not_share_it() -> None:
+def test_groups_made_with_one_tensor_lr_do_not_share_it(host_backend: str, mirrored: bool) -> None:
     lr = torch.tensor(0.5)
-    made = optim.SGD([{"params": parameters(1)}, {"params": parameters(1)}], lr=lr)
+    made = optim.SGD([{"params": parameters(1)}, {"params": parameters(1)}], lr=lr, backend=host_backend)
     first, second = made.param_groups
     first["lr"].fill_(0.25)
     assert (first["lr"].item(), second["lr"].item(), lr.item()) == (0.25, 0.5, 0.5)
@@ -401,13 +409,13 @@ def test_groups_made_with_one_tensor_lr_do_not_share_it() -> None:
     assert first["lr"].item() == pytest.approx(0.125)
 
 
-def test_edit_in_place_of_a_tensor_lr_survives_state_dict_and_copies() -> None:
-    made = optim.SGD(parameters(1), lr=torch.tensor(0.5))
+def test_edit_in_place_of_a_tensor_lr_survives_state_dict_and_copies(host_backend: str, mirrored: bool) -> None:
+    made = optim.SGD(parameters(1), lr=torch.tensor(0.5), backend=host_backend)
     made.param_groups[0]["lr"].fill_(0.25)
     copied = copy.deepcopy(made)
     copied.param_groups[0]["lr"].fill_(0.125)
     assert (made.param_groups[0]["lr"].item(), copied.param_groups[0]["lr"].item()) == (0.25, 0.125)
-    fresh = optim.SGD(parameters(1), lr=3.0)
+    fresh = optim.SGD(parameters(1), lr=3.0, backend=host_backend)
     fresh.load_state_dict(copy.deepcopy(made.state_dict()))
     assert fresh.param_groups[0]["lr"].item() == 0.25
     made.param_groups[0]["lr"].fill_(0.0625)
@@ -415,8 +423,8 @@ def test_edit_in_place_of_a_tensor_lr_survives_state_dict_and_copies() -> None:
 
 
 @pytest.mark.parametrize("key", ["momentum", "weight_decay", "dampening"])
-def test_other_hyperparameters_take_tensors_as_numbers(key: str) -> None:
-    made = _make()
+def test_other_hyperparameters_take_tensors_as_numbers(key: str, make: Make) -> None:
+    made = make()
     made.param_groups[0][key] = torch.tensor(0.25)
     assert type(made.param_groups[0][key]) is float
     assert made.param_groups[0][key] == _on_device(made, 0, key) == 0.25
@@ -445,8 +453,8 @@ def test_edit_changes_the_next_update_as_in_torch(kind: str, key: str, backend: 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_loading_a_state_keeps_references_to_groups(kind: str) -> None:
-    made, other = _make(kind), _make(kind)
+def test_loading_a_state_keeps_references_to_groups(kind: str, make: Make) -> None:
+    made, other = make(kind), make(kind)
     group = made.param_groups[0]
     other.param_groups[0].update(lr=0.75, weight_decay=0.5, note="x")
     made.param_groups[0]["mine"] = 1

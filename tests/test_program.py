@@ -65,11 +65,12 @@ def _advance_host(program: Program, memory: list[float], control: list[float]) -
 
 def _schedule(program: Program, backend: str, control: list[float], guarded: bool = False) -> Schedule:
     device = torch.device(device_of(backend))
-    block = ControlBlock(device, 0)
+    chosen = backends.choose(device, backend)
+    block = ControlBlock(device, 0, chosen.platform)
     for _ in range(program.n_groups):
         block.add_group()
     block.write_range(0, control)
-    return Schedule(program, block, backends.choose(device, backend), guarded)
+    return Schedule(program, block, chosen, guarded)
 
 
 # -- building ----------------------------------------------------------------------------------------------

@@ -13,9 +13,10 @@ from functools import cache
 
 import torch
 
+from ..platforms import TORCH, Platform
 from .base import Backend, Update
 
-__all__ = ["NAMES", "Backend", "Update", "choose", "reason_unavailable", "why"]
+__all__ = ["NAMES", "Backend", "Update", "choose", "make", "reason_unavailable", "why"]
 
 ENVIRONMENT = "FUSED_SCHED_BACKEND"
 _MODULES = {"triton": "triton", "cuda": "cuda", "cpu": "cpu", "reference": "reference"}
@@ -32,13 +33,22 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 NAMES: tuple[str, ...] = tuple(_MODULES)  # in order of preference
 
 
+def make(name: str, platform: Platform) -> Backend:
+    """A backend of its own, which asks ``platform`` about devices.
+
+    Raises:
+        ImportError: it cannot run here; the message has the reason.
+    """
+    made: Backend = importlib.import_module(f".{_MODULES[name]}", __name__).make(platform)
+    return made
+
+
 @cache
 def _load(name: str) -> Backend | str:
     try:
-        backend: Backend = importlib.import_module(f".{_MODULES[name]}", __name__).make()
+        return make(name, TORCH)
     except ImportError as error:
         return str(error)
-    return backend
 
 
 def reason_unavailable(name: str) -> str | None:
@@ -47,17 +57,20 @@ def reason_unavailable(name: str) -> str | None:
     return loaded if isinstance(loaded, str) else None
 
 
-def choose(device: torch.device, name: str | None = None) -> Backend:
+def choose(device: torch.device, name: str | Backend | None = None) -> Backend:
     """The backend for tensors on ``device``.
 
     Args:
         device: where the parameters are.
         name: a backend's name; default the environment variable ``FUSED_SCHED_BACKEND``, else automatic.
+            A :class:`Backend` is taken as it is, whatever the device.
 
     Raises:
         ValueError: the name is unknown, or that backend does not serve this kind of device.
         RuntimeError: the named backend cannot run here; the message has the reason.
     """
+    if isinstance(name, Backend):
+        return name
     origin = "backend" if name is not None else ENVIRONMENT
     name = name if name is not None else os.environ.get(ENVIRONMENT) or None
     if name is None:

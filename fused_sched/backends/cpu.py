@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..parameter_table import CHUNK, ParameterTable
+from ..platforms import Platform
 from .base import Backend, Update
 
 try:
@@ -66,5 +67,5 @@ class CpuBackend(Backend):
         _C.check_program(schedule.code, program.n_uniform, schedule.memory.tensor.numel(), program.n_groups)
 
 
-def make() -> Backend:
-    return CpuBackend()
+def make(platform: Platform) -> Backend:
+    return CpuBackend(platform)

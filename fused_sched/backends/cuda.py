@@ -8,14 +8,14 @@ check of the pointers in C++ and one call of a torch operator.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..device_table import UNIT, DeviceTable, outside_of_capture, upload
+from ..device_table import UNIT, DeviceTable
+from ..platforms import TORCH, Platform
 from .base import Backend, Update
 from .device_backend import DeviceBackend, one_float, same
 
@@ -71,16 +71,17 @@ class CudaBackend(DeviceBackend):
 
     Args:
         operators: with the methods ``update``, ``advance`` and ``prepare`` of :class:`Operators`.
+        platform: see :class:`Backend`.
     """
 
     name = "cuda"
 
-    def __init__(self, operators: Any) -> None:
-        super().__init__()
+    def __init__(self, operators: Any, platform: Platform = TORCH) -> None:
+        super().__init__(platform=platform)
         self._operators = operators
 
     def _launch_update(self, update: Update, capturing: bool) -> list[Any]:
-        device = update.block.tensor.device
+        device = update.block.device
         plan = self._plan(update, capturing)
         scale, found = (None if x is None else one_float(x, device) for x in (update.grad_scale, update.found_inf))
         self._operators.update(plan.rows, update.block.tensor, scale, found)
@@ -96,23 +97,22 @@ class CudaBackend(DeviceBackend):
             program = schedule.program
             _C.check_program(schedule.code, program.n_uniform, schedule.memory.tensor.numel(), program.n_groups)
 
-    def _plan(self, update: Update, capturing: bool) -> _Plan:
+    def _plan(self, update: Update, capturing: bool) -> Any:
         tracked = self._tracked[update.table]
         table = self._device_table(update, capturing)
         key: tuple[Any, ...] = (table, update.block.tensor, update.rule)
         for schedule in update.schedules:
             key += (schedule.memory.tensor, schedule.program, schedule.guarded)
-        plan: _Plan | None = tracked.plan
+        plan: Any = tracked.plan
         if plan is None or not same(plan.key, key):
-            with outside_of_capture() if capturing else nullcontext():
-                plan = tracked.plan = self._make_plan(update, table, key)
+            plan = tracked.plan = self._renewed(plan, lambda: self._make_plan(update, table, key), capturing)
         if plan.grads is not table.grads:
             plan.grads = table.grads
             plan.rows[:, _GRADS] = table.grads.data_ptr()
         return plan
 
     def _make_plan(self, update: Update, table: DeviceTable, key: tuple[Any, ...]) -> _Plan:
-        schedules, kept = _schedule_table(update.schedules, table.device)
+        schedules, kept = self._schedule_table(update.schedules, table.device)
         values = {
             "rule": _RULES[update.rule],
             "chunk_size": table.size,
@@ -133,42 +133,47 @@ class CudaBackend(DeviceBackend):
             rows.append(_row(LAUNCH, LAUNCH_WIDTH, {**values, **one}))
         plan = torch.tensor(rows, dtype=torch.int64)
         self._operators.prepare(plan, table.device.index)  # inside a capture, the first launch is too late
-        return _Plan(key, plan, table.grads, [key, table, table.records, table.parts, schedules, kept])
+        return _Plan(key, plan, table.grads, [*key, *table.tensors, schedules, *kept])
 
-    def _advance_plan(self, schedule: Schedule, capturing: bool) -> _Plan:
+    def _advance_plan(self, schedule: Schedule, capturing: bool) -> Any:
         control = schedule.block.tensor
         key = schedule.memory.tensor, schedule.program, control, schedule.guarded
-        plan: _Plan | None = self._advances.get(schedule)
+        plan = self._advances.get(schedule)
         if plan is None or not same(plan.key, key):
-            with outside_of_capture() if capturing else nullcontext():
-                rows, kept = _schedule_table([schedule], control.device)
-                self._operators.prepare(torch.empty(0, LAUNCH_WIDTH, dtype=torch.int64), control.device.index)
-            plan = self._advances[schedule] = _Plan(key, rows, None, [*key, rows, kept])
+            plan = self._renewed(plan, lambda: self._make_advance_plan(schedule, key), capturing)
+            self._advances[schedule] = plan
         return plan
 
+    def _make_advance_plan(self, schedule: Schedule, key: tuple[Any, ...]) -> _Plan:
+        device = schedule.block.device
+        rows, kept = self._schedule_table([schedule], device)
+        self._operators.prepare(torch.empty(0, LAUNCH_WIDTH, dtype=torch.int64), device.index)
+        return _Plan(key, rows, None, [*key, rows, *kept])
 
-def _schedule_table(schedules: Sequence[Schedule], device: torch.device) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Rows as csrc/cuda/step.h reads them, on the device, and the tensors they point to."""
-    rows, kept = [], []
-    for schedule in schedules:
-        n_ops, n_groups = len(schedule.code), schedule.program.n_groups
-        code = upload(schedule.code, device)
-        lanes = max(1, min(n_groups, BLOCK_THREADS))
-        scratch = torch.empty(lanes * (n_ops + 1), dtype=torch.float64, device=device)
-        kept += [code, scratch, schedule.memory.tensor]
-        values = {
-            "code": code.data_ptr(),
-            "memory": schedule.memory.tensor.data_ptr(),
-            "scratch": scratch.data_ptr(),
-            "n_ops": n_ops,
-            "n_uniform": schedule.program.n_uniform,
-            "n_groups": n_groups,
-            "guarded": int(schedule.guarded),
-        }
-        rows.append(_row(SCHEDULE, SCHEDULE_WIDTH, values))
-    if not rows:
-        return torch.empty(0, SCHEDULE_WIDTH, dtype=torch.int64, device=device), kept
-    return upload(torch.tensor(rows, dtype=torch.int64), device), kept
+    def _schedule_table(
+        self, schedules: Sequence[Schedule], device: torch.device
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Rows as csrc/cuda/step.h reads them, on the device, and the tensors they point to."""
+        rows, kept = [], []
+        for schedule in schedules:
+            n_ops, n_groups = len(schedule.code), schedule.program.n_groups
+            code = self.platform.upload(schedule.code, device)
+            lanes = max(1, min(n_groups, BLOCK_THREADS))
+            scratch = torch.empty(lanes * (n_ops + 1), dtype=torch.float64, device=device)
+            kept += [code, scratch, schedule.memory.tensor]
+            values = {
+                "code": code.data_ptr(),
+                "memory": schedule.memory.tensor.data_ptr(),
+                "scratch": scratch.data_ptr(),
+                "n_ops": n_ops,
+                "n_uniform": schedule.program.n_uniform,
+                "n_groups": n_groups,
+                "guarded": int(schedule.guarded),
+            }
+            rows.append(_row(SCHEDULE, SCHEDULE_WIDTH, values))
+        if not rows:
+            return torch.empty(0, SCHEDULE_WIDTH, dtype=torch.int64, device=device), kept
+        return self.platform.upload(torch.tensor(rows, dtype=torch.int64), device), kept
 
 
 def load_library(path: Path = _PACKAGE / "_cuda.so") -> None:
@@ -189,7 +194,7 @@ def load_library(path: Path = _PACKAGE / "_cuda.so") -> None:
         torch.library.register_fake(f"fused_sched::cuda_{name}", lambda *args: None)
 
 
-def make() -> Backend:
+def make(platform: Platform) -> Backend:
     load_library()
     if not torch.cuda.is_available():
         raise ImportError("no GPU was found")
@@ -198,4 +203,4 @@ def make() -> Backend:
             torch.ops.fused_sched.cuda_check.default(index)
         except RuntimeError as error:
             raise ImportError(f"{torch.cuda.get_device_name(index)} cannot run it: {error}") from error
-    return CudaBackend(Operators())
+    return CudaBackend(Operators(), platform)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -11,8 +11,9 @@ import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
 from .. import pointers
-from ..device_table import DeviceTable, is_capturing
+from ..device_table import DeviceTable
 from ..parameter_table import ParameterTable
+from ..platforms import TORCH, Platform
 from .base import Backend, Update
 
 if TYPE_CHECKING:
@@ -38,11 +39,13 @@ class DeviceBackend(Backend):
 
     Args:
         chunk_size: elements of a chunk; default: what suits the number of elements.
+        platform: see :class:`Backend`.
     """
 
     walks_memory = True
 
-    def __init__(self, chunk_size: int | None = None) -> None:
+    def __init__(self, chunk_size: int | None = None, platform: Platform = TORCH) -> None:
+        super().__init__(platform)
         self._chunk_size = chunk_size
         self._tracked: WeakKeyDictionary[ParameterTable, Tracked] = WeakKeyDictionary()
         self._advances: WeakKeyDictionary[Schedule, Any] = WeakKeyDictionary()
@@ -54,6 +57,12 @@ class DeviceBackend(Backend):
         tracked = self._tracked.setdefault(table, Tracked())
         tracked.rebuilt = True
         tracked.where = pointers.where_in_c(table)
+
+    def discard(self, table: ParameterTable) -> None:
+        tracked = self._tracked.pop(table, None)
+        if tracked is not None:
+            self.platform.record_stream([] if tracked.device is None else tracked.device.tensors)
+            self.platform.record_stream([] if tracked.plan is None else tracked.plan.kept)
 
     def scan(self, table: ParameterTable, states: Sequence[int]) -> bool:
         tracked = self._tracked.get(table)
@@ -67,8 +76,8 @@ class DeviceBackend(Backend):
         table, block = update.table, update.block
         if table.staged:
             table.stage_in()
-        with current(block.tensor.device):
-            capturing = is_capturing(block.tensor.device)
+        with self.platform.current(block.device):
+            capturing = self.platform.is_capturing(block.device)
             kept = self._launch_update(update, capturing)
         if capturing:
             owner = table.entries[0].param if table.entries else block
@@ -77,12 +86,18 @@ class DeviceBackend(Backend):
             table.stage_out(update.grad_scale is not None)
 
     def advance(self, schedule: Schedule) -> None:
-        device = schedule.block.tensor.device
-        with current(device):
-            capturing = is_capturing(device)
+        device = schedule.block.device
+        with self.platform.current(device):
+            capturing = self.platform.is_capturing(device)
             kept = self._launch_advance(schedule, capturing)
         if capturing:
             self._note_capture(schedule, kept, [schedule.block, schedule.memory])
+
+    def retire(self, schedule: Schedule) -> None:
+        super().retire(schedule)
+        plan = self._advances.pop(schedule, None)
+        if plan is not None:
+            self.platform.record_stream(plan.kept)
 
     def _launch_update(self, update: Update, capturing: bool) -> list[Any]:
         """Launch an update; returns what a graph that captured it must keep."""
@@ -98,6 +113,13 @@ class DeviceBackend(Backend):
         for array in hosted:
             array.note_capture()
 
+    def _renewed(self, plan: Any, make: Callable[[], Any], capturing: bool) -> Any:
+        """A new plan in the place of ``plan``, made at once even during a capture."""
+        if plan is not None:
+            self.platform.record_stream(plan.kept)
+        with self.platform.outside_of_capture() if capturing else nullcontext():
+            return make()
+
     def _device_table(self, update: Update, capturing: bool) -> DeviceTable:
         """The device's copy of ``update.table``, up to date."""
         tracked = self._tracked[update.table]
@@ -108,18 +130,13 @@ class DeviceBackend(Backend):
                     "run one optimizer.step() with all gradients before the capture, so that the graph finds its state"
                 )
             _check_devices(update)
-            tracked.device = DeviceTable(update.table, update.block.tensor.device, self._chunk_size)
+            if tracked.device is not None:
+                self.platform.record_stream(tracked.device.tensors)
+            tracked.device = DeviceTable(update.table, update.block.device, self._chunk_size, self.platform)
         elif tracked.rebuilt or tracked.moved or update.table.staged:
             tracked.device.follow(update.table)
         tracked.rebuilt = tracked.moved = False
         return tracked.device
-
-
-def current(device: torch.device) -> AbstractContextManager[Any]:
-    """Makes ``device`` the current one."""
-    if device.type != "cuda" or torch.cuda.current_device() == device.index:
-        return nullcontext()
-    return torch.cuda.device(device)
 
 
 def same(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
@@ -133,7 +150,7 @@ def one_float(value: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def _check_devices(update: Update) -> None:
-    home = update.block.tensor.device
+    home = update.block.device
     for entry in update.table.entries:
         if entry.param.device != home:
             raise RuntimeError(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..control_block import FIELDS, FLAGS, GROUP_STRIDE, GROUPS_OFFSET, HEADER, ControlBlock
+from ..platforms import Platform
 from ..program import Operation, Program
 from .base import Backend, Update
 
@@ -222,5 +223,5 @@ _OPERATIONS: dict[str, Callable[..., torch.Tensor]] = {
 }
 
 
-def make() -> Backend:
-    return ReferenceBackend()
+def make(platform: Platform) -> Backend:
+    return ReferenceBackend(platform)

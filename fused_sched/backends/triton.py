@@ -7,16 +7,16 @@ where the extension was built, and one launch with a handful of addresses.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..device_table import DeviceTable, outside_of_capture, upload
+from ..device_table import DeviceTable
 from ..kernels import variants
-from ..kernels.launcher import Launcher
+from ..kernels.launcher import Launcher, make_launcher
 from ..kernels.program_source import advance_function
+from ..platforms import TORCH, Platform
 from .base import Backend, Update
 from .device_backend import DeviceBackend, one_float, same
 
@@ -46,18 +46,27 @@ class _Plan:
 
 
 class TritonBackend(DeviceBackend):
-    """See the module. ``launcher`` counts launches and compilations.
+    """See the module.
 
     Args:
         tuning: of the update kernels.
         chunk_size: elements of a chunk; default: what suits the number of elements.
+        launcher: compiles and launches, and counts both; default: what suits this process.
+        platform: see :class:`Backend`.
     """
 
     name = "triton"
 
-    def __init__(self, tuning: variants.Tuning = variants.DEFAULT, chunk_size: int | None = None) -> None:
-        super().__init__(chunk_size)
-        self.launcher = Launcher()
+    def __init__(
+        self,
+        tuning: variants.Tuning = variants.DEFAULT,
+        chunk_size: int | None = None,
+        *,
+        launcher: Launcher | None = None,
+        platform: Platform = TORCH,
+    ) -> None:
+        super().__init__(chunk_size, platform)
+        self.launcher = make_launcher() if launcher is None else launcher
         self._tuning = tuning
 
     def _launch_update(self, update: Update, capturing: bool) -> list[Any]:
@@ -85,8 +94,7 @@ class TritonBackend(DeviceBackend):
         for schedule in update.schedules:
             key += (schedule.memory.tensor, schedule.program, schedule.guarded)
         if tracked.plan is None or not same(tracked.plan.key, key):
-            with outside_of_capture() if capturing else nullcontext():
-                tracked.plan = self._make_plan(update, table, key)
+            tracked.plan = self._renewed(tracked.plan, lambda: self._make_plan(update, table, key), capturing)
         moving = {_GRADS: table.grads}
         if update.grad_scale is not None:
             moving[_GRAD_SCALE] = one_float(update.grad_scale, table.device)
@@ -118,7 +126,7 @@ class TritonBackend(DeviceBackend):
             launches.append(self._launch(kernel, device, len(part.chunks), {**tensors, "chunks": part.chunks}, numbers))
         if not launches:
             launches.append(self._launch(variants.finish(options), device, 1, tensors, {"n_records": len(table.host)}))
-        return _Plan(key, launches, [control, table, schedules, *key])
+        return _Plan(key, launches, [*key, *table.tensors, schedules])
 
     def _launch(
         self,
@@ -137,23 +145,27 @@ class TritonBackend(DeviceBackend):
         if not schedules:
             return None, control
         addresses = torch.tensor([s.memory.tensor.data_ptr() for s in schedules], dtype=torch.int64)
-        return advance_function([(s.program, s.guarded) for s in schedules]), upload(addresses, control.device)
+        function = advance_function([(s.program, s.guarded) for s in schedules])
+        return function, self.platform.upload(addresses, control.device)
 
-    def _advance_plan(self, schedule: Schedule, capturing: bool) -> _Plan:
+    def _advance_plan(self, schedule: Schedule, capturing: bool) -> Any:
         key = schedule.memory.tensor, schedule.program, schedule.block.tensor, schedule.guarded
-        plan: _Plan | None = self._advances.get(schedule)
+        plan = self._advances.get(schedule)
         if plan is None or not same(plan.key, key):
-            with outside_of_capture() if capturing else nullcontext():
-                function, addresses = self._schedules([schedule], schedule.block.tensor)
-                tensors = {"control": schedule.block.tensor, "schedules": addresses}
-                launch = self._launch(variants.advance(function), schedule.block.tensor.device, 1, tensors, {})
-            plan = self._advances[schedule] = _Plan(key, [launch], [*key, addresses])
+            plan = self._renewed(plan, lambda: self._make_advance_plan(schedule, key), capturing)
+            self._advances[schedule] = plan
         return plan
 
+    def _make_advance_plan(self, schedule: Schedule, key: tuple[Any, ...]) -> _Plan:
+        function, addresses = self._schedules([schedule], schedule.block.tensor)
+        tensors = {"control": schedule.block.tensor, "schedules": addresses}
+        launch = self._launch(variants.advance(function), schedule.block.device, 1, tensors, {})
+        return _Plan(key, [launch], [*key, addresses])
 
-def make() -> Backend:
+
+def make(platform: Platform) -> Backend:
     from ..kernels.numerics import INTERPRETED
 
     if not INTERPRETED and not torch.cuda.is_available():
         raise ImportError("no GPU was found (TRITON_INTERPRET=1, set before the start, runs the kernels on the CPU)")
-    return TritonBackend()
+    return TritonBackend(platform=platform)

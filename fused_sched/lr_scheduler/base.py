@@ -10,7 +10,7 @@ import torch
 from torch.optim.lr_scheduler import EPOCH_DEPRECATION_WARNING, LRScheduler
 
 from ..builder import TRAP
-from ..control_block import FIELDS, refuse_in_capture
+from ..control_block import FIELDS
 from ..optim.fused_optimizer import FusedOptimizer
 from ..program import Program
 from .programmed import Programmed, warn
@@ -107,7 +107,7 @@ class OnDevice(Programmed):
 
     def _step_on_host(self, epoch: float | None = None) -> None:
         """One step by torch's Python code."""
-        refuse_in_capture(self.optimizer._block.tensor, f"the lr of {type(self).__name__} was computed by Python")
+        self.optimizer._block.refuse_in_capture(f"the lr of {type(self).__name__} was computed by Python")
         if getattr(self, "_is_initial", False):
             self._ensure_source()  # before torch calls the user's function, which may never return
         self._step_count += 1
@@ -117,7 +117,7 @@ class OnDevice(Programmed):
         """The program trapped: let torch's code make the step, or raise what it raises there."""
         schedule = self._schedule
         assert schedule is not None
-        refuse_in_capture(self.optimizer._block.tensor, f"the lr of {type(self).__name__} was computed by Python")
+        self.optimizer._block.refuse_in_capture(f"the lr of {type(self).__name__} was computed by Python")
         schedule.write(TRAP, 0.0)
         block = self.optimizer._block
         saved = [(one, name, getattr(one, name)) for one in self._members for name in (*one._registers, LAST_LR)]

@@ -5,7 +5,6 @@ import math
 from torch.optim import lr_scheduler
 
 from ..builder import Builder, Value
-from ..control_block import refuse_in_capture
 from ..program import LAST_EPOCH, STEP_COUNT
 from .base import OnDevice
 from .registers import Register
@@ -58,5 +57,5 @@ class CosineAnnealingWarmRestarts(OnDevice, lr_scheduler.CosineAnnealingWarmRest
             self._step_on_host(epoch)
 
     def _step_on_host(self, epoch: float | None = None) -> None:
-        refuse_in_capture(self.optimizer._block.tensor, f"the lr of {type(self).__name__} was computed by Python")
+        self.optimizer._block.refuse_in_capture(f"the lr of {type(self).__name__} was computed by Python")
         lr_scheduler.CosineAnnealingWarmRestarts.step(self, epoch)

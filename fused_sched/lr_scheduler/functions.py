@@ -8,7 +8,6 @@ from operator import is_
 from typing import Any
 
 from ..builder import Builder, Value
-from ..control_block import capturing, refuse_in_capture
 from ..schedule import Schedule
 from ..trace import Traced, Untraceable, call_within, emit_per_group, trace_all
 
@@ -110,11 +109,11 @@ class StepFunctions:
         """Make sure that the row of the coming epoch is on the device; raises what the function raises."""
         if self._traces is not None:
             return
-        if capturing(schedule.memory.tensor):
+        if schedule.memory.capturing():
             if self.horizon > 1:
                 return  # an advance past the rows that are there traps
             fix = f"give horizon=N, the number of steps to compute ahead (now {self.horizon})"
-            refuse_in_capture(schedule.memory.tensor, "a value of the schedule was computed by Python", fix)
+            schedule.memory.refuse_in_capture("a value of the schedule was computed by Python", fix)
         due = epoch()
         if self.horizon == 1:
             for i, values in enumerate(self._compute(due)):

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 from torch.optim import lr_scheduler
 
 from ..builder import Builder, Value
-from ..control_block import capturing, refuse_in_capture
 from ..program import LAST_EPOCH
 from .base import OnDevice
 from .registers import LAST_LR
@@ -50,7 +49,7 @@ class _Nested(OnDevice):
             self._step_on_host()
 
     def _step_on_host(self, epoch: float | None = None) -> None:
-        refuse_in_capture(self.optimizer._block.tensor, f"the lr of {type(self).__name__} was computed by Python")
+        self.optimizer._block.refuse_in_capture(f"the lr of {type(self).__name__} was computed by Python")
         self._torch_class.step(self)  # type: ignore[arg-type]
 
     def _pull(self) -> None:
@@ -129,7 +128,7 @@ class SequentialLR(_Nested, lr_scheduler.SequentialLR):  # type: ignore[misc]
         )
 
     def _prepare(self, restart: bool) -> None:
-        if capturing(self.optimizer._block.tensor):
+        if self.optimizer._block.capturing():
             for part in self._schedulers:  # the epoch cannot be read here, and replays may reach every part
                 part._prepare(restart)
             return

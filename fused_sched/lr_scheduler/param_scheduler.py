@@ -9,7 +9,7 @@ import torch
 from torch.optim.lr_scheduler import LRScheduler
 
 from ..builder import Builder, Value
-from ..control_block import FIELDS, refuse_in_capture
+from ..control_block import FIELDS
 from .base import OnDevice
 from .registers import LAST_LR
 
@@ -159,7 +159,7 @@ class ParamScheduler(OnDevice, _HostParamScheduler):
 
     def _step_on_host(self, epoch: float | None = None) -> None:
         what = f"{self.name} of {type(self).__name__} was computed by Python"
-        refuse_in_capture(self.optimizer._block.tensor, what)
+        self.optimizer._block.refuse_in_capture(what)
         if self._is_initial:
             self._ensure_source()
         self._step_count += 1

@@ -181,6 +181,7 @@ class Programmed:
             for one in self._members:
                 one._pull()
             for one in self._members:
+                one._leave_schedule()
                 one._schedule = one._outer = None
             self._members = ()
             return
@@ -234,9 +235,14 @@ class Programmed:
 
     def _take_over(self, schedule: Schedule, scope: str, outer: Programmed | None) -> None:
         """Let this scheduler and its parts be run by ``schedule``."""
+        self._leave_schedule()
         self._schedule, self._scope, self._outer = schedule, scope, outer
         for i, part in enumerate(self._parts()):
             part._take_over(schedule, f"{scope}{i}.", outer or self)
+
+    def _leave_schedule(self) -> None:
+        if self._schedule is not None:
+            self._schedule.retire()
 
     # -- what users change by hand -------------------------------------------------------------------
 

@@ -11,7 +11,6 @@ from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import EPOCH_DEPRECATION_WARNING
 
 from ..builder import Builder, Value
-from ..control_block import refuse_in_capture
 from ..program import LAST_EPOCH
 from .base import OnDevice
 from .registers import Register
@@ -105,7 +104,7 @@ class ReduceLROnPlateau(OnDevice, lr_scheduler.ReduceLROnPlateau):
         if epoch is not None:
             warnings.warn(EPOCH_DEPRECATION_WARNING, UserWarning, stacklevel=2)
         if epoch is not None or self._schedule is None or not self._covers_groups():
-            refuse_in_capture(self.optimizer._block.tensor, "the lr of ReduceLROnPlateau was computed by Python")
+            self.optimizer._block.refuse_in_capture("the lr of ReduceLROnPlateau was computed by Python")
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # given above
                 lr_scheduler.ReduceLROnPlateau.step(self, metrics, epoch)
@@ -117,13 +116,9 @@ class ReduceLROnPlateau(OnDevice, lr_scheduler.ReduceLROnPlateau):
     def _note_metric(self, metrics: Any) -> None:
         schedule = self._schedule
         assert schedule is not None
-        if (
-            isinstance(metrics, torch.Tensor)
-            and metrics.device == schedule.memory.tensor.device
-            and schedule.memory.remote
-        ):
+        if isinstance(metrics, torch.Tensor) and metrics.device == schedule.memory.device and schedule.memory.remote:
             schedule.memory.copy_from_device(schedule.program.offsets[_METRIC], metrics)
             return
         fix = "give a tensor on the optimizer's device"
-        refuse_in_capture(schedule.memory.tensor, "a metric was read by the host", fix)
+        schedule.memory.refuse_in_capture("a metric was read by the host", fix)
         schedule.write(_METRIC, float(metrics))

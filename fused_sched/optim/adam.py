@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch.optim.optimizer import ParamsT
 
+from ..backends import Backend
 from .fused_optimizer import FusedOptimizer
 
 
@@ -18,7 +19,7 @@ class Adam(FusedOptimizer, torch.optim.Adam):
         lr, betas, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay: as in torch.
         foreach, capturable, fused: accepted for torch's sake; the backend alone decides how the update runs.
         differentiable: not supported.
-        backend: name of a backend; default: the best one for the parameters' device.
+        backend: name of a backend, or a backend; default: the best one for the parameters' device.
 
     Raises:
         ValueError: a hyperparameter is out of range, or ``differentiable=True``.
@@ -43,7 +44,7 @@ class Adam(FusedOptimizer, torch.optim.Adam):
         differentiable: bool = False,
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
-        backend: str | None = None,
+        backend: str | Backend | None = None,
     ) -> None:
         self._refuse_differentiable(differentiable)
         torch.optim.Adam.__init__(

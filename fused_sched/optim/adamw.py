@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch.optim.optimizer import ParamsT
 
+from ..backends import Backend
 from .adam import Adam
 
 
@@ -29,7 +30,7 @@ class AdamW(Adam, torch.optim.AdamW):
         capturable: bool = False,
         differentiable: bool = False,
         fused: bool | None = None,
-        backend: str | None = None,
+        backend: str | Backend | None = None,
     ) -> None:
         Adam.__init__(
             self,

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from .. import backends
-from ..control_block import GROUP_STRIDE, ControlBlock, refuse_in_capture
+from ..control_block import GROUP_STRIDE, ControlBlock
 from ..live_dict import Changes
 from ..param_group import ParamGroup
 from ..param_state import OptimizerState, ParamState
@@ -42,7 +42,6 @@ class FusedOptimizer(Optimizer):
     _rule: str
     _state_keys: tuple[str, ...]
     _step_supports_amp_scaling = True
-    _remote: bool | None = None  # whether the control block needs a host mirror; None: as the device says
 
     _block: ControlBlock
     _table: ParameterTable
@@ -59,22 +58,25 @@ class FusedOptimizer(Optimizer):
                 "Use torch.optim's class of the same name where gradients must flow through the step"
             )
 
-    def _start(self, backend: str | None) -> None:
+    def _start(self, backend: str | backends.Backend | None) -> None:
         """Move hyperparameters and state into the control block and the table; ends every constructor."""
         device = self._check_params(self.param_groups)
-        self._backend_name = backend
+        self._backend_given = backend
         self._backend = backends.choose(device, backend)
         self._schedules: list[Schedule] = []
         self._scheduled_fields: set[str] = set()  # what programs may write, unseen by the host
         self._changes = Changes()
         n_tensors = sum(len(g["params"]) for g in self.param_groups)
-        self._block = ControlBlock(device, 2 * n_tensors + 16, self._remote)
+        self._block = self._new_block(device, 2 * n_tensors + 16)
         keys = frozenset(self.defaults)
         self.param_groups = [ParamGroup(g, keys, self._block, self._changes) for g in self.param_groups]
         self._list_params()
         state, self.state = self.state, OptimizerState(self._changes)
         self._adopt_state(state)
         self._changes.lr_by_hand = False
+
+    def _new_block(self, device: torch.device, n_tensors: int) -> ControlBlock:
+        return ControlBlock(device, n_tensors, self._backend.platform)
 
     def _check_params(self, groups: Iterable[dict[str, Any]]) -> torch.device:
         device: torch.device | None = None
@@ -209,7 +211,7 @@ class FusedOptimizer(Optimizer):
                 self.param_groups[i] = ParamGroup(group, frozenset(self.defaults), self._block, self._changes)
         ordered = [g.index for g in self.param_groups]  # type: ignore[attr-defined]
         if ordered != list(range(self._block.n_groups)):
-            self._move_block(ControlBlock(self._block.tensor.device, self._block.count_capacity, self._remote))
+            self._move_block(self._new_block(self._block.device, self._block.count_capacity))
 
     def _list_params(self) -> None:
         """Make a table for the present parameters, taking their counts along."""
@@ -220,7 +222,7 @@ class FusedOptimizer(Optimizer):
         n = len(self._table.entries)
         self._needed = [self._states_needed(g) for g in self.param_groups]
         if n > self._block.count_capacity:
-            self._move_block(ControlBlock(self._block.tensor.device, 2 * n, self._remote))
+            self._move_block(self._new_block(self._block.device, 2 * n))
         if old is not None:
             known = {id(e.param): i for i, e in enumerate(old.entries)}
             counts = self._block.counts.clone()
@@ -228,6 +230,7 @@ class FusedOptimizer(Optimizer):
             for i, entry in enumerate(self._table.entries):
                 if id(entry.param) in known:
                     self._block.counts[i] = counts[known[id(entry.param)]]
+            self._backend.discard(old)
         for i, entry in enumerate(self._table.entries):
             state = self.state.get(entry.param)
             if isinstance(state, ParamState):
@@ -258,6 +261,7 @@ class FusedOptimizer(Optimizer):
                 state.block = block
         for schedule in self._schedules:
             schedule.block = block
+        self._backend.platform.record_stream(old.tensor)
         self._block = block
 
     def _adopt_state(self, state: dict[Any, Any]) -> None:
@@ -302,7 +306,7 @@ class FusedOptimizer(Optimizer):
             entry.state = ()
             return
         if needed and not isinstance(state, ParamState):
-            refuse_in_capture(p, "the optimizer's state was made", WARM_UP)
+            self._block.refuse_in_capture("the optimizer's state was made", WARM_UP)
             values = state or {}
             state = ParamState(self._rule == "adam", self._block, index, self._changes)
             self._block.counts[index] = 0  # there is no state yet, or the user dropped it
@@ -323,7 +327,7 @@ class FusedOptimizer(Optimizer):
         for key in self._state_keys[:needed]:
             tensor = state.get(key)
             if tensor is None:
-                refuse_in_capture(p, f"the optimizer's state {key!r} was made", WARM_UP)
+                self._block.refuse_in_capture(f"the optimizer's state {key!r} was made", WARM_UP)
                 tensor = torch.zeros_like(p, dtype=dtype, memory_format=memory_format)
                 state.store(key, tensor)
             elif tensor.shape != p.shape:
@@ -353,9 +357,9 @@ class FusedOptimizer(Optimizer):
             return  # torch's constructor is still collecting groups
         try:
             device = self._check_params([self.param_groups[-1]])
-            if device != self._block.tensor.device and self.param_groups[-1]["params"]:
+            if device != self._block.device and self.param_groups[-1]["params"]:
                 raise ValueError(
-                    f"the new group is on {device}, the optimizer on {self._block.tensor.device}; "
+                    f"the new group is on {device}, the optimizer on {self._block.device}; "
                     "one optimizer drives one device: make one optimizer for each device"
                 )
             self.param_groups[-1] = ParamGroup(
@@ -391,14 +395,14 @@ class FusedOptimizer(Optimizer):
             "defaults": self.defaults,
             "state": defaultdict(dict, self._plain_state(self.state)),
             "param_groups": self.param_groups,
-            "_backend_name": self._backend_name,
+            "_backend_given": self._backend_given,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         groups = self.__dict__.get("param_groups")
         super().__setstate__(state)
         if "_block" not in self.__dict__:
-            self._start(self.__dict__.get("_backend_name"))
+            self._start(self.__dict__.get("_backend_given"))
             return
         by_hand = self._changes.lr_by_hand
         for group, loaded in zip(groups, self.param_groups, strict=True):  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch.optim.optimizer import ParamsT
 
+from ..backends import Backend
 from .fused_optimizer import FusedOptimizer
 
 
@@ -18,7 +19,7 @@ class SGD(FusedOptimizer, torch.optim.SGD):
         lr, momentum, dampening, weight_decay, nesterov, maximize: as in torch.
         foreach, fused: accepted for torch's sake; the backend alone decides how the update runs.
         differentiable: not supported.
-        backend: name of a backend; default: the best one for the parameters' device.
+        backend: name of a backend, or a backend; default: the best one for the parameters' device.
 
     Raises:
         ValueError: a hyperparameter is out of range, or ``differentiable=True``.
@@ -41,7 +42,7 @@ class SGD(FusedOptimizer, torch.optim.SGD):
         foreach: bool | None = None,
         differentiable: bool = False,
         fused: bool | None = None,
-        backend: str | None = None,
+        backend: str | Backend | None = None,
     ) -> None:
         self._refuse_differentiable(differentiable)
         torch.optim.SGD.__init__(

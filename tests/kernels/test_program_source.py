@@ -17,7 +17,7 @@ from fused_sched.program import OPERATIONS, Program
 pytest.importorskip("triton")
 
 from fused_sched.kernels import variants
-from fused_sched.kernels.launcher import Launcher
+from fused_sched.kernels.launcher import make_launcher
 from fused_sched.kernels.numerics import INTERPRETED
 from fused_sched.kernels.program_source import EXPRESSIONS, advance_function, advance_source
 
@@ -31,7 +31,7 @@ NUMBERS = st.sampled_from(SPECIAL) | st.floats(-1e6, 1e6) | st.integers(-50, 50)
 
 def run(program: Program, memory: torch.Tensor, control: torch.Tensor, guarded: bool = False) -> None:
     kernel = variants.advance(advance_function([(program, guarded)]))
-    launcher = Launcher()
+    launcher = make_launcher()
     addresses = torch.tensor([memory.data_ptr()], dtype=torch.int64)
     launcher.launch(launcher.get(kernel, control.device), 1, [control, addresses])
 

@@ -14,7 +14,7 @@ pytest.importorskip("triton")
 
 from fused_sched.device_table import DeviceTable
 from fused_sched.kernels import variants
-from fused_sched.kernels.launcher import Launcher
+from fused_sched.kernels.launcher import make_launcher
 from fused_sched.kernels.numerics import INTERPRETED
 
 pytestmark = pytest.mark.skipif(not INTERPRETED, reason="runs in Triton's interpreter: set TRITON_INTERPRET=1")
@@ -85,7 +85,7 @@ class Case:
         device = DeviceTable(table, torch.device("cpu"))  # type: ignore[arg-type]
         (part,) = device.parts
         options = variants.Options(self.rule, part.extra, scale is not None, found is not None)
-        launcher = Launcher()
+        launcher = make_launcher()
         none = self.control
         arguments = [
             self.control, device.records, device.grads, part.chunks, none,

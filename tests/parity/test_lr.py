@@ -33,7 +33,6 @@ from tolerances import SCHEDULE_RELATIVE
 import fused_sched
 from fused_sched import backends
 from fused_sched.lr_scheduler import CyclicLR, LambdaLR, StepLR
-from fused_sched.optim.fused_optimizer import FusedOptimizer
 
 Edit = Callable[[list[dict[str, Any]]], None]
 
@@ -445,5 +444,4 @@ def test_every_scheduler_has_cases() -> None:
     assert {case.name for case in CASES} == set(EVERY) == set(DEFAULTS)
     schedulers = {name for name in OURS.__all__ if isinstance(getattr(OURS, name), type)}
     assert schedulers == {*EVERY, "ParamScheduler"}
-    assert FusedOptimizer._remote is None
     assert "reference" in backends.NAMES

@@ -1,0 +1,97 @@
+"""What the package asks about a device, and does on it beside launching kernels; all that asks torch.cuda."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+
+_RELAXED = 2  # CU_STREAM_CAPTURE_MODE_RELAXED
+_PROCESSORS_OF_NO_GPU = 132
+
+
+def _stream_that_is_not_captured() -> torch.cuda.Stream:
+    for _ in range(100):  # torch hands out streams of a small pool in turn: it may be one of the capture's
+        stream = torch.cuda.Stream(priority=-1)
+        with torch.cuda.stream(stream):
+            if not torch.cuda.is_current_stream_capturing():
+                return stream
+    raise RuntimeError("every stream is being captured: take one optimizer.step() before the capture")
+
+
+class Platform:
+    """The devices as torch and CUDA have them. A backend owns one and hands it to all that work with it."""
+
+    def is_remote(self, device: torch.device) -> bool:
+        """Whether the host cannot read the device's memory, and so keeps a mirror of what it has to know."""
+        return device.type != "cpu"
+
+    def is_capturing(self, device: torch.device) -> bool:
+        """Whether the current stream is being captured into a CUDA graph."""
+        return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+    @contextmanager
+    def outside_of_capture(self) -> Iterator[None]:
+        """Let this thread allocate, copy and load code at once while one of its streams is being captured.
+
+        Inside, another stream is current, and what it does is not recorded but done by the end. The
+        driver's default is to refuse such calls, lest a program believes that they were recorded.
+        """
+        mode = ctypes.c_int(_RELAXED)
+        exchange = None
+        if torch.version.cuda is not None:
+            exchange = ctypes.CDLL("libcuda.so.1").cuThreadExchangeStreamCaptureMode
+            exchange(ctypes.byref(mode))
+        try:
+            with torch.cuda.stream(_stream_that_is_not_captured()):
+                yield
+                done = torch.cuda.Event()
+                done.record()
+                done.synchronize()
+        finally:
+            if exchange is not None:
+                exchange(ctypes.byref(mode))
+
+    def upload(self, values: torch.Tensor, device: torch.device) -> torch.Tensor:
+        """A copy of a CPU tensor on ``device``, in stream order and without waiting.
+
+        During a capture the copy is done at once, on another stream, instead of being recorded: a recorded
+        one would read host memory at every replay.
+        """
+        values = values.contiguous()  # else the copy would go through pageable memory, and wait
+        if device.type == "cpu":
+            return values.clone()
+        if not self.is_capturing(device):
+            return values.pin_memory().to(device, non_blocking=True)
+        with self.outside_of_capture():
+            return values.pin_memory().to(device, non_blocking=True)
+
+    def current(self, device: torch.device) -> AbstractContextManager[Any]:
+        """Makes ``device`` the current one."""
+        if device.type != "cuda" or torch.cuda.current_device() == device.index:
+            return nullcontext()
+        return torch.cuda.device(device)
+
+    def record_stream(self, tensors: Any) -> None:
+        """Let the memory of tensors that are dropped now wait for what the current stream still does with it.
+
+        Args:
+            tensors: a tensor, or a list or tuple of such, nested in any way; whatever else is in it does not count.
+        """
+        if isinstance(tensors, (list, tuple)):
+            for each in tensors:
+                self.record_stream(each)
+        elif isinstance(tensors, torch.Tensor) and tensors.is_cuda and not self.is_capturing(tensors.device):
+            tensors.record_stream(torch.cuda.current_stream(tensors.device))
+
+    def processors(self, device: torch.device) -> int:
+        """Number of multiprocessors, or a usual number where there is no GPU."""
+        if device.type != "cuda":
+            return _PROCESSORS_OF_NO_GPU
+        return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+TORCH = Platform()
