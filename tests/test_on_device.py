@@ -242,6 +242,38 @@ def test_subclass_that_changes_no_step_is_a_program(host_backend: str, mirrored:
     assert made.describe() == "mine 7"
 
 
+class FromLast(LRScheduler):
+    """Multiplies what it gave last, whatever the lr is now."""
+
+    def get_lr(self) -> list[Any]:
+        if self.last_epoch == 0:
+            return [group["lr"] for group in self.optimizer.param_groups]
+        return [0.9 * x for x in self.get_last_lr()]
+
+
+def test_get_lr_from_the_last_lr(host_backend: str, mirrored: bool) -> None:
+    pair = _pair(lambda o: FromLast(o), 2, host_backend)
+    for step in range(12):
+        if step == 5:
+            pair.edit(lambda groups: groups[0].update(lr=0.5))
+        compare_steps(pair, 1)
+
+
+def test_function_of_another_schedule(host_backend: str, mirrored: bool) -> None:
+    """What a schedule has in the program is not constant, though its dict has an old value of it."""
+    mine = optimizer(fused_sched.optim, "SGD", LRS, backend=host_backend)
+    leader = OURS.ExponentialLR(mine, 0.5)
+    decay = OURS.ParamScheduler(mine, "weight_decay", lambda step: 0.1 * leader._last_lr[1])
+    momentum = OURS.ParamScheduler(mine, "momentum", lambda step: leader.last_epoch / 16)
+    for step in range(1, 12):
+        for scheduler in (leader, decay, momentum):
+            scheduler.step()
+        if step == 4:
+            leader.state_dict()
+        group = mine.param_groups[0]
+        assert (group["weight_decay"], group["momentum"]) == (0.1 * (LRS[1] * 0.5**step), step / 16)
+
+
 @pytest.mark.parametrize("fused", [False, True], ids=["separate", "fused"])
 def test_attributes_of_the_users_changed_by_hand(fused: bool, host_backend: str, mirrored: bool) -> None:
     mine, theirs = optimizer(fused_sched.optim, "SGD", LRS, backend=host_backend), optimizer(torch.optim, "SGD", LRS)

@@ -31,6 +31,29 @@ class Counting:
         return self.rate * step
 
 
+class Measured:
+    """A descriptor: it goes before what the object's own dict has under the same name."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: Any, owner: Any = None) -> float:
+        return len(SEEN) + 0.5
+
+    def __set__(self, instance: Any, value: float) -> None:
+        vars(instance)[self.name] = value
+
+
+class Meter:
+    level = Measured()
+
+    def __init__(self) -> None:
+        self.level = 0.1
+
+
+METER = Meter()
+
+
 class Slotted:
     __slots__ = ("last",)
 
@@ -171,6 +194,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "float32": (lambda step: step * np.float32(0.1), r"it makes an object of numpy.float32"),
     "torch": (lambda step: torch.tanh(step), r"it calls .*tanh, which is compiled"),
     "hypot": (lambda step: __import__("math").hypot(step, 1.0), r"math.hypot\(\) of a number that depends on"),
+    "descriptor": (lambda step: METER.level * step, r"it reads 'level', a Measured, which computes in ways"),
     "always raises": (lambda step: step / 0, r"it raises ZeroDivisionError .* at every step"),
     "big int": (lambda step: 2**step % 7, r"an int may exceed 2\*\*53"),
     "not callable": (3, r"it cannot be called"),

@@ -228,7 +228,8 @@ def read(view: Any, name: str, start: type | None = None) -> Any:
         raise current().stop(f"it reads .{name} of a {name_of(kind)}, which defines __getattribute__")
     mro = kind.__mro__
     found = _in_class(mro if start is None else mro[mro.index(start) + 1 :], name)
-    data = found is not None and isinstance(found[1], (property, types.MemberDescriptorType))
+    # as in Python, one that also sets or deletes goes before the object's own dict
+    data = found is not None and (hasattr(type(found[1]), "__set__") or hasattr(type(found[1]), "__delete__"))
     if not data and start is None:
         try:
             own = object.__getattribute__(real, "__dict__")
