@@ -86,6 +86,8 @@ def rows(architectures: list[str], only: str = "") -> Iterator[dict[str, Any]]:
                     continue  # without a state, its type counts as the parameter's
                 options = variants.Options(rule, extra)
                 kernels.append((arch, f"{name}, {dtypes}", variants.update(kind_code(*signature), options, size)))
+        many = variants.Options("adam", False, at_once=False)
+        kernels.append((arch, "Adam, float32, many", variants.update(kind_code(F32, F32, F32), many, size)))
         fused = variants.Options("adam", False, advance=cosine)
         kernels.append((arch, "Adam, float32, fused cosine", variants.update(kind_code(F32, F32, F32), fused, size)))
         scaled = variants.Options("adam", False, scaled=True, guarded=True)

@@ -84,12 +84,12 @@ def _stream_over(ours: Entered, problem: Problem) -> Call:
     widest = max(dtype.itemsize for dtype in problem.dtypes)
     aligned = bool(((table.host[:, :5] & 15) == 0).all())
     hints = (16, 16 if widest == 2 else 8) if aligned else (0, 0)
-    chunks = table.parts[0].chunks
+    chunks, size = table.parts[0].chunks, table.parts[0].size
     constants: dict[str, Any] = {"P": param, "S": state, "STATES": problem.states, "BLOCK": 2048 // widest}
     constants |= {"HINT": hints[0], "HINT16": hints[1], "num_warps": 4}
 
     def run() -> None:
-        stream_kernel[(len(chunks),)](table.records, table.grads, chunks, table.size, **constants)
+        stream_kernel[(len(chunks),)](table.records, table.grads, chunks, size, **constants)
 
     return run
 

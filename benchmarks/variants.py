@@ -30,22 +30,16 @@ NOW, BEFORE, CUDA = "now", "before", "backend cuda"
 FREE = 255  # registers: as many as the compiler likes
 SMALL_VERSIONS: dict[str, tuple[Tuning, int | None]] = {
     NOW: (Tuning(), None),
-    "early data": (Tuning(early=True), None),
-    "2 warps, early data": (Tuning(warps=2, early=True), None),
     "1 warp": (Tuning(warps=1), None),
-    "1 warp, early data": (Tuning(warps=1, early=True), None),
-    "1 warp, 64 registers": (Tuning(warps=1, registers=64), None),
+    "2 warps": (Tuning(warps=2), None),
+    "registers free": (Tuning(registers=FREE), None),
 }
 LARGE_VERSIONS: dict[str, tuple[Tuning, int | None]] = {
     NOW: (Tuning(), None),
-    **{f"chunks of {n}": (Tuning(), n) for n in (1024, 2048, 4096)},
-    **{f"registers free, chunks of {n}": (Tuning(registers=FREE), n) for n in (1024, 2048, 4096)},
-    **{
-        f"early data, registers free, chunks of {n}": (Tuning(registers=FREE, early=True), n)
-        for n in (1024, 2048, 4096)
-    },
+    **{f"chunks of {n}": (Tuning(), n) for n in (1024, 2048, 4096, 8192, 16384)},
+    **{f"64 registers, chunks of {n}": (Tuning(registers=64), n) for n in (2048, 4096)},
+    **{f"80 registers, chunks of {n}": (Tuning(registers=80), n) for n in (2048, 4096)},
     **{f"8 warps, chunks of {n}": (Tuning(warps=8), n) for n in (2048, 4096, 8192)},
-    **{f"8 warps, registers free, chunks of {n}": (Tuning(warps=8, registers=FREE), n) for n in (2048, 4096)},
 }
 # problem -> least samples, replays in a sample
 PROBLEMS: list[tuple[Problem, int, int]] = [

@@ -6,19 +6,26 @@ from dataclasses import dataclass
 
 import torch
 
-from .parameter_table import RECORD, ParameterTable
+from .parameter_table import RECORD, ParameterTable, widest_of
 from .platforms import TORCH, Platform
 
 GRAD = RECORD["grad"]
 UNIT = 1024  # elements; chunks start at multiples of it
-LARGEST_CHUNK = 8 * UNIT
-CHUNKS_PER_PROCESSOR = 64  # small enough chunks that the last wave of programs is a small part of all
+LARGEST_CHUNK = 8192  # bytes of one array; more was slower on an H100
+CHUNKS_PER_PROCESSOR = 32  # small enough chunks that the last wave of programs is a small part of all
+PROGRAMS_AT_ONCE = 8  # that fit a processor
 
 
-def chunk_size(elements: int, processors: int) -> int:
-    """Elements of a chunk: a power of two times ``UNIT``, smaller for fewer elements."""
+def chunk_size(elements: int, width: int, processors: int) -> int:
+    """Elements of a chunk: a power of two times ``UNIT``, smaller for fewer elements.
+
+    Args:
+        elements: to be cut up.
+        width: bytes of the widest type that an element has.
+        processors: of the device.
+    """
     size = UNIT
-    while size < LARGEST_CHUNK and 2 * size * processors * CHUNKS_PER_PROCESSOR <= elements:
+    while 2 * size * width <= LARGEST_CHUNK and 2 * size * processors * CHUNKS_PER_PROCESSOR <= elements:
         size *= 2
     return size
 
@@ -43,11 +50,16 @@ def chunk_map(records: torch.Tensor, positions: torch.Tensor, size: int) -> torc
 
 @dataclass
 class Part:
-    """The chunks of one dtype signature; ``extra`` as in :class:`variants.Options`."""
+    """The chunks of one dtype signature; ``extra`` and ``at_once`` as in :class:`variants.Options`.
+
+    ``size``: elements of a chunk.
+    """
 
     kind: int
+    size: int
     chunks: torch.Tensor
     extra: bool
+    at_once: bool
 
 
 class DeviceTable:
@@ -68,11 +80,11 @@ class DeviceTable:
         self.host = table.records.clone()
         self.layouts = table.layouts.clone()
         self.records = platform.upload(self.host, device)
-        self.size = size or chunk_size(int(self.host[:, RECORD["numel"]].sum()), platform.processors(device))
-        self.parts = self._cut()
+        self.parts = self._cut(size)
         self.grads = platform.upload(self.host[:, GRAD], device)
 
-    def _cut(self) -> list[Part]:
+    def _cut(self, given: int | None) -> list[Part]:
+        processors = self.platform.processors(self.device)
         kinds = self.host[:, RECORD["kind"]]
         filled = self.host[:, RECORD["numel"]] > 0
         parts = []
@@ -81,8 +93,10 @@ class DeviceTable:
             rows = self.host[positions]
             adam = bool((rows[:, RECORD["state1"]] != 0).any())
             extra = bool((rows[:, RECORD["state2" if adam else "state0"]] != 0).any())
-            chunks = chunk_map(self.host, positions, self.size)
-            parts.append(Part(kind, self.platform.upload(chunks, self.device), extra))
+            size = given or chunk_size(int(rows[:, RECORD["numel"]].sum()), widest_of(kind), processors)
+            chunks = chunk_map(self.host, positions, size)
+            at_once = len(chunks) <= PROGRAMS_AT_ONCE * processors
+            parts.append(Part(kind, size, self.platform.upload(chunks, self.device), extra, at_once))
         return parts
 
     @property

@@ -18,6 +18,7 @@ RECORD_WIDTH = 8
 _WORDS = ("param", "grad", "state0", "state1", "state2", "numel", "group", "kind")
 RECORD: dict[str, int] = {word: position for position, word in enumerate(_WORDS)}
 DTYPES: dict[torch.dtype, int] = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+_BY_CODE = {code: dtype for dtype, code in DTYPES.items()}
 _REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
 
 # What the update kernels compute with: (parameter, gradient, state).
@@ -32,6 +33,16 @@ KINDS = frozenset((d, d, d) for d in DTYPES) | {
 def kind_code(param: torch.dtype, grad: torch.dtype, state: torch.dtype) -> int:
     """The dtype word of a record."""
     return DTYPES[param] + 16 * DTYPES[grad] + 256 * DTYPES[state]
+
+
+def dtypes_of(kind: int) -> tuple[torch.dtype, torch.dtype, torch.dtype]:
+    """Parameter, gradient and state dtype of a record's kind."""
+    return _BY_CODE[kind % 16], _BY_CODE[kind // 16 % 16], _BY_CODE[kind // 256]
+
+
+def widest_of(kind: int) -> int:
+    """Bytes of the widest of a kind's three types."""
+    return max(dtype.itemsize for dtype in dtypes_of(kind))
 
 
 def real_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -43,6 +43,7 @@ class Report:
     instructions: int = 0
     instructions_per_element: float | None = None
     wide_outside_loop: int | None = None  # 16-byte accesses that are not in the aligned loop
+    local_in_loop: int | None = None  # accesses of spilled values in the aligned loop
     fma64: int = 0
     formed_fma64: int | None = None
     barrier_before_ticket: bool | None = None
@@ -117,6 +118,7 @@ def _inspect_cuda(compiled: Any, bytes_moved: int | None) -> Report:
         len(code),
         len(loop) / elements if elements else None,
         _wide_accesses(texts) - _wide_accesses(loop) if bytes_moved else None,
+        sum("LDL" in text or "STL" in text for text in loop) if bytes_moved else None,
         fma64=sum("DFMA" in text for text in texts),
         barrier_before_ticket=None if ticket is None else any("BAR.SYNC" in t for t in texts[:ticket]),
     )

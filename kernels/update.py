@@ -151,17 +151,12 @@ def read_scalars(
     control,
     group,
     record,
-    has_buffer,
-    has_maximum,
-    grad_scale,
+    has_buffer,  # of SGD
+    has_maximum,  # of Adam
     RULE: tl.constexpr,
     T: tl.constexpr,
-    SCALED: tl.constexpr,
 ):
-    """The rule's scalars, the gradients' scale, and whether the optional state is in use.
-
-    With the flag of a skipped step this is all that a program reads of the control block.
-    """
+    """The rule's scalars, and whether the optional state is in use: all that a program reads of the control block."""
     count = tl.load(control.to(tl.pointer_type(tl.int64)) + COUNTS + record)
     fields = control + GROUPS + group * STRIDE
     if RULE == ADAM:
@@ -170,10 +165,7 @@ def read_scalars(
     else:
         keeps = (tl.load(fields + MOMENTUM) != 0.0) & has_buffer
         scalars = sgd_scalars(fields, count, keeps, T)
-    scale = 1.0
-    if SCALED:
-        scale = tl.load(grad_scale).to(T)
-    return scalars, scale, keeps
+    return scalars, keeps
 
 
 @triton.jit
@@ -235,7 +227,6 @@ def update_kernel(
     BLOCK: tl.constexpr,
     SMALL_BLOCK: tl.constexpr,
     HINT16: tl.constexpr,  # bytes that addresses of 16-bit elements are a multiple of
-    EARLY: tl.constexpr,  # the first block is loaded before the scalars are computed
 ):
     pid = tl.program_id(0)
     if GUARDED:
@@ -249,23 +240,16 @@ def update_kernel(
     n = tl.where((grad != 0) & (skipped == 0), n, 0)
     aligned = ((addresses[0] | addresses[1] | addresses[2] | addresses[3] | addresses[4]) & 15) == 0
     wide = tl.multiple_of(tl.where(aligned, (n // 8) * 8, 0), 8)
-    if EARLY:
-        first = load_block(
-            addresses, 0, wide, tl.multiple_of(tl.where(has_maximum if RULE == ADAM else has_buffer, wide, 0), 8),
-            RULE, P, G, S, EXTRA, BLOCK, 16, HINT16,
-        )  # fmt: skip
-    scalars, scale, keeps = read_scalars(control, group, record, has_buffer, has_maximum, grad_scale, RULE, T, SCALED)
+    scalars, keeps = read_scalars(control, group, record, has_buffer, has_maximum, RULE, T)
     ends_step = False
     if LAST:
         ends_step = take_ticket(control)  # before the stores, so that it does not wait for them
+    scale = 1.0
+    if SCALED:
+        scale = tl.load(grad_scale).to(T)
     extra_wide = tl.multiple_of(tl.where(keeps, wide, 0), 8)
     extra_n = tl.where(keeps, n, 0)
-    if EARLY:
-        update_block(
-            first, addresses, 0, wide, extra_wide, scalars, scale,
-            RULE, P, G, S, T, EXTRA, SCALED, BLOCK, 16, HINT16,
-        )  # fmt: skip
-    for i in range(BLOCK if EARLY else 0, wide, BLOCK):
+    for i in range(0, wide, BLOCK):
         data = load_block(addresses, i, wide, extra_wide, RULE, P, G, S, EXTRA, BLOCK, 16, HINT16)
         update_block(
             data, addresses, i, wide, extra_wide, scalars, scale,

@@ -8,14 +8,13 @@ from typing import Any
 import torch
 import triton.language as tl
 
-from ..parameter_table import DTYPES
+from ..parameter_table import dtypes_of, widest_of
 from . import rules
 from .update import advance_kernel, finish_kernel, update_kernel
 
 WARPS = 4
 WARP_SIZE = 32 if torch.version.hip is None else 64
 _TYPES = {torch.float32: tl.float32, torch.float64: tl.float64, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
-_BY_CODE = {code: dtype for dtype, code in DTYPES.items()}
 _RULES = {"sgd": rules.SGD, "adam": rules.ADAM}
 
 
@@ -37,12 +36,10 @@ class Tuning:
     Attributes:
         warps: of a program.
         registers: at most so many a thread; None: as :func:`most_registers` says.
-        early: whether the first block of data is loaded before the scalars are computed.
     """
 
     warps: int = WARPS
     registers: int | None = None
-    early: bool = False
 
 
 DEFAULT = Tuning()
@@ -58,6 +55,7 @@ class Options:
         scaled, guarded: a ``grad_scale``, a ``found_inf`` is given.
         last: the launch ends the step.
         advance: jitted function that runs the fused schedules, or None.
+        at_once: all programs of the launch can run at the same time.
     """
 
     rule: str
@@ -66,11 +64,7 @@ class Options:
     guarded: bool = False
     last: bool = True
     advance: Any = None
-
-
-def dtypes_of(kind: int) -> tuple[torch.dtype, torch.dtype, torch.dtype]:
-    """Parameter, gradient and state dtype of a record's kind."""
-    return _BY_CODE[kind % 16], _BY_CODE[kind // 16 % 16], _BY_CODE[kind // 256]
+    at_once: bool = True
 
 
 def block_shape(kind: int, warps: int = WARPS, warp_size: int = WARP_SIZE) -> tuple[int, int, int]:
@@ -79,17 +73,25 @@ def block_shape(kind: int, warps: int = WARPS, warp_size: int = WARP_SIZE) -> tu
     A thread of the aligned path handles 16 bytes of the widest type at a time. Beside wider types,
     16-bit arrays are accessed by 8 bytes, so that no layout has to be converted in shared memory.
     """
-    widest = max(dtype.itemsize for dtype in dtypes_of(kind))
+    widest = widest_of(kind)
     threads = warps * warp_size
     return threads * 16 // widest, threads, 16 if widest == 2 else 8
 
 
 def most_registers(kind: int, options: Options) -> int | None:
-    """The most registers a thread may have without spilling much, where the compiler would take more by itself."""
+    """The most registers a thread may have; None: what the compiler takes by itself is right.
+
+    With 64, eight programs fit a processor. Where that is enough for all of a launch, nothing is worth more; else
+    float32 is faster with some more registers and fewer programs.
+    """
     if options.rule != "adam" or torch.version.hip is not None:
         return None
-    widest = max(dtype.itemsize for dtype in dtypes_of(kind))
-    return {2: (64, 80), 4: (64, 72), 8: (80, 96)}[widest][options.extra]
+    alone, with_maximum = {
+        2: (64, 88),
+        4: (64, 72) if options.at_once and not options.scaled else (72, 80),
+        8: (80, 96),
+    }[widest_of(kind)]
+    return with_maximum if options.extra else alone
 
 
 def update(kind: int, options: Options, warp_size: int = WARP_SIZE, tuning: Tuning = DEFAULT) -> Kernel:
@@ -123,7 +125,6 @@ def update(kind: int, options: Options, warp_size: int = WARP_SIZE, tuning: Tuni
             ("BLOCK", block),
             ("SMALL_BLOCK", small_block),
             ("HINT16", hint16),
-            ("EARLY", tuning.early),
         ),
         tuning.warps,
         tuning.registers or (most_registers(kind, options) if tuning.warps == WARPS else None),

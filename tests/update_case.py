@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
+
 import torch
 
 from fused_sched import _C
@@ -87,7 +88,7 @@ class Case:
         (part,), none = device.parts, self.control
         return [
             self.control, device.records, device.grads, part.chunks, none if schedules is None else schedules,
-            none if scale is None else scale, none if found is None else found, len(self.records), device.size,
+            none if scale is None else scale, none if found is None else found, len(self.records), part.size,
         ]  # fmt: skip
 
     def cuda_row(self, device: DeviceTable) -> torch.Tensor:
@@ -95,7 +96,7 @@ class Case:
         (part,) = device.parts
         values = {
             "rule": _RULES[self.rule], "kind": part.kind, "extra": int(part.extra), "last": 1,
-            "n_blocks": len(part.chunks), "chunks": part.chunks.data_ptr(), "chunk_size": device.size, "unit": UNIT,
+            "n_blocks": len(part.chunks), "chunks": part.chunks.data_ptr(), "chunk_size": part.size, "unit": UNIT,
             "records": device.records.data_ptr(), "grads": device.grads.data_ptr(), "n_records": len(self.records),
             "counts": self.integers[COUNTS:].data_ptr(), "schedules": 0, "n_schedules": 0,
         }  # fmt: skip

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..device_table import UNIT, DeviceTable
+from ..device_table import UNIT, DeviceTable, Part
 from ..platforms import TORCH, Platform
 from .base import Backend, Update
 from .device_backend import DeviceBackend, one_float, same
@@ -45,6 +45,17 @@ _GRADS = LAUNCH.index("grads")
 
 def _row(names: Sequence[str], width: int, values: dict[str, int]) -> list[int]:
     return [values[name] for name in names] + [0] * (width - len(names))
+
+
+def _of_part(part: Part) -> dict[str, int]:
+    """What a launch's row has of a part of the table."""
+    return {
+        "kind": part.kind,
+        "extra": int(part.extra),
+        "n_blocks": len(part.chunks),
+        "chunks": part.chunks.data_ptr(),
+        "chunk_size": part.size,
+    }
 
 
 class Operators:
@@ -115,7 +126,6 @@ class CudaBackend(DeviceBackend):
         schedules, kept = self._schedule_table(update.schedules, table.device)
         values = {
             "rule": _RULES[update.rule],
-            "chunk_size": table.size,
             "unit": UNIT,
             "records": table.records.data_ptr(),
             "grads": table.grads.data_ptr(),
@@ -125,12 +135,13 @@ class CudaBackend(DeviceBackend):
             "n_schedules": len(schedules),
         }
         # Without any elements there still is a step to end: one block does it.
-        launches = [(p.kind, p.extra, len(p.chunks), p.chunks.data_ptr()) for p in table.parts] or [(-1, False, 1, 0)]
+        launches = [_of_part(part) for part in table.parts] or [
+            {"kind": -1, "extra": 0, "n_blocks": 1, "chunks": 0, "chunk_size": 0}
+        ]
         rows = []
-        for i, (kind, extra, n_blocks, chunks) in enumerate(launches):
-            last = i == len(launches) - 1
-            one = {"kind": kind, "extra": int(extra), "last": int(last), "n_blocks": n_blocks, "chunks": chunks}
-            rows.append(_row(LAUNCH, LAUNCH_WIDTH, {**values, **one}))
+        for i, one in enumerate(launches):
+            last = int(i == len(launches) - 1)
+            rows.append(_row(LAUNCH, LAUNCH_WIDTH, {**values, **one, "last": last}))
         plan = torch.tensor(rows, dtype=torch.int64)
         self._operators.prepare(plan, table.device.index)  # inside a capture, the first launch is too late
         return _Plan(key, plan, table.grads, [*key, *table.tensors, schedules, *kept])

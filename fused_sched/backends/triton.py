@@ -7,7 +7,7 @@ where the extension was built, and one launch with a handful of addresses.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -118,11 +118,10 @@ class TritonBackend(DeviceBackend):
         }
         launches = []
         for i, part in enumerate(table.parts):
-            options = variants.Options(
-                options.rule, part.extra, options.scaled, options.guarded, i == len(table.parts) - 1, advance
-            )
-            numbers = {"n_records": len(table.host), "chunk_size": table.size}
-            kernel = variants.update(part.kind, options, tuning=self._tuning)
+            last = i == len(table.parts) - 1
+            chosen = replace(options, extra=part.extra, last=last, at_once=part.at_once)
+            numbers = {"n_records": len(table.host), "chunk_size": part.size}
+            kernel = variants.update(part.kind, chosen, tuning=self._tuning)
             launches.append(self._launch(kernel, device, len(part.chunks), {**tensors, "chunks": part.chunks}, numbers))
         if not launches:
             launches.append(self._launch(variants.finish(options), device, 1, tensors, {"n_records": len(table.host)}))
