@@ -10,7 +10,7 @@ import torch
 from update_case import Case, check_equal
 
 from ptx import Fault, Kernel
-from ptx.compiled import entries, nvcc_ptx, triton_ptx
+from ptx.compiled import entries, triton_ptx
 from ptx.cuda_operators import PtxOperators
 
 FLOAT32 = (torch.float32,) * 3
@@ -60,7 +60,11 @@ TRITON: dict[str, tuple[Edit, int, str]] = {
 CUDA: dict[str, tuple[Edit, int, str]] = {
     "no barrier before the ticket": (without_barriers(before=r"atom\."), 0, "race: write after read"),
     "no barrier after the ticket": (without_barriers(after=r"atom\."), 0, "race: write after read"),
-    "a ticket that does not release": (replaced(r"atom\.add\.release", "atom.add.relaxed"), 0, "race: write after read"),
+    "a ticket that does not release": (
+        replaced(r"atom\.add\.release", "atom.add.relaxed"),
+        0,
+        "race: write after read",
+    ),
     "an end that does not acquire": (replaced(r"atom\.add\.acquire", "atom.add.relaxed"), 0, "race: write after read"),
     "no test of alignment": (replaced(r"(and\.b64\s+%rd\d+, %rd\d+), 15;", r"\1, 0;"), 1, "misaligned: 16 bytes"),
     "one element too many": (replaced(r"setp\.ge\.s32", "setp.gt.s32"), 0, "out of bounds: 4 bytes"),
