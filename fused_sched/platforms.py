@@ -87,6 +87,11 @@ class Platform:
         elif isinstance(tensors, torch.Tensor) and tensors.is_cuda and not self.is_capturing(tensors.device):
             tensors.record_stream(torch.cuda.current_stream(tensors.device))
 
+    def dlpack_device(self, tensor: torch.Tensor) -> tuple[int, int]:
+        """Kind and index of a tensor's device, as DLPack writes them."""
+        kind, index = tensor.__dlpack_device__()
+        return int(kind), int(index)
+
     def processors(self, device: torch.device) -> int:
         """Number of multiprocessors, or a usual number where there is no GPU."""
         if device.type != "cuda":

@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from .parameter_table import DTYPES, RECORD, ParameterTable, real_dtype, same_layout
+from .platforms import Platform
 
 _C: Any = None
 with suppress(ImportError):
@@ -35,15 +36,16 @@ def note_layouts(table: ParameterTable) -> None:
     _seen.pop(table, None)
 
 
-def where_in_c(table: ParameterTable) -> tuple[int, int] | None:
+def where_in_c(table: ParameterTable, platform: Platform) -> tuple[int, int] | None:
     """The tensors' device as DLPack writes it, for the C++ scan; None if it cannot read them.
 
-    Call it on a table that was just filled.
+    Args:
+        table: just filled.
+        platform: what is asked about the device.
     """
     if _C is None or not table.entries:
         return None
-    kind, index = table.entries[0].param.__dlpack_device__()
-    where = int(kind), int(index)
+    where = platform.dlpack_device(table.entries[0].param)
     found = _C.scan(table.lists, table.ids, table.layouts, table.records, table.needed, *where)
     return None if found == REBUILD else where
 

@@ -56,7 +56,7 @@ class DeviceBackend(Backend):
         pointers.note_layouts(table)
         tracked = self._tracked.setdefault(table, Tracked())
         tracked.rebuilt = True
-        tracked.where = pointers.where_in_c(table)
+        tracked.where = pointers.where_in_c(table, self.platform)
 
     def discard(self, table: ParameterTable) -> None:
         tracked = self._tracked.pop(table, None)

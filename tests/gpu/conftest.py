@@ -1,88 +1,70 @@
-"""What GPU tests share; every test of this folder is skipped without a CUDA device."""
+"""What GPU tests share. Without a CUDA device they run on a simulated GPU, if this process can compile for one."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import os
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
-from torch.profiler import ProfilerActivity, profile
+from gpus import REAL, Body, Gpu, Graph, RealGpu
+
+from fused_sched import backends
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.gpu)
-            if not torch.cuda.is_available():
-                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+        if Path(__file__).parent not in item.path.parents:
+            continue
+        item.add_marker(pytest.mark.gpu)
+        if not REAL and os.environ.get("TRITON_INTERPRET") == "1":
+            item.add_marker(pytest.mark.skip(reason="no CUDA device; with TRITON_INTERPRET=0, on a simulated GPU"))
+        elif not REAL and item.get_closest_marker("real_gpu"):
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 
 
-@contextmanager
-def _no_sync() -> Iterator[None]:
-    torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-        torch.cuda.synchronize()
+@cache
+def the_gpu() -> Gpu:
+    if REAL:
+        return RealGpu()
+    from simulated_gpu.gpu import SimulatedGpu  # takes over a device type of torch's, so only where it is needed
+
+    return SimulatedGpu()
+
+
+@pytest.fixture(autouse=True)
+def gpu() -> Gpu:
+    """The GPU that all tests run on."""
+    return the_gpu()
+
+
+@pytest.fixture(params=[name for name in ("triton", "cuda") if name in backends.NAMES])
+def gpu_backend(request: pytest.FixtureRequest, gpu: Gpu) -> Any:
+    """Each GPU backend in turn, as an optimizer's ``backend``."""
+    return gpu.backend(request.param)
 
 
 @pytest.fixture
-def no_sync() -> Callable[[], object]:
+def no_sync(gpu: Gpu) -> Callable[[], Any]:
     """A context in which whatever waits for the device raises."""
-    return _no_sync
+    return gpu.no_sync
 
 
 @pytest.fixture
-def capture() -> Callable[[Callable[[], None]], torch.cuda.CUDAGraph]:
+def capture(gpu: Gpu) -> Callable[[Body], Graph]:
     """Captures a call into a graph, on the side stream that torch uses for it."""
-
-    def record(body: Callable[[], None]) -> torch.cuda.CUDAGraph:
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            body()
-        return graph
-
-    return record
+    return gpu.capture
 
 
 @pytest.fixture
-def warm_up() -> Callable[[Callable[[], None], int], None]:
+def warm_up(gpu: Gpu) -> Callable[[Body, int], None]:
     """Runs a call some times on a side stream, as before every capture."""
-
-    def run(body: Callable[[], None], times: int) -> None:
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(times):
-                body()
-        torch.cuda.current_stream().wait_stream(stream)
-        torch.cuda.synchronize()
-
-    return run
+    return gpu.warm_up
 
 
 @pytest.fixture
-def work(tmp_path: Path) -> Callable[[Callable[[], None]], list[str]]:
+def work(gpu: Gpu, tmp_path: Path) -> Callable[[Body], list[str]]:
     """Names of the kernels, copies and fills of memory that a call gives the device to do."""
-    trace = tmp_path / "trace.json"
-
-    def seen(body: Callable[[], None]) -> list[str]:
-        torch.cuda.synchronize()
-        with profile(activities=[ProfilerActivity.CUDA]) as recorded:
-            body()
-            torch.cuda.synchronize()
-        recorded.export_chrome_trace(str(trace))
-        # by category: there are events of the profiler itself, too
-        events = json.loads(trace.read_text())["traceEvents"]
-        return [e["name"] for e in events if e.get("cat") in ("kernel", "gpu_memcpy", "gpu_memset")]
-
-    number = torch.zeros((), device="cuda")
-    if len(seen(lambda: number.add_(1))) != 1:
-        pytest.skip("torch's profiler does not see kernels on this machine")
-    return seen
+    return lambda body: gpu.work(body, tmp_path)

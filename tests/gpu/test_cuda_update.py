@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from gpus import DEVICE, REAL, Body, Gpu, Graph
 from schedule_twins import assert_alike, last_lr_on_the_device, on_the_device, seen
 from tolerances import DEVICES_RELATIVE, SCHEDULE_RELATIVE
 
@@ -16,7 +17,7 @@ from fused_sched.lr_scheduler import CosineAnnealingLR, CyclicLR, LambdaLR, Step
 from fused_sched.optim import SGD, Adam, AdamW
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
-SIZES = [1, 7, 8, 130, 1024, 1031, 8192, 70_001]
+SIZES = [1, 7, 8, 130, 1024, 1031, *([8192, 70_001] if REAL else [2051])]
 RULES: dict[str, tuple[Any, dict[str, Any]]] = {
     "sgd": (SGD, {"lr": 0.1, "weight_decay": 0.01}),
     "momentum": (SGD, {"lr": 0.1, "momentum": 0.9, "nesterov": True}),
@@ -26,26 +27,27 @@ RULES: dict[str, tuple[Any, dict[str, Any]]] = {
     "amsgrad": (AdamW, {"lr": 0.01, "amsgrad": True, "betas": (0.3, 0.9)}),
 }
 NoSync = Callable[[], Any]
-Capture = Callable[[Callable[[], None]], torch.cuda.CUDAGraph]
-WarmUp = Callable[[Callable[[], None], int], None]
+Capture = Callable[[Body], Graph]
+WarmUp = Callable[[Body, int], None]
 
 
 @pytest.fixture(autouse=True)
-def _needs_the_library() -> None:
-    reason = backends.reason_unavailable("cuda")
-    if reason is not None:
-        pytest.skip(reason)
+def cuda(gpu: Gpu) -> Any:
+    """The backend."""
+    return gpu.backend("cuda")
 
 
-def other_backend(device: str) -> str:
-    name = "triton" if device == "cuda" else "cpu"
+def other_backend(name: str, gpu: Gpu) -> Any:
+    """The Triton backend, or the CPU's."""
+    if name == "triton":
+        return gpu.backend(name)
     reason = backends.reason_unavailable(name)
     if reason is not None:
         pytest.skip(reason)
     return name
 
 
-def make_params(dtype: torch.dtype, offset: int = 0, device: str = "cuda", sizes: Any = SIZES) -> list[Any]:
+def make_params(dtype: torch.dtype, offset: int = 0, device: str = DEVICE, sizes: Any = SIZES) -> list[Any]:
     generator = torch.Generator().manual_seed(5)
     made = [torch.randn(n + offset, generator=generator).to(dtype).to(device)[offset:] for n in sizes]
     return [torch.nn.Parameter(t) for t in made]
@@ -69,14 +71,16 @@ def check_close(got: list[torch.Tensor], expected: list[torch.Tensor], exact: bo
         torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance, msg=lambda m, i=i: f"tensor {i}: {m}")
 
 
-@pytest.mark.parametrize("device", ["cuda", "cpu"], ids=["triton", "cpu"])
+@pytest.mark.parametrize("other", ["triton", "cpu"])
 @pytest.mark.parametrize("offset", [0, 1], ids=["aligned", "unaligned"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("rule", RULES)
-def test_update_matches_another_backend(rule: str, dtype: torch.dtype, offset: int, device: str) -> None:
+def test_update_matches_another_backend(
+    rule: str, dtype: torch.dtype, offset: int, other: str, gpu: Gpu, cuda: Any
+) -> None:
     make, options = RULES[rule]
     results = []
-    for backend, where in (("cuda", "cuda"), (other_backend(device), device)):
+    for backend, where in ((cuda, DEVICE), (other_backend(other, gpu), "cpu" if other == "cpu" else DEVICE)):
         params = make_params(dtype, offset, where)
         optimizer = make(params, backend=backend, **options)
         for step in range(5):
@@ -87,9 +91,9 @@ def test_update_matches_another_backend(rule: str, dtype: torch.dtype, offset: i
 
 
 @pytest.mark.parametrize("found", [0.0, 1.0])
-def test_scaled_gradients_and_overflow(found: float) -> None:
+def test_scaled_gradients_and_overflow(found: float, gpu: Gpu, cuda: Any) -> None:
     results, last_lrs = [], []
-    for backend, device in (("cuda", "cuda"), (other_backend("cpu"), "cpu")):
+    for backend, device in ((cuda, DEVICE), (other_backend("cpu", gpu), "cpu")):
         params = make_params(torch.float16, device=device)
         optimizer = SGD(params, lr=0.1, momentum=0.9, backend=backend)
         scheduler = CosineAnnealingLR(optimizer, T_max=9, fused=True, skip_with_optimizer=True)
@@ -108,9 +112,9 @@ def test_scaled_gradients_and_overflow(found: float) -> None:
 
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("n_groups", [1, 3, 300])
-def test_schedules_follow_the_host(n_groups: int, fused: bool, no_sync: NoSync) -> None:
+def test_schedules_follow_the_host(n_groups: int, fused: bool, cuda: Any, no_sync: NoSync) -> None:
     params = make_params(torch.float32, sizes=[3] * n_groups)
-    optimizer = SGD([{"params": [p], "lr": 0.1 + i} for i, p in enumerate(params)], momentum=0.5, backend="cuda")
+    optimizer = SGD([{"params": [p], "lr": 0.1 + i} for i, p in enumerate(params)], momentum=0.5, backend=cuda)
     makers: list[Callable[[Any], Any]] = [
         lambda o: CosineAnnealingLR(o, T_max=70, fused=fused),
         lambda o: LambdaLR(o, lambda epoch: 1 / (1 + epoch), fused=fused),
@@ -135,12 +139,12 @@ def test_schedules_follow_the_host(n_groups: int, fused: bool, no_sync: NoSync) 
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("fresh", [False, True], ids=["static gradients", "gradients of the graph"])
 def test_replays_equal_eager_steps(
-    fresh: bool, fused: bool, capture: Capture, warm_up: WarmUp, no_sync: NoSync
+    fresh: bool, fused: bool, cuda: Any, capture: Capture, warm_up: WarmUp, no_sync: NoSync
 ) -> None:
     results = []
     for graphed in (True, False):
         params = make_params(torch.float32)
-        optimizer = AdamW([{"params": params[:2], "lr": 0.02}, {"params": params[2:]}], lr=0.01, backend="cuda")
+        optimizer = AdamW([{"params": params[:2], "lr": 0.02}, {"params": params[2:]}], lr=0.01, backend=cuda)
         scheduler = CosineAnnealingLR(optimizer, T_max=600, fused=fused)
         for p in params:
             p.grad = torch.zeros_like(p)
@@ -167,21 +171,22 @@ def test_replays_equal_eager_steps(
     check_close(*results, exact=True)
 
 
-def test_many_steps_leave_no_block_behind() -> None:
-    """With thousands of blocks, exactly one ends each step, and the ticket is back at 0."""
-    params = make_params(torch.float32, sizes=[1] * 3000 + [3_000_000])
-    optimizer = SGD(params, lr=0.0, momentum=0.9, backend="cuda")
+def test_many_steps_leave_no_block_behind(cuda: Any) -> None:
+    """With many blocks, exactly one ends each step, and the ticket is back at 0."""
+    steps = 300 if REAL else 3
+    params = make_params(torch.float32, sizes=[1] * (10 * steps) + [10_000 * steps])
+    optimizer = SGD(params, lr=0.0, momentum=0.9, backend=cuda)
     for p in params:
         p.grad = torch.zeros_like(p)
-    for _ in range(300):
+    for _ in range(steps):
         optimizer.step()
-    assert (optimizer._block.counts[: len(params)] == 300).all()
+    assert (optimizer._block.counts[: len(params)] == steps).all()
     assert optimizer._block.integers[HEADER["ticket"]].item() == 0
 
 
-def test_a_step_is_one_launch(work: Callable[[Callable[[], None]], list[str]]) -> None:
+def test_a_step_is_one_launch(cuda: Any, work: Callable[[Body], list[str]]) -> None:
     params = make_params(torch.float32)
-    optimizer = AdamW([{"params": [p]} for p in params], lr=0.01, backend="cuda")
+    optimizer = AdamW([{"params": [p]} for p in params], lr=0.01, backend=cuda)
     scheduler = CosineAnnealingLR(optimizer, T_max=10, fused=True)
     for p in params:
         p.grad = torch.zeros_like(p)
@@ -196,11 +201,12 @@ def test_a_step_is_one_launch(work: Callable[[Callable[[], None]], list[str]]) -
     assert "update_kernel" in kernels[0]
 
 
-def test_another_device_and_stream_than_the_current() -> None:
+@pytest.mark.real_gpu
+def test_another_device_and_stream_than_the_current(cuda: Any) -> None:
     if torch.cuda.device_count() < 2:
         pytest.skip("one GPU only")
     params = make_params(torch.float32, device="cuda:1")
-    optimizer = SGD(params, lr=1.0, backend="cuda")
+    optimizer = SGD(params, lr=1.0, backend=cuda)
     before = params[3].detach().clone()
     set_gradients(params, 0)
     with torch.cuda.stream(torch.cuda.Stream("cuda:1")):

@@ -13,6 +13,8 @@ sys.path.append(str(Path(__file__).parent.parent.parent / "examples"))
 
 import captured_loop
 
+pytestmark = pytest.mark.real_gpu  # the example captures by torch.cuda
+
 
 @pytest.mark.parametrize("fused", [True, False])
 def test_captured_steps_are_eager_steps(fused: bool) -> None:

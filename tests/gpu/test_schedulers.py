@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from gpus import DEVICE, Body, Gpu, Graph
 from schedule_twins import (
     DEFAULTS,
     EVERY,
@@ -30,26 +31,16 @@ from schedule_twins import (
 )
 from tolerances import COSINE_PAST_TROUGH_RELATIVE, SCHEDULE_RELATIVE
 
-from fused_sched import backends
 from fused_sched.lr_scheduler import ChainedScheduler, LambdaLR, ParamScheduler, ReduceLROnPlateau, on_device
 from fused_sched.optim import SGD, AdamW
 
-Capture = Callable[[Callable[[], None]], torch.cuda.CUDAGraph]
-WarmUp = Callable[[Callable[[], None], int], None]
+Capture = Callable[[Body], Graph]
+WarmUp = Callable[[Body, int], None]
 NoSync = Callable[[], Any]
 LRS = (0.1, 0.3, 0.05)
-GPU = [name for name in ("triton", "cuda") if name in backends.NAMES]
 
 
-@pytest.fixture(params=GPU)
-def gpu_backend(request: pytest.FixtureRequest) -> str:
-    reason = backends.reason_unavailable(request.param)
-    if reason is not None:
-        pytest.skip(f"backend {request.param} cannot run here: {reason}")
-    return str(request.param)
-
-
-def _optimizer(make: Any = SGD, device: str = "cuda", **options: Any) -> Any:
+def _optimizer(make: Any = SGD, device: str = DEVICE, **options: Any) -> Any:
     groups = [{"params": [torch.nn.Parameter(torch.ones(5, device=device))], "lr": lr} for lr in LRS]
     if make in (SGD, torch.optim.SGD):
         options["momentum"] = 0.7
@@ -64,7 +55,7 @@ def _relative(name: str) -> float:
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_device_mirror_and_torch_agree(name: str, gpu_backend: str) -> None:
+def test_device_mirror_and_torch_agree(name: str, gpu_backend: Any) -> None:
     mine, theirs = _optimizer(backend=gpu_backend), _optimizer(torch.optim.SGD, "cpu")
     ours, oracle = build(OURS, name, mine, **DEFAULTS[name]), build(TORCH, name, theirs, **DEFAULTS[name])
     for step in range(60):
@@ -76,7 +67,9 @@ def test_device_mirror_and_torch_agree(name: str, gpu_backend: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_fused_replays_equal_eager_steps(name: str, gpu_backend: str, capture: Capture, warm_up: WarmUp) -> None:
+def test_fused_replays_equal_eager_steps(
+    name: str, gpu_backend: Any, gpu: Gpu, capture: Capture, warm_up: WarmUp
+) -> None:
     eager, captured = _optimizer(backend=gpu_backend), _optimizer(backend=gpu_backend)
     arguments = {**DEFAULTS[name], "fused": True}
     with_functions = name in ("LambdaLR", "MultiplicativeLR")
@@ -97,7 +90,7 @@ def test_fused_replays_equal_eager_steps(name: str, gpu_backend: str, capture: C
         graph.replay()
         eager.step()
         first.step()
-    torch.cuda.synchronize()
+    gpu.synchronize()
     assert_alike(on_the_device(captured), on_the_device(eager), 0.0, "after the replays")
     assert last_lr_on_the_device(second) == last_lr_on_the_device(first)
     assert_alike(seen(captured), seen(eager), _relative(name), "mirror")
@@ -105,9 +98,7 @@ def test_fused_replays_equal_eager_steps(name: str, gpu_backend: str, capture: C
     assert position(second) == position(first)
 
 
-def test_nested_schedule_and_update_are_one_kernel(
-    gpu_backend: str, work: Callable[[Callable[[], None]], list[str]]
-) -> None:
+def test_nested_schedule_and_update_are_one_kernel(gpu_backend: Any, work: Callable[[Body], list[str]]) -> None:
     made = _optimizer(AdamW, backend=gpu_backend)
     parts = Parts(("LinearLR", {"total_iters": 5}), ("CosineAnnealingLR", {"T_max": 50}))
     inner = Parts(("SequentialLR", {"schedulers": parts, "milestones": [5]}), ("StepLR", {"step_size": 7}))
@@ -123,11 +114,11 @@ def test_nested_schedule_and_update_are_one_kernel(
     assert len(kernels) == 1, kernels
 
 
-def test_plateau_with_a_metric_on_the_device_does_not_wait(gpu_backend: str, no_sync: NoSync) -> None:
+def test_plateau_with_a_metric_on_the_device_does_not_wait(gpu_backend: Any, no_sync: NoSync) -> None:
     mine, theirs = _optimizer(backend=gpu_backend), _optimizer(torch.optim.SGD, "cpu")
     ours = ReduceLROnPlateau(mine, factor=0.5, patience=1, cooldown=1)
     oracle = torch.optim.lr_scheduler.ReduceLROnPlateau(theirs, factor=0.5, patience=1, cooldown=1)
-    losses = torch.tensor([3.0, 2.0, 2.0, 2.0, 2.0, float("nan"), 1.0, 1.0, 1.0, 1.0, 1.0, 1.0], device="cuda")
+    losses = torch.tensor([3.0, 2.0, 2.0, 2.0, 2.0, float("nan"), 1.0, 1.0, 1.0, 1.0, 1.0, 1.0], device=DEVICE)
     ours.step(losses[0])
     with no_sync():
         for loss in losses[1:]:
@@ -138,11 +129,11 @@ def test_plateau_with_a_metric_on_the_device_does_not_wait(gpu_backend: str, no_
     assert ours.state_dict() == oracle.state_dict()
 
 
-def test_plateau_is_captured_with_its_metric(gpu_backend: str, capture: Capture, warm_up: WarmUp) -> None:
+def test_plateau_is_captured_with_its_metric(gpu_backend: Any, capture: Capture, warm_up: WarmUp) -> None:
     mine, theirs = _optimizer(backend=gpu_backend), _optimizer(torch.optim.SGD, "cpu")
     ours = ReduceLROnPlateau(mine, factor=0.5, patience=1)
     oracle = torch.optim.lr_scheduler.ReduceLROnPlateau(theirs, factor=0.5, patience=1)
-    loss = torch.full((), 5.0, device="cuda")
+    loss = torch.full((), 5.0, device=DEVICE)
     warm_up(lambda: ours.step(loss), 2)
     for _ in range(2):
         oracle.step(5.0)
@@ -159,7 +150,7 @@ def test_plateau_is_captured_with_its_metric(gpu_backend: str, capture: Capture,
 
 @pytest.mark.parametrize("fused", [False, True], ids=["separate", "fused"])
 def test_replays_past_the_rows_computed_ahead_hold_the_lr_and_are_reported(
-    fused: bool, gpu_backend: str, capture: Capture, warm_up: WarmUp
+    fused: bool, gpu_backend: Any, capture: Capture, warm_up: WarmUp
 ) -> None:
     made = _optimizer(backend=gpu_backend)
     scheduler = LambdaLR(made, Recorder(), horizon=10, fused=fused)
@@ -187,7 +178,7 @@ def test_replays_past_the_rows_computed_ahead_hold_the_lr_and_are_reported(
 
 
 def test_function_called_by_python_cannot_be_captured_without_a_horizon(
-    gpu_backend: str, capture: Capture, warm_up: WarmUp
+    gpu_backend: Any, capture: Capture, warm_up: WarmUp
 ) -> None:
     made = _optimizer(backend=gpu_backend)
     scheduler = LambdaLR(made, Recorder())
@@ -196,7 +187,7 @@ def test_function_called_by_python_cannot_be_captured_without_a_horizon(
         capture(scheduler.step)
 
 
-def test_param_scheduler_is_replayed(gpu_backend: str, capture: Capture, warm_up: WarmUp) -> None:
+def test_param_scheduler_is_replayed(gpu_backend: Any, capture: Capture, warm_up: WarmUp) -> None:
     made = _optimizer(AdamW, backend=gpu_backend)
     scheduler = ParamScheduler(made, "weight_decay", lambda step: 0.5 / (1 + step), horizon=40, fused=True)
     warm_up(made.step, 2)
@@ -207,7 +198,7 @@ def test_param_scheduler_is_replayed(gpu_backend: str, capture: Capture, warm_up
     assert scheduler.last_epoch == 12
 
 
-def test_converted_schedulers_of_torch_are_replayed(gpu_backend: str, capture: Capture, warm_up: WarmUp) -> None:
+def test_converted_schedulers_of_torch_are_replayed(gpu_backend: Any, capture: Capture, warm_up: WarmUp) -> None:
     made, theirs = _optimizer(backend=gpu_backend), _optimizer(torch.optim.SGD, "cpu")
 
     def parts(o: Any) -> Any:

@@ -1,0 +1,96 @@
+"""The GPU backends on the simulated GPU: its stream does their launches, or records them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+
+from fused_sched.kernels.launcher import Argument, Launcher
+from fused_sched.platforms import Platform
+
+from .graph import STREAM
+from .memory import DLPACK_DEVICE
+
+
+class SimulatedPlatform(Platform):
+    """What torch.cuda says of a GPU, said of the simulated one."""
+
+    def is_capturing(self, device: torch.device) -> bool:
+        return STREAM.graph is not None
+
+    def outside_of_capture(self) -> AbstractContextManager[None]:
+        return STREAM.outside_of_capture()
+
+    def upload(self, values: torch.Tensor, device: torch.device) -> torch.Tensor:
+        with self.outside_of_capture():
+            return values.to(device, non_blocking=True)
+
+    def dlpack_device(self, tensor: torch.Tensor) -> tuple[int, int]:
+        return DLPACK_DEVICE  # torch itself cannot tell
+
+    def current(self, device: torch.device) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+class StreamedLauncher(Launcher):
+    """The Triton backend's launcher.
+
+    Args:
+        inner: compiles, and launches on memory of the host.
+    """
+
+    def __init__(self, inner: Launcher) -> None:
+        super().__init__()
+        self._inner = inner
+
+    def launch(self, compiled: Any, programs: int, arguments: Sequence[Argument]) -> None:
+        self.launches += 1
+        now = [a if isinstance(a, int) else a.data_ptr() for a in arguments]
+        STREAM.launch("a launch of Triton's", partial(self._inner.launch, compiled, programs, now), now)
+
+    def _compile(self, kernel: Any) -> Any:
+        return self._inner._compile(kernel)
+
+
+class StreamedOperators:
+    """The CUDA backend's operators.
+
+    Args:
+        inner: the same on memory of the host.
+    """
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def update(
+        self, plan: torch.Tensor, control: torch.Tensor, scale: torch.Tensor | None, found: torch.Tensor | None
+    ) -> None:
+        now = plan.clone()  # a launch takes the values along
+        pointers = [t.data_ptr() for t in (control, scale, found) if t is not None]
+        run = partial(self._inner.update, now, *map(_weak, (control, scale, found)))
+        STREAM.launch("an update of CUDA's", run, [*now.flatten().tolist(), *pointers])
+
+    def advance(self, schedule: torch.Tensor, control: torch.Tensor) -> None:
+        run = partial(self._inner.advance, *map(_weak, (schedule, control)))
+        STREAM.launch("a schedule of CUDA's", run, [schedule.data_ptr(), control.data_ptr()])
+
+    def prepare(self, plan: torch.Tensor, device: int) -> None:
+        pass
+
+
+class _Address:
+    """Where a tensor is and how it looks; a graph does not keep the memory that it points to."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self._address, self.shape = tensor.data_ptr(), tensor.shape
+
+    def data_ptr(self) -> int:
+        return self._address
+
+
+def _weak(tensor: torch.Tensor | None) -> _Address | None:
+    return None if tensor is None else _Address(tensor)
