@@ -1,0 +1,52 @@
+"""Prints the PTX of kernels of the Triton backend, as JSON: name to text and bytes of dynamic shared memory.
+
+    python compile_triton.py update RULE EXTRA SCALED DTYPES... | operation NAME...
+
+A process of its own, because kernels that are to be compiled cannot be made where TRITON_INTERPRET=1 was read.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import torch
+from triton.backends.compiler import GPUTarget
+
+from fused_sched.builder import Builder
+from fused_sched.kernels import variants
+from fused_sched.kernels.launcher import compile_kernel
+from fused_sched.kernels.program_source import advance_function
+from fused_sched.parameter_table import kind_code
+from fused_sched.program import OPERATIONS, Program
+
+TARGET = GPUTarget("cuda", 90, 32)
+LANES = 128  # one for each thread
+
+
+def operation(name: str) -> Program:
+    """The lr of each of 128 groups becomes an operation on two constants of the group."""
+    b = Builder(LANES)
+    operands = [b.const("x", [0.0] * LANES), b.const("y", [0.0] * LANES)]
+    b.set_field("lr", b.op(name, *operands[: OPERATIONS[name]]))
+    return b.finish(name)
+
+
+def _update(rule: str, extra: str, scaled: str, *dtypes: str) -> dict[str, variants.Kernel]:
+    kind = kind_code(*(getattr(torch, d) for d in dtypes))
+    options = variants.Options(rule, extra == "1", scaled=scaled == "1", guarded=True)
+    return {"update": variants.update(kind, options)}
+
+
+def main() -> None:
+    what, *given = sys.argv[1:]
+    if what == "update":
+        kernels = _update(*given)
+    else:
+        kernels = {name: variants.advance(advance_function([(operation(name), False)])) for name in given}
+    compiled = {name: compile_kernel(kernel, TARGET) for name, kernel in kernels.items()}
+    print(json.dumps({name: [c.asm["ptx"], c.metadata.shared] for name, c in compiled.items()}))
+
+
+if __name__ == "__main__":
+    main()

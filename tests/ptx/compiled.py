@@ -1,0 +1,72 @@
+"""PTX of both GPU backends, for tests."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@cache
+def triton_ptx(*arguments: str) -> dict[str, tuple[str, int]]:
+    """By name, PTX and bytes of dynamic shared memory; ``arguments`` of compile_triton.py."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    command = [sys.executable, str(Path(__file__).with_name("compile_triton.py")), *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return {name: (ptx, shared) for name, (ptx, shared) in json.loads(done.stdout).items()}
+
+
+@cache
+def _build_cuda() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("build_cuda", ROOT / "build_cuda.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def nvcc() -> str:
+    """The compiler; a test without it is skipped, and fails where CI says that all is there."""
+    found: str | None = _build_cuda().find_nvcc()
+    if found is not None:
+        return found
+    if os.environ.get("CI"):
+        pytest.fail("nvcc was not found, but CI is set: install the CUDA toolkit or set CUDA_HOME")
+    pytest.skip("nvcc was not found")
+
+
+@cache
+def nvcc_ptx(rule: str) -> str:
+    """What nvcc makes of ``"adam"`` or ``"sgd"`` for sm_90, compiled as the library is."""
+    compiler = nvcc()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "kernels.ptx")
+        source = ROOT / f"csrc/cuda/kernels_{rule}.cu"
+        command = [compiler, *_build_cuda().FLAGS, "-arch=sm_90", "-ptx", str(source), "-o", str(path)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise RuntimeError(done.stderr)
+        return path.read_text()
+
+
+@cache
+def entries(ptx: str) -> dict[str, str]:
+    """The names of a module's entries as C++ writes them, without namespaces and arguments, to those in the PTX."""
+    names = re.findall(r"\.entry ([\w$]+)\(", ptx)
+    plain = subprocess.run(["c++filt"], input="\n".join(names), text=True, capture_output=True, check=True).stdout
+    shorter = (re.sub(r"fused_sched::|\(anonymous namespace\)::|^void ", "", line) for line in plain.splitlines())
+    return {line.rsplit("(", 1)[0]: name for line, name in zip(shorter, names, strict=True)}

@@ -1,0 +1,108 @@
+"""Tensors of one kind in four groups, to be updated by the kernels of any backend without its Python side."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+import torch
+
+from fused_sched import _C
+from fused_sched.backends.cuda import LAUNCH, LAUNCH_WIDTH
+from fused_sched.control_block import FIELDS, FLAGS, GROUP_CAPACITY, GROUP_STRIDE, GROUPS_OFFSET
+from fused_sched.device_table import UNIT, DeviceTable
+from fused_sched.parameter_table import CHUNK, RECORD, RECORD_WIDTH, kind_code
+
+_RULES = {"sgd": 0, "adam": 1}
+COUNTS = GROUPS_OFFSET + GROUP_CAPACITY * GROUP_STRIDE
+BASE = {"lr": 0.01, "weight_decay": 0.1, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "momentum": 0.0, "dampening": 0.0}
+GROUPS: dict[str, list[dict[str, float]]] = {
+    "sgd": [
+        {"weight_decay": 0.0},
+        {"momentum": 0.9},
+        {"momentum": 0.9, "flags": FLAGS["nesterov"]},
+        {"momentum": 0.8, "dampening": 0.3, "flags": FLAGS["maximize"]},
+    ],
+    "adam": [
+        {"weight_decay": 0.0},
+        {"beta1": 0.3, "flags": FLAGS["maximize"]},  # beta1 < 0.5: the other end of the lerp
+        {"flags": FLAGS["decoupled_weight_decay"]},
+        {"flags": FLAGS["amsgrad"] | FLAGS["decoupled_weight_decay"]},
+    ],
+}
+STATES = {"sgd": [0, 1, 1, 1], "adam": [2, 2, 2, 3]}
+SIZES = [0, 1, 7, 8, 130, 1024, 1031, 2050]
+
+
+def id_of(kind: tuple[torch.dtype, torch.dtype, torch.dtype]) -> str:
+    return "-".join(str(d).removeprefix("torch.") for d in kind)
+
+
+class Case:
+    """Tensors of one kind in four groups, with their control block and records."""
+
+    def __init__(self, rule: str, kind: tuple[torch.dtype, ...], offset: int) -> None:
+        self.rule, self.kind, self.offset = rule, kind, offset
+        groups = GROUPS[rule]
+        self.control = torch.zeros(COUNTS + 64, dtype=torch.float64)
+        self.integers = self.control.view(torch.int64)
+        for g, fields in enumerate(groups):
+            for name, value in {**BASE, **fields}.items():
+                self.control[GROUPS_OFFSET + g * GROUP_STRIDE + FIELDS[name]] = value
+        generator = torch.Generator().manual_seed(7)
+        self.tensors: list[list[torch.Tensor]] = []
+        rows = []
+        for i, size in enumerate(SIZES * 2):
+            group = i % len(groups)
+            states = STATES[rule][group]
+            dtypes = [kind[0], kind[1], *[kind[2]] * states]
+            row = [torch.randn(size + offset, generator=generator).to(d)[offset:] for d in dtypes]
+            for s in row[3:]:
+                s.abs_()
+            self.tensors.append(row)
+            self.integers[COUNTS + i] = i % 3
+            addresses = [t.data_ptr() for t in row]
+            grad = 0 if i % 7 == 5 else addresses[1] or 1
+            rows.append([addresses[0], grad, *[*addresses[2:], 0, 0, 0][:3], size, group, kind_code(*kind)])
+        self.records = torch.tensor(rows, dtype=torch.int64).reshape(-1, RECORD_WIDTH)
+
+    def update_in_c(self, scale: torch.Tensor | None, found: torch.Tensor | None) -> None:
+        pieces = [(i, s) for i, r in enumerate(self.records.tolist()) for s in range(0, r[RECORD["numel"]], CHUNK)]
+        counts = self.integers[COUNTS:]
+        chunks = torch.tensor(pieces, dtype=torch.int64)
+        n_groups = len(GROUPS[self.rule])
+        _C.update(_RULES[self.rule], self.control, counts, self.records, chunks, CHUNK, n_groups, scale, found, ())
+
+    def device_table(self) -> DeviceTable:
+        """The records as a launch has them; they are all of one kind, so there is one launch."""
+        table = SimpleNamespace(records=self.records, layouts=torch.zeros(len(self.records)))
+        return DeviceTable(table, torch.device("cpu"))  # type: ignore[arg-type]
+
+    def triton_arguments(
+        self, device: DeviceTable, scale: torch.Tensor | None, found: torch.Tensor | None
+    ) -> list[torch.Tensor | int]:
+        """Arguments of the Triton backend's update kernel, in order."""
+        (part,), none = device.parts, self.control
+        return [
+            self.control, device.records, device.grads, part.chunks, none,
+            none if scale is None else scale, none if found is None else found, len(self.records), device.size,
+        ]  # fmt: skip
+
+    def cuda_row(self, device: DeviceTable) -> torch.Tensor:
+        """The plan of the CUDA backend's update."""
+        (part,) = device.parts
+        values = {
+            "rule": _RULES[self.rule], "kind": part.kind, "extra": int(part.extra), "last": 1,
+            "n_blocks": len(part.chunks), "chunks": part.chunks.data_ptr(), "chunk_size": device.size, "unit": UNIT,
+            "records": device.records.data_ptr(), "grads": device.grads.data_ptr(), "n_records": len(self.records),
+            "counts": self.integers[COUNTS:].data_ptr(), "schedules": 0, "n_schedules": 0,
+        }  # fmt: skip
+        row = torch.zeros(1, LAUNCH_WIDTH, dtype=torch.int64)
+        row[0, : len(LAUNCH)] = torch.tensor([values[name] for name in LAUNCH])
+        return row
+
+
+def check_equal(got: Case, expected: Case) -> None:
+    assert torch.equal(got.integers[:GROUPS_OFFSET], expected.integers[:GROUPS_OFFSET])
+    assert torch.equal(got.integers[COUNTS:], expected.integers[COUNTS:])
+    for i, (mine, theirs) in enumerate(zip(got.tensors, expected.tensors, strict=True)):
+        for k, (a, b) in enumerate(zip(mine, theirs, strict=True)):
+            torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True, msg=lambda m, i=i, k=k: f"{i=} {k=}: {m}")
