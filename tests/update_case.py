@@ -77,12 +77,16 @@ class Case:
         return DeviceTable(table, torch.device("cpu"))  # type: ignore[arg-type]
 
     def triton_arguments(
-        self, device: DeviceTable, scale: torch.Tensor | None, found: torch.Tensor | None
+        self,
+        device: DeviceTable,
+        scale: torch.Tensor | None,
+        found: torch.Tensor | None,
+        schedules: torch.Tensor | None = None,
     ) -> list[torch.Tensor | int]:
-        """Arguments of the Triton backend's update kernel, in order."""
+        """Arguments of the Triton backend's update kernel, in order; without fused schedules nothing is read of any."""
         (part,), none = device.parts, self.control
         return [
-            self.control, device.records, device.grads, part.chunks, none,
+            self.control, device.records, device.grads, part.chunks, none if schedules is None else schedules,
             none if scale is None else scale, none if found is None else found, len(self.records), device.size,
         ]  # fmt: skip
 

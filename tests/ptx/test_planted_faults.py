@@ -1,0 +1,153 @@
+"""Faults that were put into the compiled kernels of both backends are found; without them nothing is."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+import torch
+from update_case import Case, check_equal
+
+from ptx import Fault, Kernel
+from ptx.compiled import entries, nvcc_ptx, triton_ptx
+from ptx.cuda_operators import PtxOperators
+
+FLOAT32 = (torch.float32,) * 3
+GROUPS = 4  # of Case
+Edit = Callable[[str], str]
+
+
+def unchanged(ptx: str) -> str:
+    return ptx
+
+
+def replaced(pattern: str, text: str) -> Edit:
+    """Every occurrence."""
+
+    def edit(ptx: str) -> str:
+        edited, count = re.subn(pattern, text, ptx)
+        assert count, f"{pattern} does not occur"
+        return edited
+
+    return edit
+
+
+def without_barriers(*, before: str = r"\Z", after: str = r"\A") -> Edit:
+    """No barrier is left between the first occurrence of ``after`` and the next of ``before``."""
+
+    def edit(ptx: str) -> str:
+        start = re.search(after, ptx)
+        assert start is not None
+        end = re.compile(before).search(ptx, start.end())
+        assert end is not None
+        head, middle, tail = ptx[: start.end()], ptx[start.end() : end.start()], ptx[end.start() :]
+        return head + replaced(r"bar\.sync\s+0;", "")(middle) + tail
+
+    return edit
+
+
+# name: edit, elements that tensors begin after an aligned address, what is said
+TRITON: dict[str, tuple[Edit, int, str]] = {
+    "no barrier before the ticket": (without_barriers(before=r"atom\."), 0, "race: write after read"),
+    "no barrier after the ticket": (without_barriers(after=r"atom\."), 0, "race: "),
+    "a relaxed ticket": (replaced("acq_rel", "relaxed"), 0, "race: write after read"),
+    "a ticket that only releases": (replaced("acq_rel", "release"), 0, "race: write after read"),
+    "a ticket that only acquires": (replaced("acq_rel", "acquire"), 0, "race: write after read"),
+    "no test of alignment": (replaced(r"(and\.b64\s+%rd\d+, %rd\d+), 15;", r"\1, 0;"), 1, "misaligned: 16 bytes"),
+    "one element too many": (replaced(r"setp\.lt\.s32", "setp.le.s32"), 0, "out of bounds: 4 bytes"),
+}
+CUDA: dict[str, tuple[Edit, int, str]] = {
+    "no barrier before the ticket": (without_barriers(before=r"atom\."), 0, "race: write after read"),
+    "no barrier after the ticket": (without_barriers(after=r"atom\."), 0, "race: write after read"),
+    "a ticket that does not release": (replaced(r"atom\.add\.release", "atom.add.relaxed"), 0, "race: write after read"),
+    "an end that does not acquire": (replaced(r"atom\.add\.acquire", "atom.add.relaxed"), 0, "race: write after read"),
+    "no test of alignment": (replaced(r"(and\.b64\s+%rd\d+, %rd\d+), 15;", r"\1, 0;"), 1, "misaligned: 16 bytes"),
+    "one element too many": (replaced(r"setp\.ge\.s32", "setp.gt.s32"), 0, "out of bounds: 4 bytes"),
+}
+
+
+def triton_update(rule: str, edit: Edit, offset: int, mode: str = "races", seed: int = 1) -> Case:
+    case = Case(rule, FLOAT32, offset)
+    device = case.device_table()
+    ptx, shared = triton_ptx("update", rule, "1", str(GROUPS), *["float32"] * 3)["update"]
+    kernel = Kernel(edit(ptx), dynamic_shared=shared, mode=mode)
+    memory, found = torch.tensor([0.5], dtype=torch.float64), torch.zeros(1)
+    schedules = torch.tensor([memory.data_ptr()])
+    arguments = case.triton_arguments(device, None, found, schedules)
+    values = [a if isinstance(a, int) else a.data_ptr() for a in arguments]
+    scratch = len(kernel.translation.parameters) - len(values)
+    kernel(len(device.parts[0].chunks), [*values, *[0] * scratch], seed=seed)
+    return case
+
+
+def _alone(ptx: str, name: str) -> str:
+    """The module without its other entries."""
+    return re.sub(
+        r"\.visible \.entry (?!" + re.escape(entries(ptx)[name]) + r"\()[^{]*\{.*?\n\}\n", "", ptx, flags=re.DOTALL
+    )
+
+
+def cuda_update(edit: Edit, offset: int, mode: str = "races") -> Case:
+    case = Case("adam", FLOAT32, offset)
+    name = "update_kernel<(Rule)1, true, float, float, float>"
+    operators = PtxOperators(mode, lambda ptx: edit(_alone(ptx, name)))
+    operators.update(case.cuda_row(case.device_table()), case.control, None, torch.zeros(1))
+    return case
+
+
+def in_c(rule: str, offset: int) -> Case:
+    case = Case(rule, FLOAT32, offset)
+    case.update_in_c(None, None)
+    return case
+
+
+@pytest.mark.parametrize("offset", [0, 1], ids=["aligned", "unaligned"])
+@pytest.mark.parametrize("rule", ["sgd", "adam"])
+def test_triton_has_no_fault(rule: str, offset: int) -> None:
+    for seed in range(3):
+        check_equal(triton_update(rule, unchanged, offset, seed=seed), in_c(rule, offset))
+
+
+@pytest.mark.parametrize("name", TRITON)
+def test_faults_in_triton(name: str) -> None:
+    edit, offset, said = TRITON[name]
+    with pytest.raises(Fault, match=said):
+        triton_update("adam", edit, offset)
+
+
+def test_a_schedule_that_writes_what_is_still_read() -> None:
+    """SGD's count reads the momentum, which a fused schedule then writes."""
+    with pytest.raises(Fault, match="race: write after read"):
+        triton_update("sgd", without_barriers(after=r"atom\.[^;]*;(.*?bar\.sync){2}"), 0)
+
+
+def test_a_program_that_writes_what_is_still_read() -> None:
+    ptx, shared = triton_ptx("operation", "add")["add"]
+    control, memory = torch.zeros(16 * 130, dtype=torch.float64), torch.zeros(3 * 128 + 2, dtype=torch.float64)
+    schedules = torch.tensor([memory.data_ptr()])
+    arguments = [control.data_ptr(), schedules.data_ptr(), 0, 0]
+    Kernel(ptx, dynamic_shared=shared, mode="races")(1, arguments)
+    with pytest.raises(Fault, match="race: "):
+        Kernel(without_barriers()(ptx), dynamic_shared=shared, mode="races")(1, arguments)
+
+
+@pytest.mark.parametrize("offset", [0, 1], ids=["aligned", "unaligned"])
+def test_cuda_has_no_fault(offset: int) -> None:
+    check_equal(cuda_update(unchanged, offset), in_c("adam", offset))
+
+
+@pytest.mark.parametrize("name", CUDA)
+def test_faults_in_cuda(name: str) -> None:
+    edit, offset, said = CUDA[name]
+    with pytest.raises(Fault, match=said):
+        cuda_update(edit, offset)
+
+
+def test_a_record_that_is_too_long() -> None:
+    """The kernel is right, but its table is not."""
+    case = Case("adam", FLOAT32, 0)
+    device = case.device_table()
+    device.records[4, 5] += 1
+    with pytest.raises(Fault, match="out of bounds: 4 bytes"):
+        PtxOperators().update(case.cuda_row(device), case.control, None, torch.zeros(1))
