@@ -11,24 +11,33 @@ from pathlib import Path
 import pytest
 import torch
 
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when triton is imported, so before any test module
+# read when triton is imported, so before any test module
+if os.environ.get("FUSED_SCHED_TEST_PTX"):
+    os.environ["TRITON_INTERPRET"] = "0"
+elif not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 sys.path.insert(0, str(Path(__file__).parent))  # for `support` and `tolerances`: importlib mode adds nothing
 
+import lane
 from interpreter import imitate_hardware
 from platforms import MIRRORED
+from ptx import watch_memory
 
 from fused_sched import backends
+from fused_sched.platforms import TORCH
+
+if lane.PTX:
+    watch_memory()
 
 
 def _skip_unless_available(name: str) -> None:
-    reason = backends.reason_unavailable(name)
+    reason = lane.reason_unavailable(name)
     if reason is not None:
         pytest.skip(f"backend {name} cannot run here: {reason}")
 
 
-@pytest.fixture(params=backends.NAMES)
+@pytest.fixture(params=lane.NAMES)
 def backend(request: pytest.FixtureRequest) -> str | backends.Backend:
     """Each backend in turn; skipped, with the reason, where it cannot run.
 
@@ -47,7 +56,7 @@ def host_backend(request: pytest.FixtureRequest) -> str | backends.Backend:
 def _at_home(request: pytest.FixtureRequest, name: str) -> str | backends.Backend:
     names = request.fixturenames
     mirror = "remote" in names or ("mirrored" in names and request.getfixturevalue("mirrored"))
-    return backends.make(name, MIRRORED) if mirror else name
+    return lane.backend(name, MIRRORED if mirror else TORCH)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import math
 import random
 from typing import Any
 
+import lane
 import pytest
 import torch
 from schedule_twins import device_of, patience
@@ -20,7 +21,7 @@ from fused_sched.schedule import Schedule
 class Machine:
     """A program at work: on a backend, or by the host's evaluation where ``backend`` is ``"host"``."""
 
-    def __init__(self, program: Program, backend: str, lrs: list[float], guarded: bool = False) -> None:
+    def __init__(self, program: Program, backend: str | backends.Backend, lrs: list[float], guarded: bool = False) -> None:
         self.program, self.n_groups = program, len(lrs)
         self._host = backend == "host"
         if self._host:
@@ -75,14 +76,16 @@ class Machine:
         return self.schedule.memory.tensor.tolist(), rows.tolist()
 
 
-@pytest.fixture(params=["host", *backends.NAMES])
-def evaluator(request: pytest.FixtureRequest) -> str:
+@pytest.fixture(params=["host", *lane.NAMES])
+def evaluator(request: pytest.FixtureRequest) -> str | backends.Backend:
     """Every evaluator: Python, and each backend."""
     name = str(request.param)
-    reason = None if name == "host" else backends.reason_unavailable(name)
+    if name == "host":
+        return name
+    reason = lane.reason_unavailable(name)
     if reason is not None:
         pytest.skip(f"backend {name} cannot run here: {reason}")
-    return name
+    return lane.backend(name)
 
 
 # -- scope -------------------------------------------------------------------------------------------------

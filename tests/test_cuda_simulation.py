@@ -9,8 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lane
 import pytest
 import torch
+from ptx.cuda_operators import PtxOperators
 
 from fused_sched.backends.cuda import BLOCK_THREADS, LAUNCH, LAUNCH_WIDTH, SCHEDULE, SCHEDULE_WIDTH, CudaBackend
 from fused_sched.control_block import HEADER
@@ -71,8 +73,8 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 
 
 @pytest.fixture
-def simulation(library: ctypes.CDLL) -> Simulation:
-    return Simulation(library)
+def simulation(request: pytest.FixtureRequest) -> Any:
+    return PtxOperators(lane.PTX) if lane.PTX else Simulation(request.getfixturevalue("library"))
 
 
 @pytest.fixture

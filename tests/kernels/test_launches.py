@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+import lane
 import pytest
 import torch
 from platforms import Mirrored
@@ -14,16 +15,17 @@ from fused_sched import backends
 from fused_sched.lr_scheduler import CosineAnnealingLR, ExponentialLR
 from fused_sched.optim import SGD, AdamW
 
-if backends.reason_unavailable("triton") is not None:
+if lane.reason_unavailable("triton") is not None:
     pytest.skip("the triton backend cannot run here", allow_module_level=True)
 
 from fused_sched import pointers
 from fused_sched.backends.triton import TritonBackend
-from fused_sched.kernels.launcher import make_launcher
 from fused_sched.kernels.numerics import INTERPRETED
 from fused_sched.platforms import Platform
 
-pytestmark = pytest.mark.skipif(not INTERPRETED, reason="runs in Triton's interpreter: set TRITON_INTERPRET=1")
+pytestmark = pytest.mark.skipif(
+    not INTERPRETED and not lane.PTX, reason="runs on CPU tensors: set TRITON_INTERPRET=1 or FUSED_SCHED_TEST_PTX"
+)
 
 
 class Pretending(Platform):
@@ -68,7 +70,7 @@ def platform(request: pytest.FixtureRequest) -> Pretending:
 @pytest.fixture
 def triton(platform: Pretending) -> TritonBackend:
     """A backend of its own, with fresh counters."""
-    return TritonBackend(launcher=make_launcher(), platform=platform)
+    return TritonBackend(launcher=lane.launcher(), platform=platform)
 
 
 def parameters(n: int, size: int = 3, dtype: torch.dtype = torch.float32) -> list[torch.nn.Parameter]:

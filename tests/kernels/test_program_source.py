@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import lane
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -17,11 +18,12 @@ from fused_sched.program import OPERATIONS, Program
 pytest.importorskip("triton")
 
 from fused_sched.kernels import variants
-from fused_sched.kernels.launcher import make_launcher
 from fused_sched.kernels.numerics import INTERPRETED
 from fused_sched.kernels.program_source import EXPRESSIONS, advance_function, advance_source
 
-pytestmark = pytest.mark.skipif(not INTERPRETED, reason="runs in Triton's interpreter: set TRITON_INTERPRET=1")
+pytestmark = pytest.mark.skipif(
+    not INTERPRETED and not lane.PTX, reason="runs on CPU tensors: set TRITON_INTERPRET=1 or FUSED_SCHED_TEST_PTX"
+)
 
 INEXACT = ("pow", "exp", "expm1", "log", "log2", "log10", "log1p", "cos", "sin", "tan", "atan", "tanh")
 EXACT = sorted(set(EXPRESSIONS) - set(INEXACT))
@@ -31,7 +33,7 @@ NUMBERS = st.sampled_from(SPECIAL) | st.floats(-1e6, 1e6) | st.integers(-50, 50)
 
 def run(program: Program, memory: torch.Tensor, control: torch.Tensor, guarded: bool = False) -> None:
     kernel = variants.advance(advance_function([(program, guarded)]))
-    launcher = make_launcher()
+    launcher = lane.launcher()
     addresses = torch.tensor([memory.data_ptr()], dtype=torch.int64)
     launcher.launch(launcher.get(kernel, control.device), 1, [control, addresses])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lane
 import pytest
 import torch
 
@@ -12,15 +13,16 @@ from update_case import Case, check_equal, id_of
 
 from fused_sched.control_block import HEADER
 from fused_sched.kernels import variants
-from fused_sched.kernels.launcher import make_launcher
 from fused_sched.kernels.numerics import INTERPRETED
 from fused_sched.parameter_table import KINDS
 
-pytestmark = pytest.mark.skipif(not INTERPRETED, reason="runs in Triton's interpreter: set TRITON_INTERPRET=1")
+pytestmark = pytest.mark.skipif(
+    not INTERPRETED and not lane.PTX, reason="runs on CPU tensors: set TRITON_INTERPRET=1 or FUSED_SCHED_TEST_PTX"
+)
 
 
 def update(case: Case, scale: torch.Tensor | None, found: torch.Tensor | None) -> None:
-    launcher = make_launcher()
+    launcher = lane.launcher()
     device = case.device_table()
     (part,) = device.parts
     kernel = variants.update(part.kind, variants.Options(case.rule, part.extra, scale is not None, found is not None))

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from functools import cache
 
 import torch
-from torch.utils.cpp_extension import include_paths, library_paths
 
 from . import build
 from .parse import parse
@@ -38,6 +37,8 @@ class _Launch(ctypes.Structure):
 
 @cache
 def _allocator() -> ctypes.CDLL:
+    from torch.utils.cpp_extension import include_paths, library_paths
+
     extra = [f"-I{p}" for p in include_paths()]
     extra += [f"-L{p}" for p in library_paths()] + [f"-Wl,-rpath,{p}" for p in library_paths()] + ["-lc10"]
     extra.append(f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}")
