@@ -82,11 +82,13 @@ def rows(device: Host, seconds: float, sizes: tuple[tuple[int, int], ...] = SIZE
                 TorchLoop(where, f, b, True),
             )
         calls: dict[str, Call] = {}
+        kept = []  # a graph does not keep the inputs and the model that it reads
         absent: dict[str, str] = {}
         losses: dict[str, float] = {}
         for name, make in makers.items():
             try:
                 run, loop = make()
+                kept.append(loop)
                 step = run(loop)
                 for _ in range(GATE_STEPS - WARM_UP):
                     loop.load_batch()
