@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import MutableSequence, Sequence
+from weakref import WeakSet
 
 import torch
 
@@ -44,49 +45,108 @@ FLAGS: dict[str, int] = {
 GROUP_CAPACITY = 1024  # rows reserved, so that add_param_group does not move the block
 
 
+class Mirrors:
+    """All the mirrors that the host keeps of one optimizer's memory: they go out of date, and are read anew, together.
+
+    The device's pow and cos are not the host's in the last place, so a mirror that followed by itself moves a
+    little when it is read anew. Numbers that are the same on the device, such as the lr in the control block
+    and in the schedule that set it, have to move at the same time.
+    """
+
+    def __init__(self) -> None:
+        self.age = 0  # grows when all of them go out of date
+        self._arrays: WeakSet[HostedArray] = WeakSet()
+
+    def add(self, array: HostedArray) -> None:
+        """Read ``array`` anew with the others from now on."""
+        self._arrays.add(array)
+
+    def refresh(self) -> None:
+        """Read all of them from the device."""
+        for array in self._arrays:
+            array.refresh()
+
+
 class HostedArray:
     """A float64 device tensor that the host can read and write as numbers.
 
     On the CPU, ``host`` is the tensor's own memory. Elsewhere (``remote``) it is a mirror: writes go
     to both, in stream order and without a sync; a read waits for the device only while the mirror is
     ``stale``, that is after the device alone decided something (a skipped step, a graph replay), or
-    ``volatile``: a live view was handed out, and what happens through it is not seen here.
+    ``volatile``: what a graph or a live view changes is not seen here.
 
     Args:
         values: float64 CPU tensor, one-dimensional: the first contents.
         device: where the tensor lives.
         hosted: how many leading elements the host may touch; default all.
         platform: says whether ``device`` is remote, and whether it is being captured.
+        mirrors: those of the same optimizer.
     """
 
     def __init__(
-        self, values: torch.Tensor, device: torch.device, hosted: int | None = None, platform: Platform = TORCH
+        self,
+        values: torch.Tensor,
+        device: torch.device,
+        hosted: int | None = None,
+        platform: Platform = TORCH,
+        mirrors: Mirrors | None = None,
     ) -> None:
         self.tensor = values.to(device, copy=True)
         self.device = self.tensor.device
         self.platform = platform
         self.remote = platform.is_remote(self.device)
-        self.stale = False
+        self.mirrors = mirrors or Mirrors()
+        self.mirrors.add(self)
         self.volatile = False
         self.captured = False
-        self._hosted = values.numel() if hosted is None else hosted
+        self._age = self.mirrors.age
+        hosted = values.numel() if hosted is None else hosted
+        self.in_use = hosted  # leading elements that can be other than they were at first
         self.host: MutableSequence[float]
         if self.remote:
-            self.host = values[: self._hosted].tolist()
+            self.host = values[:hosted].tolist()
         else:
-            self.host = (ctypes.c_double * self._hosted).from_address(self.tensor.data_ptr())  # type: ignore[assignment]
+            self.host = (ctypes.c_double * hosted).from_address(self.tensor.data_ptr())  # type: ignore[assignment]
+
+    @property
+    def stale(self) -> bool:
+        """Whether the mirror is out of date until the next read."""
+        return self._age != self.mirrors.age
+
+    def expire(self) -> None:
+        """Only the device knows what it has now: let the next read of this mirror or of another wait for it."""
+        if self.remote:
+            self.mirrors.age += 1
 
     def read(self, index: int) -> float:
         """The number at ``index``."""
-        if self.stale or self.volatile:
-            self._refresh()
+        self._bring_up_to_date()
         return self.host[index]
 
     def read_range(self, start: int, stop: int) -> list[float]:
         """The numbers from ``start`` up to ``stop``."""
-        if self.stale or self.volatile:
-            self._refresh()
+        self._bring_up_to_date()
         return list(self.host[start:stop])
+
+    def _bring_up_to_date(self) -> None:
+        if self._age != self.mirrors.age:
+            self.mirrors.refresh()
+        elif self.volatile:
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Read this mirror from the device.
+
+        Raises:
+            RuntimeError: inside a CUDA graph capture, where the host cannot wait.
+        """
+        if self.capturing():
+            raise RuntimeError(
+                "a hyperparameter, or an attribute of a scheduler, that only the device knows was read inside a CUDA "
+                "graph capture, where the host cannot wait for the device: read it before the capture or after a replay"
+            )
+        self.host[: self.in_use] = self.tensor[: self.in_use].tolist()
+        self._age = self.mirrors.age
 
     def write(self, index: int, value: float) -> None:
         """Set one number, on the device in stream order.
@@ -123,16 +183,31 @@ class HostedArray:
     def note_capture(self) -> None:
         """A CUDA graph points to the tensor from now on; replays change it unseen."""
         self.captured = True
-        self.volatile = self.remote
+        self.note_changes_unseen()
+
+    def note_changes_unseen(self) -> None:
+        """From now on every read has to wait for the device."""
+        if self.remote and not self.volatile:
+            self.volatile = True
+            self.expire()
 
     def copy_from_device(self, index: int, value: torch.Tensor) -> None:
         """Set one number from a one-element tensor without reading it on the host."""
         self.tensor[index].copy_(value.detach().reshape(()), non_blocking=True)
-        self.stale = self.remote
+        self.expire()
 
-    def _refresh(self) -> None:
-        self.host[:] = self.tensor[: self._hosted].tolist()
-        self.stale = False
+    def copy_range(self, start: int, source: HostedArray, first: int, length: int) -> None:
+        """Set consecutive numbers to those of another array of the same optimizer, without reading them.
+
+        Raises:
+            RuntimeError: see :meth:`write`.
+        """
+        if self.remote:
+            self.refuse_in_capture("the control block was replaced")
+            self.host[start : start + length] = source.host[first : first + length]
+            if source.stale or source.volatile:
+                self.expire()
+        self.tensor[start : start + length].copy_(source.tensor[first : first + length])
 
 
 class ControlBlock(HostedArray):
@@ -141,15 +216,18 @@ class ControlBlock(HostedArray):
     Args:
         device: the device of the parameters.
         n_tensors: number of parameters there is room for.
-        platform: see :class:`HostedArray`.
+        platform, mirrors: see :class:`HostedArray`.
     """
 
-    def __init__(self, device: torch.device, n_tensors: int, platform: Platform = TORCH) -> None:
+    def __init__(
+        self, device: torch.device, n_tensors: int, platform: Platform = TORCH, mirrors: Mirrors | None = None
+    ) -> None:
         self.n_groups = 0
         self.count_capacity = n_tensors
         self.counts_offset = GROUPS_OFFSET + GROUP_CAPACITY * GROUP_STRIDE
         values = torch.zeros(self.counts_offset + n_tensors, dtype=torch.float64)
-        super().__init__(values, device, self.counts_offset, platform)
+        super().__init__(values, device, self.counts_offset, platform, mirrors)
+        self.in_use = GROUPS_OFFSET
         self.integers = self.tensor.view(torch.int64)
         self.counts = self.integers[self.counts_offset :]
 
@@ -160,7 +238,7 @@ class ControlBlock(HostedArray):
 
     def view(self, group: int, field: str) -> torch.Tensor:
         """A 0-d float64 tensor that shares the field's memory: writing to it edits the field on the device."""
-        self.volatile = self.remote
+        self.note_changes_unseen()
         return self.tensor[self.slot(group, field)]
 
     def add_group(self) -> int:
@@ -170,6 +248,7 @@ class ControlBlock(HostedArray):
                 f"an optimizer has at most {GROUP_CAPACITY} param groups: merge the groups that share their options"
             )
         self.n_groups += 1
+        self.in_use += GROUP_STRIDE
         return self.n_groups - 1
 
     def skipped(self) -> bool:

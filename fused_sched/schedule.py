@@ -30,7 +30,9 @@ class Schedule:
         self.backend = backend
         self.guarded = guarded
         self.code = program.encode()
-        self.memory = HostedArray(program.initial_memory(), block.device, platform=block.platform)
+        self.memory = HostedArray(
+            program.initial_memory(), block.device, platform=block.platform, mirrors=block.mirrors
+        )
         self.host_advance = program.compile_host()
         # (code, uniform operations, memory, guarded), as the launches take it
         self.launch_arguments = self.code, program.n_uniform, self.memory.tensor, int(guarded)
@@ -53,7 +55,7 @@ class Schedule:
         if not self.block.remote:
             return
         if self.guarded or self.block.stale or self.block.volatile or self.memory.stale or self.memory.volatile:
-            self.memory.stale = self.block.stale = True  # only the device knows what happened
+            self.block.expire()
         else:
             self.host_advance(self.memory.host, self.block.host)
 

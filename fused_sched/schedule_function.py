@@ -295,6 +295,8 @@ def _private_copy(scheduler: Any) -> tuple[Any, Any]:
     """A copy of the scheduler that drives a small optimizer of its own, and that optimizer."""
     _refuse_metric(scheduler)
     optimizer = scheduler.optimizer
+    if isinstance(optimizer, FusedOptimizer):
+        optimizer._block.expire()  # groups and scheduler are copied one after the other
     stub = _stub(optimizer)
     memo: dict[int, Any] = {id(optimizer): stub}
     for group, copied in zip(optimizer.param_groups, stub.param_groups, strict=True):

@@ -27,9 +27,9 @@ class CountingArray(HostedArray):
 
     reads = 0
 
-    def _refresh(self) -> None:
+    def refresh(self) -> None:
         type(self).reads += 1
-        super()._refresh()
+        super().refresh()
 
 
 @pytest.fixture
@@ -62,14 +62,14 @@ def test_remote_array_writes_to_both(array: HostedArray) -> None:
 def test_remote_array_reads_the_device_once_after_the_device_decided(array: HostedArray) -> None:
     array.tensor[2] = 20.0  # as a kernel would
     assert array.read(2) == 2.0  # nobody said so
-    array.stale = True
+    array.expire()
     assert (array.read(2), array.read(2), array.read_range(1, 3)) == (20.0, 20.0, [1.0, 20.0])
     assert CountingArray.reads == 1
 
 
 def test_write_while_stale_is_not_lost(array: HostedArray) -> None:
     array.tensor[2] = 20.0
-    array.stale = True
+    array.expire()
     array.write(1, 10.0)
     assert array.read_range(0, 3) == [0.0, 10.0, 20.0]
 
@@ -94,7 +94,7 @@ def test_copy_from_device_takes_any_one_element_tensor(array: HostedArray) -> No
 def test_hosted_part_alone_is_mirrored() -> None:
     array = HostedArray(torch.arange(6, dtype=torch.float64), CPU, hosted=2, platform=MIRRORED)
     assert len(array.host) == 2
-    array.stale = True
+    array.expire()
     assert array.read_range(0, 2) == [0.0, 1.0]
     with pytest.raises(IndexError):
         array.read(2)
@@ -119,6 +119,45 @@ def test_rows_and_counts(platform: Platform) -> None:
     assert not block.skipped()
     block.integers[HEADER["skipped"]] = 1
     assert block.skipped()
+
+
+@pytest.mark.parametrize("platform", [TORCH, MIRRORED], ids=["local", "remote"])
+@pytest.mark.parametrize("stale", [False, True])
+def test_rows_of_another_block(platform: Platform, stale: bool) -> None:
+    """What only the device knows of them is not lost, and what is known is not asked for."""
+    old = ControlBlock(CPU, 0, platform)
+    slot = old.slot(old.add_group(), "lr")
+    old.write_range(slot, [0.5, 0.25])
+    if stale:
+        old.copy_from_device(slot, torch.tensor(0.75))
+    new = ControlBlock(CPU, 0, platform, old.mirrors)
+    new.add_group()
+    new.copy_range(slot, old, slot, GROUP_STRIDE)
+    assert new.stale == (stale and new.remote)
+    expected = [0.75 if stale else 0.5, 0.25]
+    assert new.tensor[slot : slot + 2].tolist() == expected
+    assert new.read_range(slot, slot + 2) == expected
+
+
+@pytest.mark.parametrize("of_one", [True, False], ids=["of one optimizer", "of two"])
+def test_mirrors_of_one_optimizer_are_read_together(of_one: bool) -> None:
+    first = HostedArray(torch.zeros(3, dtype=torch.float64), CPU, platform=MIRRORED)
+    second = HostedArray(
+        torch.zeros(2, dtype=torch.float64), CPU, platform=MIRRORED, mirrors=first.mirrors if of_one else None
+    )
+    first.tensor.fill_(1.0)
+    second.tensor.fill_(2.0)
+    first.expire()
+    assert second.stale == of_one
+    assert (first.read(0), second.host[0]) == (1.0, 2.0 if of_one else 0.0)
+    assert not second.stale
+    second.tensor.fill_(3.0)
+    second.note_capture()  # every read of it waits from now on; of the other, the next
+    assert first.stale == of_one
+    assert (first.read(0), second.read(0)) == (1.0, 3.0)
+    second.tensor.fill_(4.0)
+    assert not first.stale
+    assert second.read(0) == 4.0
 
 
 def test_more_groups_than_there_is_room_for() -> None:

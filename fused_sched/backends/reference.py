@@ -6,13 +6,13 @@ the CPU are read as Python floats; elsewhere they stay 0-d float64 tensors, so n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..control_block import FIELDS, FLAGS, GROUP_STRIDE, GROUPS_OFFSET, HEADER, ControlBlock
-from ..platforms import Platform
+from ..platforms import TORCH, Platform
 from ..program import Operation, Program
 from .base import Backend, Update
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..schedule import Schedule
 
 Scalar = Any  # a Python float on the CPU, a 0-d float64 tensor elsewhere
+Function = Callable[..., torch.Tensor]
 
 
 class _Row:
@@ -77,7 +78,18 @@ _RULES: dict[str, Callable[..., list[torch.Tensor]]] = {"sgd": _sgd, "adam": _ad
 
 
 class ReferenceBackend(Backend):
+    """See the module.
+
+    Args:
+        platform: see :class:`Backend`.
+        functions: the arithmetic operations of programs; default :data:`TORCH_FUNCTIONS`.
+    """
+
     name = "reference"
+
+    def __init__(self, platform: Platform = TORCH, functions: Mapping[str, Function] | None = None) -> None:
+        super().__init__(platform)
+        self._functions = TORCH_FUNCTIONS if functions is None else functions
 
     @torch.no_grad()
     def update(self, update: Update) -> None:
@@ -126,7 +138,7 @@ class ReferenceBackend(Backend):
 
     def advance(self, schedule: Schedule) -> None:
         block, memory = schedule.block, schedule.memory.tensor
-        writes = _evaluate(schedule.program, memory, block.tensor)
+        writes = _evaluate(schedule.program, memory, block.tensor, self._functions)
         if schedule.guarded:
             skipped = block.integers[HEADER["skipped"]] != 0
             writes = [(place, torch.where(skipped, place, value)) for place, value in writes]
@@ -134,7 +146,9 @@ class ReferenceBackend(Backend):
             place.copy_(value)
 
 
-def _evaluate(program: Program, memory: torch.Tensor, control: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def _evaluate(
+    program: Program, memory: torch.Tensor, control: torch.Tensor, functions: Mapping[str, Function]
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """What one advance writes, as (view, new values); values are 0-d when uniform, else one a group."""
     n = program.n_groups
     groups = control[GROUPS_OFFSET : GROUPS_OFFSET + n * GROUP_STRIDE].view(n, GROUP_STRIDE)
@@ -163,7 +177,7 @@ def _evaluate(program: Program, memory: torch.Tensor, control: torch.Tensor) -> 
             column = torch.arange(slot.width, device=memory.device) if slot.width > 1 else 0
             values.append(table[row, column])
         else:
-            values.append(_OPERATIONS[op.name](*operands))
+            values.append(functions[op.name](*operands))
     return writes
 
 
@@ -184,7 +198,7 @@ def _truth(f: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Callable[
     return lambda a, b: f(a, b).double()
 
 
-_OPERATIONS: dict[str, Callable[..., torch.Tensor]] = {
+TORCH_FUNCTIONS: dict[str, Function] = {
     "add": torch.add,
     "sub": torch.sub,
     "mul": torch.mul,

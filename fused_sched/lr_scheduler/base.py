@@ -90,8 +90,8 @@ class OnDevice(Programmed):
                 )
             schedule.pending = False
             return True
-        if self._order_matters and not self._order_checked:  # once: reading the register may wait for the device
-            self._check_order()
+        if self._order_matters and not self._order_checked and not self.optimizer._block.capturing():
+            self._check_order()  # once: reading the register may wait for the device
         if schedule is None or self._outer is not None:
             return False
         if schedule.n_groups != len(self.optimizer.param_groups) and not self._covers_groups():
@@ -120,6 +120,7 @@ class OnDevice(Programmed):
         self.optimizer._block.refuse_in_capture(f"the lr of {type(self).__name__} was computed by Python")
         schedule.write(TRAP, 0.0)
         block = self.optimizer._block
+        block.expire()  # what is put back must be what the device had
         saved = [(one, name, getattr(one, name)) for one in self._members for name in (*one._registers, LAST_LR)]
         slots = [block.slot(group, field) for group in range(block.n_groups) for field in FIELDS]
         values = [block.read(slot) for slot in slots]
@@ -180,7 +181,11 @@ class OnDevice(Programmed):
             self._step_by_python()
 
     def state_dict(self) -> dict[str, Any]:
-        """The state in torch's format; it loads into torch's class of the same name, and back."""
+        """The state in torch's format; it loads into torch's class of the same name, and back.
+
+        Its numbers are those that the device has, to the last place.
+        """
+        self.optimizer._block.expire()
         self._raise_if_trapped()
         self._pull()
         return super().state_dict()  # type: ignore[misc,no-any-return]
@@ -227,6 +232,7 @@ class OnDevice(Programmed):
     # -- registers -----------------------------------------------------------------------------------
 
     def __getstate__(self) -> dict[str, Any]:
+        self.optimizer._block.expire()
         self._pull()
         pending = self._schedule is not None and self._schedule.pending
         return {**self.__dict__, "_on_device": (self._fused, self._skip_with_optimizer, self._horizon, pending)}

@@ -67,16 +67,13 @@ class FusedOptimizer(Optimizer):
         self._scheduled_fields: set[str] = set()  # what programs may write, unseen by the host
         self._changes = Changes()
         n_tensors = sum(len(g["params"]) for g in self.param_groups)
-        self._block = self._new_block(device, 2 * n_tensors + 16)
+        self._block = ControlBlock(device, 2 * n_tensors + 16, self._backend.platform)
         keys = frozenset(self.defaults)
         self.param_groups = [ParamGroup(g, keys, self._block, self._changes) for g in self.param_groups]
         self._list_params()
         state, self.state = self.state, OptimizerState(self._changes)
         self._adopt_state(state)
         self._changes.lr_by_hand = False
-
-    def _new_block(self, device: torch.device, n_tensors: int) -> ControlBlock:
-        return ControlBlock(device, n_tensors, self._backend.platform)
 
     def _check_params(self, groups: Iterable[dict[str, Any]]) -> torch.device:
         device: torch.device | None = None
@@ -127,7 +124,7 @@ class FusedOptimizer(Optimizer):
         if self._changes.lent:
             self._take_back_steps()
         schedules = self._schedules
-        if self._changes.lr_by_hand:
+        if self._changes.lr_by_hand and not self._block.capturing():  # there is nothing to be read there
             schedules = self._without_trial_step(schedules)
         if self._structure_changed():
             self._rebuild()
@@ -211,7 +208,7 @@ class FusedOptimizer(Optimizer):
                 self.param_groups[i] = ParamGroup(group, frozenset(self.defaults), self._block, self._changes)
         ordered = [g.index for g in self.param_groups]  # type: ignore[attr-defined]
         if ordered != list(range(self._block.n_groups)):
-            self._move_block(self._new_block(self._block.device, self._block.count_capacity))
+            self._move_block(self._block.count_capacity)
 
     def _list_params(self) -> None:
         """Make a table for the present parameters, taking their counts along."""
@@ -222,7 +219,7 @@ class FusedOptimizer(Optimizer):
         n = len(self._table.entries)
         self._needed = [self._states_needed(g) for g in self.param_groups]
         if n > self._block.count_capacity:
-            self._move_block(self._new_block(self._block.device, 2 * n))
+            self._move_block(2 * n)
         if old is not None:
             known = {id(e.param): i for i, e in enumerate(old.entries)}
             counts = self._block.counts.clone()
@@ -237,7 +234,7 @@ class FusedOptimizer(Optimizer):
                 state.index = i
         self._changes.structure = True
 
-    def _move_block(self, block: ControlBlock) -> None:
+    def _move_block(self, count_capacity: int) -> None:
         """Continue in a larger or renumbered control block.
 
         Raises:
@@ -249,11 +246,12 @@ class FusedOptimizer(Optimizer):
                 "the control block has to grow or to be renumbered, but a captured CUDA graph points to it: "
                 "add and remove param groups before the capture, or make a new optimizer"
             )
+        block = ControlBlock(old.device, count_capacity, old.platform, old.mirrors)
         for group in self.param_groups:
             index = block.add_group()
-            for field_index in range(GROUP_STRIDE):
-                source = old.slot(group.index, "lr") + field_index  # type: ignore[attr-defined]
-                block.write(block.slot(index, "lr") + field_index, old.read(source))
+            # on the device: what the host has of it may be another number in the last place
+            source = old.slot(group.index, "lr")  # type: ignore[attr-defined]
+            block.copy_range(block.slot(index, "lr"), old, source, GROUP_STRIDE)
             group.move_to(block, index)  # type: ignore[attr-defined]
         block.counts[: min(old.count_capacity, block.count_capacity)] = old.counts[: block.count_capacity]
         for state in self.state.values():
@@ -371,7 +369,11 @@ class FusedOptimizer(Optimizer):
         self._list_params()
 
     def state_dict(self) -> dict[str, Any]:
-        """The state in torch's format; it loads into torch's class of the same name, and back."""
+        """The state in torch's format; it loads into torch's class of the same name, and back.
+
+        Hyperparameters are those that the device has, to the last place, so that a run goes on from them as it would.
+        """
+        self._block.expire()
         packed = super().state_dict()
         packed["state"] = self._plain_state(packed["state"])
         for group in packed["param_groups"]:
@@ -391,6 +393,7 @@ class FusedOptimizer(Optimizer):
         return plain
 
     def __getstate__(self) -> dict[str, Any]:
+        self._block.expire()
         return {
             "defaults": self.defaults,
             "state": defaultdict(dict, self._plain_state(self.state)),
