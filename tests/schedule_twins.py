@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import lane
+import numpy as np
 import torch
 from tolerances import COSINE_PAST_TROUGH_RELATIVE, SCHEDULE_RELATIVE, UPDATE_RELATIVE
 from torch.optim import lr_scheduler as torch_lr_scheduler

@@ -21,7 +21,9 @@ from fused_sched.schedule import Schedule
 class Machine:
     """A program at work: on a backend, or by the host's evaluation where ``backend`` is ``"host"``."""
 
-    def __init__(self, program: Program, backend: str | backends.Backend, lrs: list[float], guarded: bool = False) -> None:
+    def __init__(
+        self, program: Program, backend: str | backends.Backend, lrs: list[float], guarded: bool = False
+    ) -> None:
         self.program, self.n_groups = program, len(lrs)
         self._host = backend == "host"
         if self._host:

@@ -11,7 +11,6 @@ import pytest
 import torch
 from platforms import Mirrored
 
-from fused_sched import backends
 from fused_sched.lr_scheduler import CosineAnnealingLR, ExponentialLR
 from fused_sched.optim import SGD, AdamW
 

@@ -7,11 +7,15 @@ from collections.abc import Callable
 
 import pytest
 import torch
+
+pytest.importorskip("triton")
+pytest.importorskip("fused_sched._C", reason="the C++ extension is the oracle")
+
 from update_case import Case, check_equal
 
 from fused_sched.parameter_table import RECORD
 from ptx import Fault, Kernel
-from ptx.compiled import entries, nvcc_ptx, triton_ptx
+from ptx.compiled import entries, triton_ptx
 from ptx.cuda_operators import PtxOperators
 
 FLOAT32 = (torch.float32,) * 3
@@ -61,7 +65,11 @@ TRITON: dict[str, tuple[Edit, int, str]] = {
 CUDA: dict[str, tuple[Edit, int, str]] = {
     "no barrier before the ticket": (without_barriers(before=r"atom\."), 0, "race: write after read"),
     "no barrier after the ticket": (without_barriers(after=r"atom\."), 0, "race: write after read"),
-    "a ticket that does not release": (replaced(r"atom\.add\.release", "atom.add.relaxed"), 0, "race: write after read"),
+    "a ticket that does not release": (
+        replaced(r"atom\.add\.release", "atom.add.relaxed"),
+        0,
+        "race: write after read",
+    ),
     "an end that does not acquire": (replaced(r"atom\.add\.acquire", "atom.add.relaxed"), 0, "race: write after read"),
     "no test of alignment": (replaced(r"(and\.b64\s+%rd\d+, %rd\d+), 15;", r"\1, 0;"), 1, "misaligned: 16 bytes"),
     "one element too many": (replaced(r"setp\.ge\.s32", "setp.gt.s32"), 0, "out of bounds: 4 bytes"),
