@@ -17,9 +17,15 @@ if not torch.cuda.is_available():
 sys.path.insert(0, str(Path(__file__).parent))  # for `support` and `tolerances`: importlib mode adds nothing
 
 from interpreter import imitate_hardware
+from lanes import mark_spare_variants
 from platforms import MIRRORED
 
 from fused_sched import backends
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    mark_spare_variants(items)
 
 
 def _skip_unless_available(name: str) -> None:
