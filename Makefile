@@ -1,10 +1,10 @@
-# make demo | test | bench | lint | clean
+# make demo | test | test-slow | prove | bench | lint | clean
 #
 # Every target sets up .venv first when it is missing or out of date. Choices, with their defaults:
 #   make test PYTHON=python3.12            the interpreter that .venv is made with
 #   make test TORCH='torch==2.11.0'        what to install as torch; pip options may follow, such as
 #                                          TORCH='torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu'
-#   make test PYTEST_ARGS='-k cyclic'      what pytest is given
+#   make test PYTEST_ARGS='-k cyclic'      what pytest is given; here an -m of your own wins
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 PYTEST_ARGS ?= -n 2
@@ -14,21 +14,25 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := $(wildcard csrc/*.* csrc/*/*.*)
 
-.PHONY: help demo test bench lint clean FORCE
+.PHONY: help demo test test-slow bench lint clean FORCE
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo    train digits with every scheduler, beside torch; charts go to demo_output/"
-	@echo "make test    run the tests"
-	@echo "make bench   run the benchmarks"
-	@echo "make lint    ruff and mypy"
-	@echo "make clean   remove .venv and everything that was built"
+	@echo "make demo        train digits with every scheduler, beside torch; charts go to demo_output/"
+	@echo "make test        run the tests, but for the slow ones"
+	@echo "make test-slow   run the slow ones"
+	@echo "make bench       run the benchmarks"
+	@echo "make lint        ruff and mypy"
+	@echo "make clean       remove .venv and everything that was built"
 
 demo: $(VENV)/installed
 	$(BIN)/python examples/demo.py
 
 test: $(VENV)/installed
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest -m "not slow" $(PYTEST_ARGS)
+
+test-slow: $(VENV)/installed
+	$(BIN)/pytest -m slow $(PYTEST_ARGS)
 
 bench: $(VENV)/peers
 	$(BIN)/python benchmarks/run.py

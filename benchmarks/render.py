@@ -55,7 +55,10 @@ def render(
         return f"{content}\n\n{_measured_on(gpu)}" if content else tables.NOT_MEASURED
 
     charts.ratios(rows, results / "cpu.png", "on the CPU")
-    insert(readme, {"cpu step": on_cpu(tables.readme_step(rows))})
+    insert(
+        readme,
+        {"cpu step": on_cpu(tables.readme_step(rows)), "gpu step": from_gpu(tables.readme_step(on_gpu, "cuda"))},
+    )
     errors = tables.lr_error(rows, on_gpu)
     if errors:
         charts.lr_errors(rows, results / "lr_error.png")

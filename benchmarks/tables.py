@@ -42,20 +42,23 @@ def shown_first(rows: list[Row]) -> list[Row]:
     return [row for row in of_kind(rows, "step") if (plain(row) and "states" not in row["dtype"]) or _loses(row)]
 
 
-def readme_step(rows: list[Row]) -> str:
-    """Set, dtype, torch fused, ours, ratio."""
+def readme_step(rows: list[Row], device: str = "cpu") -> str:
+    """Set, dtype, torch fused, ours, ratio; on a GPU, in graph replay, and the stream of the same bytes too."""
+    head, reference = "torch fused AdamW", REFERENCE[device]
+    heads = ["parameters of", "dtype", "tensors", "elements", head, "fused_sched", "ratio"]
+    if device == "cuda":
+        heads.append("stream of the same bytes")
     body = []
     for row in shown_first(rows):
         times = row["times"]
-        theirs = time_text(times["torch fused"]["median_us"]) if "torch fused" in times else "-"
+        shown = {name: time_text(t["median_us"]) for name, t in times.items()}
         unusual = problem_text(row).removeprefix(f"{row['set']}, {row['dtype']}")
-        body.append(
-            [
-                row["set"] + unusual, row["dtype"], f"{row['tensors']:,}", f"{row['parameters'] / 1e6:.2f} M",
-                theirs, time_text(times[OURS]["median_us"]), _ratio(row["ratio"]),
-            ]
-        )  # fmt: skip
-    return table(["parameters of", "dtype", "tensors", "elements", "torch fused AdamW", "fused_sched", "ratio"], body)
+        line = [
+            row["set"] + unusual, row["dtype"], f"{row['tensors']:,}", f"{row['parameters'] / 1e6:.2f} M",
+            shown.get(reference, "-"), shown[OURS], _ratio(row["ratio"]),
+        ]  # fmt: skip
+        body.append([*line, shown.get(STREAM, "-")][: len(heads)])
+    return table(heads, body)
 
 
 def _absent(why: str | None) -> str:

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # for `support` and `tolerances`
 
 import lane
 from interpreter import imitate_hardware
+from lanes import mark_spare_variants
 from platforms import MIRRORED
 from ptx import watch_memory
 
@@ -38,6 +39,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     wanted = [i for i in items if "backend" in i.fixturenames or hasattr(i.module, "lane")]  # type: ignore[attr-defined]
     config.hook.pytest_deselected(items=[i for i in items if i not in set(wanted)])
     items[:] = wanted
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    mark_spare_variants(items)
 
 
 def _skip_unless_available(name: str) -> None:

@@ -193,6 +193,7 @@ def _replay(scheduler: Any, times: int) -> None:
         schedule.backend.advance(schedule)
 
 
+@pytest.mark.thin("triton")
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("fused", [False, True], ids=["separate", "fused"])
 @pytest.mark.parametrize("groups", [1, 3])

@@ -931,6 +931,7 @@ COPIES: dict[str, Callable[[Any], Any]] = {
 }
 
 
+@pytest.mark.thin("triton")
 @every_optimizer
 @pytest.mark.parametrize("how", COPIES)
 @pytest.mark.parametrize("steps", [0, 3])

@@ -36,6 +36,7 @@ from fused_sched.lr_scheduler import ExponentialLR, StepLR
 # -- fused=True --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thin("triton")
 @pytest.mark.parametrize("name", NAMES)
 def test_fused_schedule_gives_the_same_sequence(name: str, backend: str, mirrored: bool, rng: random.Random) -> None:
     kinds = ["SGD", "Adam", "AdamW"]
@@ -144,6 +145,7 @@ def test_overflow_with_a_host_table_reads_the_right_row(
 # -- company -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thin("triton")
 @pytest.mark.filterwarnings("ignore:StepLR is one more fused scheduler")
 @pytest.mark.parametrize("fused", [(False, False), (True, False), (True, True)], ids=str)
 def test_two_schedulers_on_one_optimizer(fused: tuple[bool, bool], backend: str, mirrored: bool) -> None:
@@ -223,6 +225,7 @@ def test_ours_inside_torchs_sequential_and_chained(host_backend: str, mirrored: 
             assert_alike(seen(mine), seen(theirs), 0.0, f"step {step}")
 
 
+@pytest.mark.thin("triton")
 @pytest.mark.parametrize("name", EVERY)
 def test_momentum_reaches_the_update(name: str, backend: str, mirrored: bool, rng: random.Random) -> None:
     """Parameters, not only the lr, follow torch; CyclicLR and OneCycleLR cycle momentum or beta1 all the while."""

@@ -96,6 +96,7 @@ def _roundtrip(state: Any) -> Any:
     return torch.load(file, weights_only=True)
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("kind", ["SGD", "Adam"])
 @pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("saved", [False, True], ids=["in memory", "through a file"])
@@ -250,6 +251,7 @@ def test_rows_computed_ahead_are_computed_anew_after_a_change(host_backend: str,
 # -- copies ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("how", ["deepcopy", "pickle", "torch.save"])
 @pytest.mark.parametrize("fused", [False, True], ids=["separate", "fused"])
 @pytest.mark.parametrize("name", EVERY)

@@ -49,6 +49,7 @@ def leaves(g: torch.Generator, dtype: torch.dtype = torch.float32) -> list[Tenso
 # -- to torch and back -------------------------------------------------------------------------------
 
 
+@pytest.mark.thin("triton")
 @pytest.mark.parametrize(("name", "case"), EVERY_VARIANT)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64], ids=str)
 def test_run_that_changes_sides_twice(dtype: torch.dtype, name: str, case: str, backend: str, seed: int) -> None:

@@ -30,6 +30,7 @@ def update(case: Case, scale: torch.Tensor | None, found: torch.Tensor | None) -
     launcher.launch(compiled, len(part.chunks), case.triton_arguments(device, scale, found))
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("offset", [0, 1], ids=["aligned", "unaligned"])
 @pytest.mark.parametrize("kind", sorted(KINDS, key=str), ids=id_of)
 @pytest.mark.parametrize("rule", ["sgd", "adam"])

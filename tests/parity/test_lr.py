@@ -112,6 +112,7 @@ def test_host_mirror_has_torchs_bits(
     _assert_device_agrees(pair.our_optimizer, case.relative)
 
 
+@pytest.mark.thin("triton")
 @pytest.mark.parametrize("edited", [False, True], ids=["untouched", "edited by hand"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_every_backend_agrees_with_torch(case: Case, edited: bool, rng: random.Random, backend: str) -> None:
@@ -340,6 +341,7 @@ def _raises_alike(pair: Twins) -> None:
     assert (seen(pair.our_optimizer), pair.ours.state_dict()) == before
 
 
+@pytest.mark.thin("triton")
 @pytest.mark.parametrize("kind", ["SGD", "AdamW"])
 @pytest.mark.parametrize("fused", [False, True], ids=["separate", "fused"])
 @pytest.mark.parametrize("strategy", ["cos", "linear"])

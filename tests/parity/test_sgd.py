@@ -10,6 +10,7 @@ SIZES = [0, 1, 3, 15, 17, 1023]
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64]
 
 
+@pytest.mark.thin("triton")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("case", SGD_OPTIONS)
 def test_every_variant_follows_torch(case: str, dtype: torch.dtype, backend: str, seed: int) -> None:

@@ -1,0 +1,50 @@
+"""Which variants of a test belong to the ordinary lane, and which to the slow one."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+Values = set[tuple[tuple[str, ...], str]]  # names of parameters that vary together, and their values
+
+
+def values_of(item: Any) -> Values:
+    """With which values a variant runs."""
+    given = dict(item.callspec.params)
+    found: Values = set()
+    for marker in item.iter_markers("parametrize"):
+        names = marker.args[0]
+        names = tuple(name.strip() for name in names.split(",")) if isinstance(names, str) else tuple(names)
+        found.add((names, repr([given.pop(name) for name in names])))
+    return found | {((name,), repr(value)) for name, value in given.items()}  # of fixtures
+
+
+def covering(variants: Sequence[Values]) -> set[int]:
+    """A few of the variants in which every value occurs."""
+    missing: Values = set().union(*variants)
+    chosen = set()
+    while missing:
+        best = max(range(len(variants)), key=lambda i: len(variants[i] & missing))
+        chosen.add(best)
+        missing -= variants[best]
+    return chosen
+
+
+def mark_spare_variants(items: Sequence[Any]) -> None:
+    """Mark as slow, of each test with ``thin``, what :func:`covering` leaves out.
+
+    ``thin("triton")`` is about the variants on this backend only.
+    """
+    tests: dict[Any, list[Any]] = defaultdict(list)
+    for item in items:
+        marker = item.get_closest_marker("thin")
+        if marker is not None and all(item.callspec.params["backend"] == name for name in marker.args):
+            tests[item.path, item.originalname].append(item)
+    for variants in tests.values():
+        chosen = covering([values_of(item) for item in variants])
+        for place, item in enumerate(variants):
+            if place not in chosen:
+                item.add_marker(pytest.mark.slow)
