@@ -31,6 +31,15 @@ if lane.PTX:
     watch_memory()
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With compiled kernels, only what they take part in is run: by ``backend``, or in a module that asks ``lane``."""
+    if not lane.PTX:
+        return
+    wanted = [i for i in items if "backend" in i.fixturenames or hasattr(i.module, "lane")]  # type: ignore[attr-defined]
+    config.hook.pytest_deselected(items=[i for i in items if i not in set(wanted)])
+    items[:] = wanted
+
+
 def _skip_unless_available(name: str) -> None:
     reason = lane.reason_unavailable(name)
     if reason is not None:

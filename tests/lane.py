@@ -1,8 +1,8 @@
 """What stands for a GPU in this run of the tests.
 
 By default Triton's interpreter. With ``FUSED_SCHED_TEST_PTX`` the backends ``triton`` and ``cuda`` run their compiled
-PTX on CPU tensors: ``fibers``, or ``races``, which also finds accesses without an order between them. Then tests with
-a ``backend`` are about these two only.
+PTX on CPU tensors: ``fibers``, or ``races``, which also finds accesses without an order between them (and ``tsan`` or
+``asan``, in the environment of :func:`ptx.sanitizer`). Then tests with a ``backend`` are about these two only.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from fused_sched.kernels.launcher import Launcher
 
 PTX = os.environ.get("FUSED_SCHED_TEST_PTX", "")
-if PTX not in ("", "fibers", "races"):
-    raise ValueError(f"FUSED_SCHED_TEST_PTX={PTX} must be fibers or races, or unset")
+if PTX not in ("", "fibers", "races", "tsan", "asan"):
+    raise ValueError(f"FUSED_SCHED_TEST_PTX={PTX} must be fibers, races, tsan or asan, or unset")
 NAMES = ("triton", "cuda") if PTX else backends.NAMES
 
 

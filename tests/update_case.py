@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import torch
@@ -106,8 +107,13 @@ class Case:
 
 
 def check_equal(got: Case, expected: Case) -> None:
+    """The same bits in all tensors, counts and words of the header."""
     assert torch.equal(got.integers[:GROUPS_OFFSET], expected.integers[:GROUPS_OFFSET])
     assert torch.equal(got.integers[COUNTS:], expected.integers[COUNTS:])
     for i, (mine, theirs) in enumerate(zip(got.tensors, expected.tensors, strict=True)):
         for k, (a, b) in enumerate(zip(mine, theirs, strict=True)):
-            torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True, msg=lambda m, i=i, k=k: f"{i=} {k=}: {m}")
+            torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True, msg=_labelled(f"record {i}, tensor {k}"))
+
+
+def _labelled(label: str) -> Callable[[str], str]:
+    return lambda message: f"{label}: {message}"

@@ -7,8 +7,6 @@ import struct
 from collections.abc import Sequence
 from functools import cache
 
-import torch
-
 from . import build
 from .parse import parse
 from .syntax import Module
@@ -37,6 +35,7 @@ class _Launch(ctypes.Structure):
 
 @cache
 def _allocator() -> ctypes.CDLL:
+    import torch
     from torch.utils.cpp_extension import include_paths, library_paths
 
     extra = [f"-I{p}" for p in include_paths()]
@@ -62,8 +61,8 @@ class _Runtime:
         path = build.build(name, source, "fibers" if name == "fibers" else mode)
         self.library = ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)  # kernels are linked to what it defines
         self.mode = mode
-        # a sanitizer watches the bounds itself
-        self.find = None if mode == "asan" else ctypes.cast(_allocator().ptx_find_region, ctypes.c_void_p)
+        # a sanitizer has its own way of watching memory
+        self.find = None if name == "threads" else ctypes.cast(_allocator().ptx_find_region, ctypes.c_void_p)
 
 
 _loaded: list[_Runtime] = []

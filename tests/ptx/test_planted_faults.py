@@ -7,6 +7,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
+
+pytest.importorskip("triton")
+pytest.importorskip("fused_sched._C", reason="the C++ extension is the oracle")
+
 from update_case import Case, check_equal
 
 from fused_sched.parameter_table import RECORD

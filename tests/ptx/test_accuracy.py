@@ -1,0 +1,144 @@
+"""Float64 functions as the Triton backend compiles them are within two units in the last place of the exact value.
+
+The inputs are those that schedules have, and wider ones. The reference is mpmath, with twice the digits.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import mpmath
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from fused_sched.control_block import FIELDS, GROUP_STRIDE, GROUPS_OFFSET
+from fused_sched.kernels.program_source import EXPRESSIONS
+from fused_sched.program import OPERATIONS
+from ptx import Kernel, perturb
+from ptx.compile_triton import LANES, operation
+from ptx.compiled import triton_ptx
+
+MOST_UNITS = 2.0
+SAMPLES = 8 * LANES
+INEXACT = ("pow", "exp", "expm1", "log", "log2", "log10", "log1p", "cos", "sin", "tan", "atan", "tanh")
+Draw = Callable[[random.Random], tuple[float, ...]]
+
+
+def _annealed(r: random.Random) -> tuple[float, ...]:
+    """The argument of a cosine annealing."""
+    return (math.pi * r.randrange(100000) / r.randrange(1, 100000),)
+
+
+def _decayed(r: random.Random) -> tuple[float, ...]:
+    """A factor to the power of a step, down to e^-600."""
+    n = r.randrange(1, 100000)
+    return math.exp(-r.uniform(0, 600) / n), float(n)
+
+
+def _uniform(low: float, high: float) -> Draw:
+    return lambda r: (r.uniform(low, high),)
+
+
+def _magnitudes(low: float, high: float) -> Draw:
+    return lambda r: (10 ** r.uniform(low, high),)
+
+
+INPUTS: dict[str, dict[str, Draw]] = {
+    "pow": {
+        "gamma^n": _decayed,
+        "beta^t": lambda r: (r.choice([0.9, 0.95, 0.98, 0.99, 0.999, 0.9999]), float(int(10 ** r.uniform(0, 5)))),
+        "polynomial": lambda r: (r.randrange(1, 10000) / 10000, r.choice([0.5, 0.9, 1.0, 1.5, 2.0, 3.0])),
+        "any": lambda r: (math.exp(r.uniform(-20, 20)), r.uniform(-30, 30)),
+    },
+    "cos": {"annealing": _annealed, "steps": _uniform(0, 1e5), "far": _magnitudes(5, 12)},
+    "sin": {"annealing": _annealed, "steps": _uniform(0, 1e5), "far": _magnitudes(5, 12)},
+    "tan": {"one turn": _uniform(-1.57, 1.57), "steps": _uniform(0, 1e5)},
+    "exp": {"decay": _uniform(-50, 5), "any": _uniform(-700, 700)},
+    "expm1": {"small": _uniform(-1, 1), "any": _uniform(-30, 700)},
+    "log": {"steps": _magnitudes(0, 6), "around 1": _uniform(0.5, 2), "any": _magnitudes(-300, 300)},
+    "log2": {"steps": _magnitudes(0, 6), "around 1": _uniform(0.5, 2)},
+    "log10": {"steps": _magnitudes(0, 6), "around 1": _uniform(0.5, 2)},
+    "log1p": {"steps": _magnitudes(-6, 6), "negative": _uniform(-0.99, 0)},
+    "atan": {"any": _uniform(-10, 10), "far": _magnitudes(0, 12)},
+    "tanh": {"any": _uniform(-5, 5), "small": _magnitudes(-8, 0)},
+}
+CASES = [(name, what) for name, sets in INPUTS.items() for what in sets]
+
+
+def _exact(name: str, values: tuple[float, ...]) -> Any:
+    function = {"pow": mpmath.power}.get(name) or getattr(mpmath, name, None)
+    if name == "log2":
+        return mpmath.log(values[0], 2)
+    if function is None:
+        raise AssertionError(f"mpmath has no {name}")
+    return function(*(mpmath.mpf(v) for v in values))
+
+
+def _on_device(kernel: Kernel, name: str, values: list[tuple[float, ...]]) -> list[float]:
+    """The function of each, by one lane each."""
+    program = operation(name)
+    control = torch.zeros(GROUPS_OFFSET + LANES * GROUP_STRIDE, dtype=torch.float64)
+    results: list[float] = []
+    for start in range(0, len(values), LANES):
+        memory = program.initial_memory()
+        for k, operand in enumerate(("x", "y")[: OPERATIONS[name]]):
+            at = program.offsets[operand]
+            memory[at : at + LANES] = torch.tensor([v[k] for v in values[start : start + LANES]], dtype=torch.float64)
+        schedules = torch.tensor([memory.data_ptr()])
+        scratch = len(kernel.translation.parameters) - 2
+        kernel(1, [control.data_ptr(), schedules.data_ptr(), *[0] * scratch])
+        results += control[GROUPS_OFFSET + FIELDS["lr"] :: GROUP_STRIDE].tolist()[:LANES]
+    return results
+
+
+def _units(got: float, exact: Any) -> float:
+    """Distance in units of the last place of the exact value."""
+    return float(abs((mpmath.mpf(got) - exact) / math.ulp(float(exact))))
+
+
+def _kernel(name: str) -> Kernel:
+    ptx, shared = triton_ptx("operation", *INPUTS)[name]
+    return Kernel(ptx, dynamic_shared=shared)
+
+
+def test_every_inexact_function_is_tried() -> None:
+    assert set(INPUTS) == set(INEXACT) <= set(EXPRESSIONS)
+
+
+@pytest.mark.parametrize(("name", "what"), CASES)
+def test_within_two_units(name: str, what: str, rng: random.Random) -> None:
+    values = [INPUTS[name][what](rng) for _ in range(SAMPLES)]
+    got = _on_device(_kernel(name), name, values)
+    with mpmath.workdps(60):
+        units = [_units(g, _exact(name, v)) for g, v in zip(got, values, strict=True)]
+    worst = max(range(SAMPLES), key=lambda i: units[i])
+    assert units[worst] <= MOST_UNITS, f"{name}{values[worst]} = {got[worst]!r} is off by {units[worst]:.2f} units"
+
+
+def test_what_approximate_instructions_give_is_refined(rng: random.Random) -> None:
+    """A unit more or less in them, as hardware may have it, does not matter."""
+    values = [_decayed(rng) for _ in range(LANES)]
+    kernel = _kernel("pow")
+    plain = _on_device(kernel, "pow", values)
+    for units in (-1, 1):
+        perturb(units)
+        try:
+            moved = _on_device(kernel, "pow", values)
+        finally:
+            perturb(0)
+        with mpmath.workdps(60):
+            assert max(_units(g, _exact("pow", v)) for g, v in zip(moved, values, strict=True)) <= MOST_UNITS
+    assert plain == _on_device(kernel, "pow", values)
+
+
+def test_a_wrong_bit_is_seen() -> None:
+    x = 0.1
+    third = struct.unpack("<d", struct.pack("<q", struct.unpack("<q", struct.pack("<d", math.exp(x)))[0] + 3))[0]
+    with mpmath.workdps(60):
+        assert _units(third, _exact("exp", (x,))) > MOST_UNITS
