@@ -27,8 +27,11 @@ help:
 demo: $(VENV)/installed
 	$(BIN)/python examples/demo.py
 
+# The tests of tests/gpu run a second time because in one process Triton either interprets or compiles.
 test: $(VENV)/installed
 	$(BIN)/pytest $(PYTEST_ARGS)
+	@if command -v $${CXX:-g++} >/dev/null; then echo "== tests/gpu, on the simulated GPU where there is no real one"; \
+		FUSED_SCHED_TEST_PTX=fibers $(BIN)/pytest $(PYTEST_ARGS) -m 'not slow' tests/gpu || [ $$? -eq 5 ]; fi
 
 bench: $(VENV)/peers
 	$(BIN)/python benchmarks/run.py

@@ -32,10 +32,10 @@ if lane.PTX:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With compiled kernels, only what they take part in is run: by ``backend``, or in a module that asks ``lane``."""
+    """With compiled kernels, only what they take part in: by ``backend`` or ``gpu``, or in a module with ``lane``."""
     if not lane.PTX:
         return
-    wanted = [i for i in items if "backend" in i.fixturenames or hasattr(i.module, "lane")]  # type: ignore[attr-defined]
+    wanted = [i for i in items if {"backend", "gpu"} & {*i.fixturenames} or hasattr(i.module, "lane")]
     config.hook.pytest_deselected(items=[i for i in items if i not in set(wanted)])
     items[:] = wanted
 
