@@ -28,8 +28,11 @@ help:
 demo: $(VENV)/installed
 	$(BIN)/python examples/demo.py
 
+# The tests of tests/gpu run a second time because in one process Triton either interprets or compiles.
 test: $(VENV)/installed
 	$(BIN)/pytest -m "not slow" $(PYTEST_ARGS)
+	@if command -v $${CXX:-g++} >/dev/null; then echo "== tests/gpu, on the simulated GPU where there is no real one"; \
+		FUSED_SCHED_TEST_PTX=fibers $(BIN)/pytest $(PYTEST_ARGS) -m 'not slow' tests/gpu || [ $$? -eq 5 ]; fi
 
 test-slow: $(VENV)/installed
 	$(BIN)/pytest -m slow $(PYTEST_ARGS)

@@ -32,18 +32,15 @@ if lane.PTX:
     watch_memory()
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With compiled kernels, only what they take part in is run: by ``backend``, or in a module that asks ``lane``."""
+    """With compiled kernels, only what they take part in: by ``backend`` or ``gpu``, or in a module with ``lane``."""
+    mark_spare_variants(items)
     if not lane.PTX:
         return
-    wanted = [i for i in items if "backend" in i.fixturenames or hasattr(i.module, "lane")]  # type: ignore[attr-defined]
+    wanted = [i for i in items if {"backend", "gpu"} & {*i.fixturenames} or hasattr(i.module, "lane")]
     config.hook.pytest_deselected(items=[i for i in items if i not in set(wanted)])
     items[:] = wanted
-
-
-@pytest.hookimpl(tryfirst=True)  # before -m chooses
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    mark_spare_variants(items)
 
 
 def _skip_unless_available(name: str) -> None:

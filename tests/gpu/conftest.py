@@ -1,13 +1,13 @@
-"""What GPU tests share. Without a CUDA device they run on a simulated GPU, if this process can compile for one."""
+"""What GPU tests share. Without a CUDA device they run on a simulated GPU, where FUSED_SCHED_TEST_PTX says so."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import lane
 import pytest
 from gpus import REAL, Body, Gpu, Graph, RealGpu
 
@@ -19,8 +19,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if Path(__file__).parent not in item.path.parents:
             continue
         item.add_marker(pytest.mark.gpu)
-        if not REAL and os.environ.get("TRITON_INTERPRET") == "1":
-            item.add_marker(pytest.mark.skip(reason="no CUDA device; with TRITON_INTERPRET=0, on a simulated GPU"))
+        if not REAL and not lane.PTX:
+            reason = "no CUDA device; with FUSED_SCHED_TEST_PTX=fibers it runs on a simulated one"
+            item.add_marker(pytest.mark.skip(reason=reason))
         elif not REAL and item.get_closest_marker("real_gpu"):
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
 

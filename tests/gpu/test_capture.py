@@ -89,6 +89,7 @@ def make(request: pytest.FixtureRequest, gpu: Gpu) -> Make:
     return partial(Loop, gpu.backend(request.param))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_a_thousand_replays_equal_eager(

@@ -71,6 +71,7 @@ def check_close(got: list[torch.Tensor], expected: list[torch.Tensor], exact: bo
         torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance, msg=lambda m, i=i: f"tensor {i}: {m}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", ["triton", "cpu"])
 @pytest.mark.parametrize("offset", [0, 1], ids=["aligned", "unaligned"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -111,7 +112,7 @@ def test_scaled_gradients_and_overflow(found: float, gpu: Gpu, cuda: Any) -> Non
 
 
 @pytest.mark.parametrize("fused", [True, False])
-@pytest.mark.parametrize("n_groups", [1, 3, 300])
+@pytest.mark.parametrize("n_groups", [1, 3, pytest.param(300, marks=pytest.mark.slow)])
 def test_schedules_follow_the_host(n_groups: int, fused: bool, cuda: Any, no_sync: NoSync) -> None:
     params = make_params(torch.float32, sizes=[3] * n_groups)
     optimizer = SGD([{"params": [p], "lr": 0.1 + i} for i, p in enumerate(params)], momentum=0.5, backend=cuda)
@@ -136,6 +137,7 @@ def test_schedules_follow_the_host(n_groups: int, fused: bool, cuda: Any, no_syn
     assert optimizer._block.integers[HEADER["ticket"]].item() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("fresh", [False, True], ids=["static gradients", "gradients of the graph"])
 def test_replays_equal_eager_steps(

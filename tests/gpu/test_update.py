@@ -38,6 +38,7 @@ def tensors(dtype: torch.dtype, offset: int, device: str) -> list[torch.nn.Param
     return [torch.nn.Parameter(t) for t in made]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offset", [0, 1], ids=["aligned", "unaligned"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("rule", RULES)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from fused_sched.kernels.launcher import Argument, Launcher
+from fused_sched.kernels.variants import Kernel
 from fused_sched.platforms import Platform
 
 from .graph import STREAM
@@ -50,10 +51,11 @@ class StreamedLauncher(Launcher):
     def launch(self, compiled: Any, programs: int, arguments: Sequence[Argument]) -> None:
         self.launches += 1
         now = [a if isinstance(a, int) else a.data_ptr() for a in arguments]
-        STREAM.launch("a launch of Triton's", partial(self._inner.launch, compiled, programs, now), now)
+        name, inner = compiled
+        STREAM.launch(name, partial(self._inner.launch, inner, programs, now), now)
 
-    def _compile(self, kernel: Any) -> Any:
-        return self._inner._compile(kernel)
+    def _compile(self, kernel: Kernel) -> tuple[str, Any]:
+        return kernel.function.__name__, self._inner._compile(kernel)
 
 
 class StreamedOperators:
@@ -72,11 +74,11 @@ class StreamedOperators:
         now = plan.clone()  # a launch takes the values along
         pointers = [t.data_ptr() for t in (control, scale, found) if t is not None]
         run = partial(self._inner.update, now, *map(_weak, (control, scale, found)))
-        STREAM.launch("an update of CUDA's", run, [*now.flatten().tolist(), *pointers])
+        STREAM.launch("update_kernel", run, [*now.flatten().tolist(), *pointers])
 
     def advance(self, schedule: torch.Tensor, control: torch.Tensor) -> None:
         run = partial(self._inner.advance, *map(_weak, (schedule, control)))
-        STREAM.launch("a schedule of CUDA's", run, [schedule.data_ptr(), control.data_ptr()])
+        STREAM.launch("schedule_kernel", run, [schedule.data_ptr(), control.data_ptr()])
 
     def prepare(self, plan: torch.Tensor, device: int) -> None:
         pass

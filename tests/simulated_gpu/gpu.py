@@ -8,8 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import lane
 from gpus import DEVICE, Body
-from ptx import watch_memory
 from ptx.compiled import nvcc
 from ptx.cuda_operators import PtxOperators
 from ptx.triton_launcher import PtxLauncher
@@ -22,14 +22,13 @@ from .backends import SimulatedPlatform, StreamedLauncher, StreamedOperators
 from .graph import STREAM, Graph
 
 assert device.NAME == DEVICE
-watch_memory()  # before a test makes tensors
 
 
 @cache
 def _backend(name: str) -> Any:
     if name == "cuda":
-        return CudaBackend(StreamedOperators(PtxOperators()), SimulatedPlatform())
-    return TritonBackend(launcher=StreamedLauncher(PtxLauncher()), platform=SimulatedPlatform())
+        return CudaBackend(StreamedOperators(PtxOperators(lane.PTX)), SimulatedPlatform())
+    return TritonBackend(launcher=StreamedLauncher(PtxLauncher(lane.PTX)), platform=SimulatedPlatform())
 
 
 class SimulatedGpu:
