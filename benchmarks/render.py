@@ -37,6 +37,17 @@ def insert(path: Path, sections: dict[str, str]) -> None:
         path.write_text(text)
 
 
+def _versions(results: Path) -> dict[str, str]:
+    """Sections of the rounds in which versions of the update kernel were timed, the first being 1."""
+    sections = {}
+    for name in ("variants-1", "variants-2"):
+        data = load(name, results)
+        found = [tables.versions(data["rows"], figure) for figure in ("times", "unrolled")] if data else []
+        content = "\n\nTwenty steps in one graph:\n\n".join(found)
+        sections[f"gpu {name}"] = f"{content}\n\n{_measured_on(data)}" if data else tables.NOT_RUN
+    return sections
+
+
 def render(
     results: Path = RESULTS, readme: Path = HERE.parent / "README.md", details: Path = HERE / "README.md"
 ) -> None:
@@ -80,6 +91,7 @@ def render(
             "scaling": on_cpu(tables.scaling(rows)),
             "first step": on_cpu(tables.first_step(rows)),
             "lr error": on_cpu(errors),
+            **_versions(results),
             "gpu ratios": from_gpu(gpu_ratios),
             "gpu step": from_gpu(tables.steps(on_gpu, ("step", "compiled"))),
             "gpu cold": from_gpu(tables.steps(on_gpu, figure="cold")),

@@ -61,6 +61,15 @@ def readme_step(rows: list[Row], device: str = "cpu") -> str:
     return table(heads, body)
 
 
+def versions(rows: list[Row], figure: str = "times") -> str:
+    """A line for each version of the update kernel, a column for each problem; microseconds."""
+    chosen = [row for row in rows if figure in row]
+    names = dict.fromkeys(name for row in chosen for name in row[figure])
+    heads = ["µs", *(f"{row['set']}, {row['dtype']}" for row in chosen)]
+    shown = [{name: f"{t['median_us']:,.1f}" for name, t in row[figure].items()} for row in chosen]
+    return table(heads, [[name, *(times.get(name, "") for times in shown)] for name in names])
+
+
 def _absent(why: str | None) -> str:
     """A cell in the place of a time."""
     if why is None:
