@@ -36,6 +36,8 @@ test: $(VENV)/installed
 
 test-slow: $(VENV)/installed
 	$(BIN)/pytest -m slow $(PYTEST_ARGS)
+	@if command -v $${CXX:-g++} >/dev/null; then echo "== tests/gpu, on the simulated GPU where there is no real one"; \
+		FUSED_SCHED_TEST_PTX=fibers $(BIN)/pytest $(PYTEST_ARGS) -m slow tests/gpu || [ $$? -eq 5 ]; fi
 
 bench: $(VENV)/peers
 	$(BIN)/python benchmarks/run.py
