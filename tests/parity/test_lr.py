@@ -326,7 +326,9 @@ def test_mirror_never_waits_for_the_device(remote: None, host_backend: str, monk
             pair.step()
             pair.edit(_halve)
             assert pair.ours.get_last_lr() == pytest.approx(pair.torchs.get_last_lr())
-            pair.ours.state_dict()
+            assert position(pair.ours) == position(pair.torchs)
+    with pytest.raises(AssertionError, match="the host read the device"):
+        pairs[0].ours.state_dict()  # what is saved has the device's bits
 
 
 def _raises_alike(pair: Twins) -> None:
