@@ -935,7 +935,9 @@ COPIES: dict[str, Callable[[Any], Any]] = {
 @every_optimizer
 @pytest.mark.parametrize("how", COPIES)
 @pytest.mark.parametrize("steps", [0, 3])
-def test_copies_go_on_bit_equal(steps: int, how: str, name: str, backend: str, seed: int) -> None:
+def test_copies_go_on_bit_equal(steps: int, how: str, name: str, backend: str | backends.Backend, seed: int) -> None:
+    if how != "deepcopy" and not isinstance(backend, str):
+        pytest.skip("a pickle has the name of its backend, which would be found by that when it is loaded")
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
     optimizer = getattr(fused_sched.optim, name)(model.parameters(), backend=backend, **OPTIONS[name])

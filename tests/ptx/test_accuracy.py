@@ -24,6 +24,8 @@ from ptx import Kernel, perturb
 from ptx.compile_triton import LANES, operation
 from ptx.compiled import triton_ptx
 
+pytestmark = pytest.mark.slow
+
 MOST_UNITS = 2.0
 SAMPLES = 8 * LANES
 INEXACT = ("pow", "exp", "expm1", "log", "log2", "log10", "log1p", "cos", "sin", "tan", "atan", "tanh")

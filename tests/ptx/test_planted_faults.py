@@ -13,10 +13,15 @@ pytest.importorskip("fused_sched._C", reason="the C++ extension is the oracle")
 
 from update_case import Case, check_equal
 
+from fused_sched.backends.cuda import CudaBackend
+from fused_sched.lr_scheduler import CyclicLR
+from fused_sched.optim import SGD
 from fused_sched.parameter_table import RECORD
 from ptx import Fault, Kernel
 from ptx.compiled import entries, triton_ptx
 from ptx.cuda_operators import PtxOperators
+
+pytestmark = pytest.mark.slow
 
 FLOAT32 = (torch.float32,) * 3
 GROUPS = 4  # of Case
@@ -97,6 +102,12 @@ def _alone(ptx: str, name: str) -> str:
     )
 
 
+def _within(function: str, edit: Edit) -> Edit:
+    """Changes one function that entries call, and no entry."""
+    body = r"\.func \w*" + function + r"\w*\([^;{]*\{.*?\n\}\n"
+    return lambda ptx: re.sub(body, lambda found: edit(found[0]), ptx, flags=re.DOTALL)
+
+
 def cuda_update(edit: Edit, offset: int, mode: str = "races") -> Case:
     case = Case("adam", FLOAT32, offset)
     name = "update_kernel<(Rule)1, true, float, float, float>"
@@ -152,6 +163,25 @@ def test_faults_in_cuda(name: str) -> None:
     edit, offset, said = CUDA[name]
     with pytest.raises(Fault, match=said):
         cuda_update(edit, offset)
+
+
+def test_cuda_schedules_that_overtake_one_another() -> None:
+    """Two schedules of one optimizer, and a count that reads the momentum which one of them writes."""
+
+    def train(edit: Edit) -> None:
+        params = [torch.nn.Parameter(torch.ones(3)) for _ in range(40)]
+        groups = [{"params": [p], "lr": 0.1} for p in params]
+        optimizer = SGD(groups, momentum=0.9, backend=CudaBackend(PtxOperators("races", edit)))
+        CyclicLR(optimizer, 0.01, 0.1, step_size_up=3, fused=True)
+        for p in params:
+            p.grad = torch.ones(3)
+        optimizer.step()
+
+    name = "update_kernel<(Rule)0, true, float, float, float>"
+    train(lambda ptx: _alone(ptx, name))
+    edit = _within("advance_all", replaced(r"bar\.sync\s+0;", ""))
+    with pytest.raises(Fault, match="race: "):
+        train(lambda ptx: edit(_alone(ptx, name)))
 
 
 def test_a_record_that_is_too_long() -> None:
