@@ -31,6 +31,20 @@ from fused_sched.platforms import TORCH
 if lane.PTX:
     watch_memory()
 
+# All seeds of a run come from this one: fresh, unless it is given. Workers of pytest-xdist inherit it.
+RUN_SEED = "FUSED_SCHED_TEST_RUN_SEED"
+os.environ.setdefault(RUN_SEED, str(random.SystemRandom().randrange(2**31)))
+ROUNDS = int(os.environ.get("FUSED_SCHED_TEST_ROUNDS", "1"))  # how many seeds a test with a seed runs with
+
+
+def pytest_report_header() -> str:
+    return f"{RUN_SEED}={os.environ[RUN_SEED]}"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if ROUNDS > 1 and "seed" in metafunc.fixturenames:
+        metafunc.parametrize("seed", range(ROUNDS), indirect=True, ids=lambda n: f"round {n}")
+
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -84,8 +98,9 @@ def mirrored(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture
 def seed(request: pytest.FixtureRequest) -> int:
-    """A fresh seed; pytest shows it when the test fails, FUSED_SCHED_TEST_SEED repeats it."""
-    value = int(os.environ.get("FUSED_SCHED_TEST_SEED", random.SystemRandom().randrange(2**31)))
+    """A seed of the test's own; pytest shows it when the test fails, and FUSED_SCHED_TEST_SEED repeats it."""
+    own = random.Random(f"{os.environ[RUN_SEED]} {request.node.nodeid}").randrange(2**31)
+    value = int(os.environ.get("FUSED_SCHED_TEST_SEED", own))
     print(f"FUSED_SCHED_TEST_SEED={value}")
     torch.manual_seed(value)
     return value
