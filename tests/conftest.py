@@ -21,24 +21,24 @@ sys.path.insert(0, str(Path(__file__).parent))  # for `support` and `tolerances`
 
 import lane
 from interpreter import imitate_hardware
-from lanes import mark_spare_variants
 from platforms import MIRRORED
 from ptx import watch_memory
+from thin import mark_spare_variants
 
+import fused_sched
 from fused_sched import backends
 from fused_sched.platforms import TORCH
 
+if not Path(fused_sched.__file__).is_relative_to(os.environ.get("FUSED_SCHED_TEST_PACKAGE", "/")):
+    raise ImportError(f"{fused_sched.__file__} was imported, not the package that is to be tested")
 if lane.PTX:
     watch_memory()
 
-# All seeds of a run come from this one: fresh, unless it is given. Workers of pytest-xdist inherit it.
-RUN_SEED = "FUSED_SCHED_TEST_RUN_SEED"
-os.environ.setdefault(RUN_SEED, str(random.SystemRandom().randrange(2**31)))
 ROUNDS = int(os.environ.get("FUSED_SCHED_TEST_ROUNDS", "1"))  # how many seeds a test with a seed runs with
 
 
 def pytest_report_header() -> str:
-    return f"{RUN_SEED}={os.environ[RUN_SEED]}"
+    return f"{lane.RUN_SEED}={lane.SEED}"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -99,7 +99,7 @@ def mirrored(request: pytest.FixtureRequest) -> bool:
 @pytest.fixture
 def seed(request: pytest.FixtureRequest) -> int:
     """A seed of the test's own; pytest shows it when the test fails, and FUSED_SCHED_TEST_SEED repeats it."""
-    own = random.Random(f"{os.environ[RUN_SEED]} {request.node.nodeid}").randrange(2**31)
+    own = random.Random(f"{lane.SEED} {request.node.nodeid}").randrange(2**31)
     value = int(os.environ.get("FUSED_SCHED_TEST_SEED", own))
     print(f"FUSED_SCHED_TEST_SEED={value}")
     torch.manual_seed(value)
