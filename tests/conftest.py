@@ -21,15 +21,29 @@ sys.path.insert(0, str(Path(__file__).parent))  # for `support` and `tolerances`
 
 import lane
 from interpreter import imitate_hardware
-from lanes import mark_spare_variants
 from platforms import MIRRORED
 from ptx import watch_memory
+from thin import mark_spare_variants
 
+import fused_sched
 from fused_sched import backends
 from fused_sched.platforms import TORCH
 
+if not Path(fused_sched.__file__).is_relative_to(os.environ.get("FUSED_SCHED_TEST_PACKAGE", "/")):
+    raise ImportError(f"{fused_sched.__file__} was imported, not the package that is to be tested")
 if lane.PTX:
     watch_memory()
+
+ROUNDS = int(os.environ.get("FUSED_SCHED_TEST_ROUNDS", "1"))  # how many seeds a test with a seed runs with
+
+
+def pytest_report_header() -> str:
+    return f"{lane.RUN_SEED}={lane.SEED}"
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if ROUNDS > 1 and "seed" in metafunc.fixturenames:
+        metafunc.parametrize("seed", range(ROUNDS), indirect=True, ids=lambda n: f"round {n}")
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
@@ -84,8 +98,9 @@ def mirrored(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture
 def seed(request: pytest.FixtureRequest) -> int:
-    """A fresh seed; pytest shows it when the test fails, FUSED_SCHED_TEST_SEED repeats it."""
-    value = int(os.environ.get("FUSED_SCHED_TEST_SEED", random.SystemRandom().randrange(2**31)))
+    """A seed of the test's own; pytest shows it when the test fails, and FUSED_SCHED_TEST_SEED repeats it."""
+    own = random.Random(f"{lane.SEED} {request.node.nodeid}").randrange(2**31)
+    value = int(os.environ.get("FUSED_SCHED_TEST_SEED", own))
     print(f"FUSED_SCHED_TEST_SEED={value}")
     torch.manual_seed(value)
     return value

@@ -8,6 +8,7 @@ PTX on CPU tensors: ``fibers``, or ``races``, which also finds accesses without 
 from __future__ import annotations
 
 import os
+import random
 from typing import TYPE_CHECKING
 
 from fused_sched import backends
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 PTX = os.environ.get("FUSED_SCHED_TEST_PTX", "")
 if PTX not in ("", "fibers", "races", "tsan", "asan"):
     raise ValueError(f"FUSED_SCHED_TEST_PTX={PTX} must be fibers, races, tsan or asan, or unset")
+RUN_SEED = "FUSED_SCHED_TEST_RUN_SEED"  # from which all seeds of a run come
+SEED = int(os.environ.setdefault(RUN_SEED, str(random.SystemRandom().randrange(2**31))))  # workers inherit it
 NAMES = ("triton", "cuda") if PTX else backends.NAMES
 
 
@@ -36,7 +39,7 @@ def backend(name: str, platform: Platform = TORCH) -> str | backends.Backend:
 
         from fused_sched.backends.cuda import CudaBackend
 
-        return CudaBackend(PtxOperators(PTX), platform)
+        return CudaBackend(PtxOperators(PTX, seed=SEED), platform)
     from fused_sched.backends.triton import TritonBackend
 
     return TritonBackend(launcher=launcher(), platform=platform)
@@ -47,7 +50,7 @@ def launcher() -> Launcher:
     if PTX:
         from ptx.triton_launcher import PtxLauncher
 
-        return PtxLauncher(PTX)
+        return PtxLauncher(PTX, seed=SEED)
     from fused_sched.kernels.launcher import make_launcher
 
     return make_launcher()

@@ -74,7 +74,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 
 @pytest.fixture
 def simulation(request: pytest.FixtureRequest) -> Any:
-    return PtxOperators(lane.PTX) if lane.PTX else Simulation(request.getfixturevalue("library"))
+    return PtxOperators(lane.PTX, seed=lane.SEED) if lane.PTX else Simulation(request.getfixturevalue("library"))
 
 
 @pytest.fixture

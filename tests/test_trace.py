@@ -80,6 +80,16 @@ def test_functions_of_the_worst_imagination(name: str) -> None:
     _assert_same(IMAGINED[name])
 
 
+@pytest.mark.parametrize("name", IMAGINED)
+def test_functions_far_away_and_in_any_order(name: str, rng: random.Random) -> None:
+    """Steps as far as whole numbers are exact or 2**40, spread evenly over magnitudes."""
+    function, traced = IMAGINED[name], trace(IMAGINED[name])
+    host, magnitudes = on_host(traced), math.log2(min(traced.horizon + 1, 2**40))
+    for _ in range(1000):
+        step = int(2.0 ** rng.uniform(0, magnitudes)) - 1
+        assert same_bits(host(step), float(function(step))), f"step {step}"
+
+
 def test_a_pair_of_numbers() -> None:
     traced = trace(lambda step: (0.9, 1 - 1 / (step + 2)), outputs=2)
     program = program_of(traced)

@@ -81,6 +81,10 @@ class Programmed:
         epoch = b.register(LAST_EPOCH, self.__dict__[LAST_EPOCH]) + 1
         b.set_register(LAST_EPOCH, epoch)
         b.set_register(STEP_COUNT, b.register(STEP_COUNT, self.__dict__[STEP_COUNT]) + 1)
+        traced = self._traced_get_lr is not None or (self._source is not None and self._source.traced)
+        if traced and self.__dict__[LAST_EPOCH] < -1:
+            # A part of a nested sequence that is not entered at its milestone; tracing knows epochs from 0 on.
+            b.trap(epoch < 0)
         self._emit_at(b, epoch)
 
     def _emit_restart(self, b: Builder) -> None:

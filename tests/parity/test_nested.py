@@ -91,17 +91,32 @@ def random_nest(rng: random.Random, n_groups: int, depth: int) -> Spec:
 
 
 def random_twins(rng: random.Random, backend: str, *, kind: str = "SGD", **ours: Any) -> tuple[Twins, str]:
-    """Twins of a random nesting that torch accepts, and its description."""
+    """Twins of a random nesting with which torch makes 60 steps, and its description."""
     while True:
         n = rng.randint(1, 4)
         name, arguments = random_nest(rng, n, rng.randint(1, 4))
+        lrs = random_lrs(rng, n)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                pair = twins(name, arguments, lrs=random_lrs(rng, n), kind=kind, backend=backend, ours=ours)
-            except ArithmeticError:  # the closed form of a part fails at epoch 0, in torch at its milestone
+                trial = optimizer(torch.optim, kind, lrs)
+                train(trial, build(TORCH, name, trial, **arguments), 60)
+                pair = twins(name, arguments, lrs=lrs, kind=kind, backend=backend, ours=ours)
+            except ArithmeticError:
                 continue
         return pair, f"{name} {arguments}"
+
+
+def _alike(pair: Twins, act: Callable[[Any], Any]) -> bool:
+    """``act`` on both schedulers; whether torch's could do it. Ours fails where torch's does."""
+    try:
+        act(pair.torchs)
+    except ArithmeticError:
+        with pytest.raises(ArithmeticError):
+            act(pair.ours)
+        return False
+    act(pair.ours)
+    return True
 
 
 def _edit(rng: random.Random, pair: Twins) -> None:
@@ -245,19 +260,42 @@ def test_parts_act_as_in_torch_when_used_by_hand(rng: random.Random, host_backen
     for _ in range(10):
         pair, what = random_twins(rng, host_backend)
         for step in range(40):
-            act = rng.random()
-            if act < 0.5:
-                pair.step()
-            elif act < 0.8:
-                index = rng.randrange(len(pair.torchs._schedulers))
-                pair.both(lambda scheduler, _, index=index: scheduler._schedulers[index].step())  # type: ignore[misc]
-            else:
+            if rng.random() < 0.2:
                 _edit(rng, pair)
+            whole = rng.random() < 0.6
+            index = rng.randrange(len(pair.torchs._schedulers))
+            if not _alike(pair, lambda x, whole=whole, i=index: (x if whole else x._schedulers[i]).step()):
+                break
             assert_alike(seen(pair.our_optimizer), seen(pair.torch_optimizer), 0.0, f"{what}: step {step}")
             for ours, theirs in zip(pair.ours._schedulers, pair.torchs._schedulers, strict=True):
                 assert ours.get_last_lr() == theirs.get_last_lr(), what
             assert position(pair.ours) == position(pair.torchs), what
-        assert pair.ours.state_dict() == pair.torchs.state_dict()
+        else:
+            assert pair.ours.state_dict() == pair.torchs.state_dict()
+
+
+def _one_below_zero(step: int) -> float:
+    return 0.75 if step < 0 else 0.5
+
+
+@pytest.mark.parametrize("function", [_one_below_zero, inverse_square_root])
+def test_part_of_a_part_that_is_not_entered_at_its_milestone(
+    function: Callable[[int], float], host_backend: str, mirrored: bool
+) -> None:
+    """It goes on from epoch -2, and torch calls its function with -1."""
+    steps = ("StepLR", {"step_size": 2, "gamma": 0.5})
+    inner = Parts(steps, steps, steps, ("MultiplicativeLR", {"lr_lambda": function}))
+    nested = Parts(("SequentialLR", {"schedulers": inner, "milestones": [4, 6, 2]}), steps)
+    arguments = {"schedulers": nested, "milestones": [90]}
+    pair = twins("SequentialLR", arguments, lrs=[0.1, 0.3], backend=host_backend)
+    compare_steps(pair, 4)
+    assert position(pair.ours)[1][0][1][3] == (-2, [])
+    if function is _one_below_zero:
+        compare_steps(pair, 9)
+    else:
+        before = seen(pair.our_optimizer), position(pair.ours)
+        assert not _alike(pair, lambda scheduler: scheduler.step())
+        assert (seen(pair.our_optimizer), position(pair.ours)) == before
 
 
 def test_state_loaded_into_one_part_is_taken_in(host_backend: str, mirrored: bool) -> None:

@@ -32,12 +32,13 @@ class PtxOperators:
     Args:
         mode: of :class:`Kernel`.
         edit: changes the PTX before it is translated.
+        seed: draws, with the number of the launch, the order in which threads run.
     """
 
-    def __init__(self, mode: str = "fibers", edit: Callable[[str], str] = lambda ptx: ptx) -> None:
+    def __init__(self, mode: str = "fibers", edit: Callable[[str], str] = lambda ptx: ptx, seed: int = 0) -> None:
         self.calls: list[int] = []
         self._mode, self._edit = mode, edit
-        self._launches = 0  # each has its own order of threads
+        self._seed, self._launches = seed, 0
 
     def update(
         self, plan: torch.Tensor, control: torch.Tensor, scale: torch.Tensor | None, found: torch.Tensor | None
@@ -59,7 +60,7 @@ class PtxOperators:
     def _run(self, rule: str, name: str, blocks: int, arguments: list[int | bytes]) -> None:
         self._launches += 1
         kernel = _kernel(self._edit(nvcc_ptx(rule)), name, self._mode)
-        kernel(blocks, arguments, threads=BLOCK_THREADS, seed=self._launches)
+        kernel(blocks, arguments, threads=BLOCK_THREADS, seed=self._seed + self._launches)
 
 
 def _update_rule(row: dict[str, int]) -> str:

@@ -22,18 +22,19 @@ class PtxLauncher(Launcher):
     Args:
         mode: of :class:`Kernel`.
         edit: changes the PTX before it is translated.
+        seed: draws, with the number of the launch, the order in which threads run.
     """
 
-    def __init__(self, mode: str = "fibers", edit: Callable[[str], str] | None = None) -> None:
+    def __init__(self, mode: str = "fibers", edit: Callable[[str], str] | None = None, seed: int = 0) -> None:
         super().__init__()
-        self._mode, self._edit = mode, edit
+        self._mode, self._edit, self._seed = mode, edit, seed
 
     def launch(self, compiled: Any, programs: int, arguments: Sequence[Argument]) -> None:
         self.launches += 1
         values = [a if isinstance(a, int) else a.data_ptr() for a in arguments]
         # Triton adds places for scratch memory, which these kernels do not use
         values += [0] * (len(compiled.translation.parameters) - len(values))
-        compiled(programs, values, seed=self.launches)
+        compiled(programs, values, seed=self._seed + self.launches)
 
     def _compile(self, kernel: TritonKernel) -> Kernel:
         key = kernel, self._mode

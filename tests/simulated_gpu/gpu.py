@@ -27,8 +27,8 @@ assert device.NAME == DEVICE
 @cache
 def _backend(name: str) -> Any:
     if name == "cuda":
-        return CudaBackend(StreamedOperators(PtxOperators(lane.PTX)), SimulatedPlatform())
-    return TritonBackend(launcher=StreamedLauncher(PtxLauncher(lane.PTX)), platform=SimulatedPlatform())
+        return CudaBackend(StreamedOperators(PtxOperators(lane.PTX, seed=lane.SEED)), SimulatedPlatform())
+    return TritonBackend(launcher=StreamedLauncher(PtxLauncher(lane.PTX, seed=lane.SEED)), platform=SimulatedPlatform())
 
 
 class SimulatedGpu:

@@ -1,0 +1,51 @@
+"""Marking variants as slow leaves every value of every parameter in the ordinary lane."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+from thin import covering, mark_spare_variants, values_of
+
+
+def _pairs(*lists: str) -> list[set[tuple[tuple[str, ...], str]]]:
+    return [{((str(i),), x) for i, x in enumerate(row)} for row in product(*lists)]
+
+
+@pytest.mark.parametrize("lists", [("a",), ("abc",), ("abcd", "xyz"), ("ab", "xy", "12345"), ("abc", "xyz", "123")])
+def test_few_variants_have_every_value(lists: tuple[str, ...]) -> None:
+    variants = _pairs(*lists)
+    chosen = covering(variants)
+    assert set().union(*(variants[i] for i in chosen)) == set().union(*variants)
+    assert len(chosen) == max(map(len, lists))
+
+
+@pytest.mark.parametrize(("name", "case"), [("a", 1), ("b", 1)])
+@pytest.mark.parametrize("size", [1, 2])
+def test_values_that_vary_together_stay_together(
+    name: str, case: int, size: int, request: pytest.FixtureRequest
+) -> None:
+    expected = {(("name", "case"), repr([name, case])), (("size",), repr([size]))}
+    assert values_of(request.node) == expected
+
+
+def test_other_backends_are_left_alone() -> None:
+    class Item:
+        path = originalname = ""
+
+        def __init__(self, backend: str) -> None:
+            self.callspec = type("CallSpec", (), {"params": {"backend": backend, "n": 1}})
+            self.added: list[str] = []
+
+        def get_closest_marker(self, name: str) -> pytest.Mark:
+            return pytest.mark.thin("triton").mark
+
+        def iter_markers(self, name: str) -> list[pytest.Mark]:
+            return []
+
+        def add_marker(self, marker: pytest.MarkDecorator) -> None:
+            self.added.append(marker.name)
+
+    items = [Item(name) for name in ("cpu", "triton", "cpu", "triton", "cpu")]
+    mark_spare_variants(items)
+    assert [item.added for item in items] == [[], [], [], ["slow"], []]
