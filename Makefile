@@ -41,16 +41,10 @@ test: $(VENV)/installed
 	$(call run_tests,not slow)
 
 test-slow: $(VENV)/installed
-<<<<<<< Updated upstream
-	$(BIN)/pytest -m slow $(PYTEST_ARGS)
-	@if command -v $${CXX:-g++} >/dev/null; then echo "== tests/gpu, on the simulated GPU where there is no real one"; \
-		FUSED_SCHED_TEST_PTX=fibers $(BIN)/pytest $(PYTEST_ARGS) -m slow tests/gpu || [ $$? -eq 5 ]; fi
-=======
 	$(call run_tests,slow)
 
 prove: $(VENV)/installed
 	$(BIN)/python tests/prove.py $(PROOF) $(if $(SIZE),--size $(SIZE)) $(if $(SEED),--seed $(SEED))
->>>>>>> Stashed changes
 
 bench: $(VENV)/peers
 	$(BIN)/python benchmarks/run.py
