@@ -229,7 +229,7 @@ def test_what_is_refused_costs_little() -> None:
             with pytest.raises(Untraceable):
                 trace(REFUSED[name][0])
             trace_time.append(time.process_time() - start)
-        assert min(trace_time) < 0.5, name  # ten times what it takes on an idle machine
+        assert min(trace_time) < 3.0, name  # ten times what the longest takes on an idle machine
 
 
 def test_many_branches_are_refused() -> None:
