@@ -4,7 +4,8 @@
 #   make test PYTHON=python3.12            the interpreter that .venv is made with
 #   make test TORCH='torch==2.11.0'        what to install as torch; pip options may follow, such as
 #                                          TORCH='torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu'
-#   make test PYTEST_ARGS='-k cyclic'      what pytest is given; here an -m of your own wins
+#   make test PYTEST_ARGS='-k cyclic'      what pytest is given
+#   make prove PROOF=nestings SIZE=10000 SEED=7    one proof, its size and seed; see CONTRIBUTING.md
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 PYTEST_ARGS ?= -n 2
@@ -14,13 +15,14 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := $(wildcard csrc/*.* csrc/*/*.*)
 
-.PHONY: help demo test test-slow bench lint clean FORCE
+.PHONY: help demo test test-slow prove bench lint clean FORCE
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make demo        train digits with every scheduler, beside torch; charts go to demo_output/"
 	@echo "make test        run the tests, but for the slow ones"
 	@echo "make test-slow   run the slow ones"
+	@echo "make prove       run tests at sizes that take long, and note what came of it in proofs/results.jsonl"
 	@echo "make bench       run the benchmarks"
 	@echo "make lint        ruff and mypy"
 	@echo "make clean       remove .venv and everything that was built"
@@ -29,15 +31,20 @@ demo: $(VENV)/installed
 	$(BIN)/python examples/demo.py
 
 # The tests of tests/gpu run a second time because in one process Triton either interprets or compiles.
-test: $(VENV)/installed
-	$(BIN)/pytest -m "not slow" $(PYTEST_ARGS)
+define run_tests
+	$(BIN)/pytest -m "$(1)" $(PYTEST_ARGS)
 	@if command -v $${CXX:-g++} >/dev/null; then echo "== tests/gpu, on the simulated GPU where there is no real one"; \
-		FUSED_SCHED_TEST_PTX=fibers $(BIN)/pytest $(PYTEST_ARGS) -m 'not slow' tests/gpu || [ $$? -eq 5 ]; fi
+		FUSED_SCHED_TEST_PTX=fibers $(BIN)/pytest -m "$(1)" $(PYTEST_ARGS) tests/gpu || [ $$? -eq 5 ]; fi
+endef
+
+test: $(VENV)/installed
+	$(call run_tests,not slow)
 
 test-slow: $(VENV)/installed
-	$(BIN)/pytest -m slow $(PYTEST_ARGS)
-	@if command -v $${CXX:-g++} >/dev/null; then echo "== tests/gpu, on the simulated GPU where there is no real one"; \
-		FUSED_SCHED_TEST_PTX=fibers $(BIN)/pytest $(PYTEST_ARGS) -m slow tests/gpu || [ $$? -eq 5 ]; fi
+	$(call run_tests,slow)
+
+prove: $(VENV)/installed
+	$(BIN)/python tests/prove.py $(PROOF) $(if $(SIZE),--size $(SIZE)) $(if $(SEED),--seed $(SEED))
 
 bench: $(VENV)/peers
 	$(BIN)/python benchmarks/run.py
