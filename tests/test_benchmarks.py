@@ -306,6 +306,7 @@ def test_targets_are_met_missed_or_not_measured() -> None:
     assert "**missed**" not in verdicts([_row(6.0, 100.0, 3.0, **{**tiny, "launches": {contenders.OURS: 1}})])
 
 
+@pytest.mark.slow
 def test_launches_are_counted_apart_and_shown_beside_the_times(capsys: pytest.CaptureFixture[str]) -> None:
     problem = step.DRY_PROBLEMS[0]
     timed = step.measure(problem, step.GPU_CAPTURED, Dry(), 0.0)
@@ -332,6 +333,7 @@ def test_what_fits_a_cache_is_counted_once() -> None:
     assert of_resnet.footprint == 6 * of_resnet.elements
 
 
+@pytest.mark.slow
 def test_a_working_set_that_fits_is_timed_cold_too(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = step.DRY_PROBLEMS[0]
     for limit, small in ((problem.footprint, False), (problem.footprint + 1, True)):

@@ -126,6 +126,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Library:
     return Library(folder / "_cuda.so", _read_usage(said), _read_code(folder / "_cuda.so"))
 
 
+@pytest.mark.slow
 def test_every_kernel_is_there_for_every_architecture(library: Library) -> None:
     text = build_cuda.DEFAULT_ARCHITECTURES if REQUESTED == "default" else REQUESTED
     options = build_cuda.architectures(NVCC, None if REQUESTED == "default" else text)
@@ -136,12 +137,14 @@ def test_every_kernel_is_there_for_every_architecture(library: Library) -> None:
         assert {k for name in library.code[architecture] if (k := _kernel(name))} == wanted
 
 
+@pytest.mark.slow
 def test_nothing_is_spilled(library: Library) -> None:
     assert library.usage
     spilling = {name: u for name, usages in library.usage.items() for u in usages if u.spilled}
     assert not spilling
 
 
+@pytest.mark.slow
 def test_registers_leave_room_for_many_threads(library: Library) -> None:
     for name, usages in library.usage.items():
         kernel = _kernel(name)
@@ -153,6 +156,7 @@ def test_registers_leave_room_for_many_threads(library: Library) -> None:
             assert usage.registers <= (128 if kernel and "double" in kernel.types else limit), (name, usage)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", [0, 1], ids=["sgd", "adam"])
 @pytest.mark.parametrize("type_", ["float", "BFloat16", "Float16", "double"])
 def test_aligned_arrays_are_accessed_by_16_bytes(library: Library, type_: str, rule: int) -> None:
@@ -168,6 +172,7 @@ def test_aligned_arrays_are_accessed_by_16_bytes(library: Library, type_: str, r
             assert sum(".128" in c for c in code if "STG" in c) >= arrays[rule, kernel.extra][1], name
 
 
+@pytest.mark.slow
 def test_elements_are_accessed_in_global_memory_only(library: Library) -> None:
     """Wide accesses know their address space; a generic one would test it each time."""
     for functions in library.code.values():
@@ -197,6 +202,7 @@ def test_separate_operations_stay_separate(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_library_needs_nothing_but_torch(library: Library) -> None:
     needed = re.findall(
         r"NEEDED.*\[(.*)\]",
@@ -206,6 +212,7 @@ def test_the_library_needs_nothing_but_torch(library: Library) -> None:
     assert not [n for n in needed if "python" in n]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_the_operators_load_and_refuse(library: Library) -> None:
     script = (

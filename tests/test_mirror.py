@@ -141,6 +141,7 @@ def _read(made: Any, scheduler: Any) -> None:
         as_function(scheduler)
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("fused", [False, True], ids=["separate", "fused"])
 @pytest.mark.parametrize("name", MOVING)
 def test_reading_changes_nothing(name: str, fused: bool) -> None:

@@ -36,7 +36,7 @@ from fused_sched.lr_scheduler import ExponentialLR, StepLR
 # -- fused=True --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.thin("triton")
+@pytest.mark.thin("triton", "reference")
 @pytest.mark.parametrize("name", NAMES)
 def test_fused_schedule_gives_the_same_sequence(name: str, backend: str, mirrored: bool, rng: random.Random) -> None:
     kinds = ["SGD", "Adam", "AdamW"]
@@ -225,7 +225,7 @@ def test_ours_inside_torchs_sequential_and_chained(host_backend: str, mirrored: 
             assert_alike(seen(mine), seen(theirs), 0.0, f"step {step}")
 
 
-@pytest.mark.thin("triton")
+@pytest.mark.thin("triton", "reference")
 @pytest.mark.parametrize("name", EVERY)
 def test_momentum_reaches_the_update(name: str, backend: str, mirrored: bool, rng: random.Random) -> None:
     """Parameters, not only the lr, follow torch; CyclicLR and OneCycleLR cycle momentum or beta1 all the while."""

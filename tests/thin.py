@@ -36,13 +36,16 @@ def covering(variants: Sequence[Values]) -> set[int]:
 def mark_spare_variants(items: Sequence[Any]) -> None:
     """Mark as slow, of each test with ``thin``, what :func:`covering` leaves out.
 
-    ``thin("triton")`` is about the variants on this backend only.
+    ``thin("triton", "reference")`` is about the variants on these backends, each on its own.
     """
     tests: dict[Any, list[Any]] = defaultdict(list)
     for item in items:
         marker = item.get_closest_marker("thin")
-        if marker is not None and all(item.callspec.params["backend"] == name for name in marker.args):
-            tests[item.path, item.originalname].append(item)
+        if marker is None:
+            continue
+        backend = item.callspec.params["backend"] if marker.args else None
+        if backend is None or backend in marker.args:
+            tests[item.path, item.originalname, backend].append(item)
     for variants in tests.values():
         chosen = covering([values_of(item) for item in variants])
         for place, item in enumerate(variants):

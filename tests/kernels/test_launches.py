@@ -84,7 +84,7 @@ def two_groups(params: list[torch.nn.Parameter]) -> list[dict[str, Any]]:
     return [{"params": params[: len(params) // 2], "weight_decay": 0.0}, {"params": params[len(params) // 2 :]}]
 
 
-@pytest.mark.parametrize(("fused", "launches"), [(True, 1), (False, 2)])
+@pytest.mark.parametrize(("fused", "launches"), [(True, 1), pytest.param(False, 2, marks=pytest.mark.slow)])
 def test_launches_of_a_step_of_148_tensors(triton: TritonBackend, fused: bool, launches: int) -> None:
     optimizer = AdamW(two_groups(parameters(148)), backend=triton)
     scheduler = CosineAnnealingLR(optimizer, T_max=10, fused=fused)
@@ -95,7 +95,7 @@ def test_launches_of_a_step_of_148_tensors(triton: TritonBackend, fused: bool, l
         assert triton.launcher.launches - before == launches
 
 
-@pytest.mark.parametrize(("fused", "launches"), [(True, 1), (False, 2)])
+@pytest.mark.parametrize(("fused", "launches"), [(True, 1), pytest.param(False, 2, marks=pytest.mark.slow)])
 def test_launches_of_a_step_of_465_groups(triton: TritonBackend, fused: bool, launches: int) -> None:
     groups = [{"params": [p], "lr": 0.001 * (i + 1)} for i, p in enumerate(parameters(465, 1))]
     optimizer = SGD(groups, momentum=0.9, backend=triton)

@@ -15,7 +15,7 @@ DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.com
 VARIANTS = [(name, case) for name, case in EVERY_VARIANT if name != "SGD"]
 
 
-@pytest.mark.thin("triton")
+@pytest.mark.thin("triton", "reference")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("name", "case"), VARIANTS)
 def test_every_variant_follows_torch(name: str, case: str, dtype: torch.dtype, backend: str, seed: int) -> None:

@@ -112,7 +112,7 @@ def test_host_mirror_has_torchs_bits(
     _assert_device_agrees(pair.our_optimizer, case.relative)
 
 
-@pytest.mark.thin("triton")
+@pytest.mark.thin("triton", "reference")
 @pytest.mark.parametrize("edited", [False, True], ids=["untouched", "edited by hand"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_every_backend_agrees_with_torch(case: Case, edited: bool, rng: random.Random, backend: str) -> None:

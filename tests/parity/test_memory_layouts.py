@@ -21,7 +21,7 @@ SHAPE = (3, 5, 4, 2)  # four dimensions, for channels_last
 every_optimizer = pytest.mark.parametrize("name", OPTIMIZERS)
 
 
-@pytest.mark.thin("triton")
+@pytest.mark.thin("triton", "reference")
 @every_optimizer
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64], ids=str)
 @pytest.mark.parametrize("param_layout", PARAM_LAYOUTS)
