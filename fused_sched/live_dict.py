@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import copy
+import sys
+import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+import torch
 
 
 class Changes:
@@ -17,13 +21,50 @@ class Changes:
         values: how often a value of a param group was assigned that is not in the control block.
     """
 
-    __slots__ = ("lent", "lr_by_hand", "structure", "values")
+    __slots__ = ("_handed_out", "lent", "lr_by_hand", "structure", "values")
 
     def __init__(self) -> None:
         self.structure = True
         self.lr_by_hand = False
-        self.lent: list[Any] = []
+        self.lent: list[weakref.ref[Any]] = []
         self.values = 0
+        self._handed_out: dict[int, tuple[weakref.ref[torch.Tensor], Any]] = {}
+
+    def hand_out(self, tensor: torch.Tensor) -> None:
+        """The user has a state tensor now, and may give it another storage, which no assignment tells of."""
+        self._handed_out[id(tensor)] = weakref.ref(tensor), _memory(tensor)
+
+    def look_at_handed_out(self) -> None:
+        """Notice state tensors with another storage; forget those that only the state has any more."""
+        for key, (reference, memory) in list(self._handed_out.items()):
+            tensor = reference()
+            if tensor is not None and _memory(tensor) != memory:
+                self.structure = True
+            if tensor is None or sys.getrefcount(tensor) <= _REFERENCES_OF_STATE:
+                del self._handed_out[key]
+
+    @property
+    def handed_out(self) -> bool:
+        """Whether a user may have a state tensor."""
+        return bool(self._handed_out)
+
+
+def _memory(tensor: torch.Tensor) -> Any:
+    return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
+
+
+def _references_of_state() -> int:
+    # as in look_at_handed_out, of a tensor that only a dict has
+    state = {"buffer": torch.empty(0)}
+    reference = weakref.ref(state["buffer"])
+    for key, (again, _) in [("buffer", (reference, None))]:
+        tensor = again()
+        if key:
+            return sys.getrefcount(tensor)
+    raise AssertionError
+
+
+_REFERENCES_OF_STATE = _references_of_state()
 
 
 class LiveDict(dict[str, Any]):

@@ -11,6 +11,7 @@ from .control_block import FIELDS, FLAGS, ControlBlock
 from .live_dict import Changes, LiveDict
 
 _BETAS = {"betas": ("beta1", "beta2")}
+Number = float | torch.Tensor  # a tensor stays on its device
 
 
 class ParamGroup(LiveDict):
@@ -23,20 +24,37 @@ class ParamGroup(LiveDict):
     Args:
         values: the group as torch built it.
         keys: names of the optimizer's hyperparameters (its ``defaults``).
-        block: the optimizer's control block; the group claims a row of it.
+        block: the optimizer's control block; the group owns a row of it, wherever in the list it is.
         changes: where the optimizer looks for structural changes.
+
+    Raises:
+        KeyError, TypeError, ValueError: see :func:`check_group`.
     """
 
     def __init__(self, values: Mapping[str, Any], keys: frozenset[str], block: ControlBlock, changes: Changes) -> None:
         super().__init__()
+        check_group(values, keys)
         self.live = frozenset(k for k in keys if k in FIELDS or k in _BETAS)
         self.flags = frozenset(k for k in keys if k in FLAGS)
-        self.index = block.add_group()
+        self._slot = block.claim_row()
         self._block = block
         self._changes = changes
         self._lr_is_tensor = False
         self._lr_view: torch.Tensor | None = None  # the view that reads of lr hand out, always the same
         self.update(values)
+
+    @property
+    def row(self) -> int:
+        """Of the control block."""
+        return self._slot.index
+
+    def lives_in(self, block: ControlBlock) -> bool:
+        """Whether the group's row is one of ``block``."""
+        return self._block is block
+
+    def check(self) -> None:
+        """Raise KeyError if a hyperparameter was deleted."""
+        _check_keys(self, self.live | self.flags)
 
     def replace(self, values: Mapping[str, Any]) -> None:
         """Become ``values`` in place, so that references to the group and its row stay good."""
@@ -44,37 +62,30 @@ class ParamGroup(LiveDict):
             del self[key]
         self.update(values)
 
-    def move_to(self, block: ControlBlock, index: int) -> None:
-        """Live in another control block from now on; the caller has copied the row."""
-        self._block, self.index = block, index
-        if self._lr_view is not None:
-            self._lr_view.data = block.view(index, "lr")
-
     def _read(self, key: str) -> Any:
         if key in _BETAS:
-            return tuple(self._block.read(self._block.slot(self.index, f)) for f in _BETAS[key])
+            return tuple(self._block.read(self._block.slot(self.row, f)) for f in _BETAS[key])
         if key == "lr" and self._lr_is_tensor:
             if self._lr_view is None:
-                self._lr_view = self._block.view(self.index, "lr")
+                self._lr_view = self._block.view(self.row, "lr")
             return self._lr_view
-        return self._block.read(self._block.slot(self.index, key))
+        return self._block.read(self._block.slot(self.row, key))
 
     def _write(self, key: str, value: Any) -> Any:
-        if key in _BETAS and key in self.live:
-            return self._write_pair(key, value)
         if key in self.live:
+            numbers = check_value(key, value)  # all of it, before any of it is written
             if key == "lr":
-                self._write_lr(value)
-                return None
-            self._write_number(key, key, value)
+                self._leave_view(value)
+            for field, number in zip(_BETAS.get(key, (key,)), numbers, strict=True):
+                self._write_number(field, number)
             if key == "momentum":
                 self._changes.structure = True  # a momentum buffer may be needed from now on
-            return None  # the number is in the block only
+            return None  # the numbers are in the block only
         if key in self.flags:
             value = bool(value)
-            bits = int(self._block.read(self._block.slot(self.index, "flags")))
+            bits = int(self._block.read(self._block.slot(self.row, "flags")))
             bits = bits | FLAGS[key] if value else bits & ~FLAGS[key]
-            self._block.write(self._block.slot(self.index, "flags"), float(bits))
+            self._block.write(self._block.slot(self.row, "flags"), float(bits))
             self._changes.structure = True
         elif key == "params":
             self._changes.structure = True
@@ -82,45 +93,75 @@ class ParamGroup(LiveDict):
             self._changes.values += 1
         return value
 
-    def _write_lr(self, value: Any) -> None:
-        view = self._lr_view
-        before = None if view is None or view is value else view.detach().clone()
-        self._write_number("lr", "lr", value)
-        if view is not None and before is not None:
-            view.data = before  # as in torch, a tensor read earlier keeps its value when another is assigned
+    def _removed(self, key: str) -> None:
+        self._changes.structure = True
+
+    def _leave_view(self, value: Any) -> None:
+        """As in torch, a tensor read earlier keeps its value when another lr is assigned."""
+        if self._lr_view is not None and self._lr_view is not value:
+            self._block.cut_off(self._lr_view)
             self._lr_view = None
         self._lr_is_tensor = isinstance(value, torch.Tensor)
         self._changes.lr_by_hand = True
 
-    def _write_number(self, key: str, field: str, value: Any) -> None:
-        slot = self._block.slot(self.index, field)
-        if isinstance(value, torch.Tensor):
-            if value.numel() != 1:
-                raise ValueError(f"{key} is a tensor with {value.numel()} elements: give a one-element tensor")
-            if self._block.platform.is_remote(value.device):
-                self._block.copy_from_device(slot, value)
-                return
-            value = value.item()
-        try:
-            number = float(value)
-        except (TypeError, ValueError):
-            raise TypeError(f"{key}={value!r} must be a number or a one-element tensor: assign a float") from None
-        self._block.write(slot, number)
+    def _write_number(self, field: str, number: Number) -> None:
+        slot = self._block.slot(self.row, field)
+        if isinstance(number, torch.Tensor) and self._block.platform.is_remote(number.device):
+            self._block.copy_from_device(slot, number)
+        else:
+            self._block.write(slot, float(number))
 
-    def _write_pair(self, key: str, value: Any) -> None:
-        fields = _BETAS[key]
-        try:
-            pair = list(value)
-        except TypeError:
-            pair = []
-        if len(pair) != len(fields):
-            raise TypeError(f"{key}={value!r} must be a pair of numbers, such as (0.9, 0.999)")
-        for x in pair:  # all of it, before any of it is written
-            try:
-                good = x.numel() == 1 if isinstance(x, torch.Tensor) else isinstance(float(x), float)
-            except (TypeError, ValueError):
-                good = False
-            if not good:
-                raise TypeError(f"{key}={value!r} must be a pair of numbers, such as (0.9, 0.999)")
-        for field, x in zip(fields, pair, strict=True):
-            self._write_number(key, field, x)
+
+def check_value(key: str, value: Any) -> list[Number]:
+    """The numbers that a hyperparameter stands for.
+
+    Raises:
+        TypeError: it is not a number or a one-element tensor, or, for ``betas``, a pair of those.
+        ValueError: it is a tensor with more elements, or none.
+    """
+    if key not in _BETAS:
+        if isinstance(value, torch.Tensor) and value.numel() != 1:
+            raise ValueError(f"{key} is a tensor with {value.numel()} elements: give a one-element tensor")
+        number = _number(value)
+        if number is None:
+            raise TypeError(f"{key}={value!r} must be a number or a one-element tensor: assign a float")
+        return [number]
+    try:
+        numbers = [_number(x) for x in value]
+    except TypeError:
+        numbers = []
+    if len(numbers) != len(_BETAS[key]) or any(x is None for x in numbers):
+        raise TypeError(f"{key}={value!r} must be a pair of numbers, such as (0.9, 0.999)")
+    return numbers  # type: ignore[return-value]
+
+
+def check_group(values: Mapping[str, Any], keys: frozenset[str]) -> None:
+    """Make sure that ``values`` can become a group of an optimizer with the hyperparameters ``keys``.
+
+    Raises:
+        KeyError: a hyperparameter is missing.
+        TypeError, ValueError: see :func:`check_value`.
+    """
+    needed = [k for k in keys if k in FIELDS or k in _BETAS]
+    _check_keys(values, [*needed, *(k for k in keys if k in FLAGS)])
+    for key in needed:
+        check_value(key, values[key])
+
+
+def _check_keys(values: Any, keys: Any) -> None:
+    for key in keys:
+        if key not in values:
+            raise KeyError(f"a param group has no {key!r}, which this optimizer reads: assign it")
+
+
+def _number(value: Any) -> Number | None:
+    if isinstance(value, torch.Tensor):
+        if value.numel() != 1:
+            return None
+        return value if value.device.type != "cpu" else _number(value.item())
+    if isinstance(value, (str, bytes)):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None

@@ -2,91 +2,204 @@
 
 from __future__ import annotations
 
+import math
+import weakref
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 
 from .control_block import ControlBlock
 from .live_dict import Changes, LiveDict
+from .rules import Rule
+
+_MOST_STEPS = 2**53  # float64, in which bias corrections are computed, has all whole numbers up to here
 
 
 class ParamState(LiveDict):
-    """``optimizer.state[param]``.
+    """``optimizer.state[param]``; it owns the count of its parameter's updates, whatever key it is put under.
 
-    ``step`` (Adam) reads as a 0-d float32 tensor, a new one after every optimizer step; assigning to it,
-    or changing it in place before the next optimizer step, sets the count. SGD's count has no key: it says whether
-    ``momentum_buffer`` holds anything yet.
+    Where the rule shows the count, ``step`` reads as a 0-d float32 tensor, a new one after every optimizer step;
+    assigning to it, or changing it in place before the next optimizer step, sets the count. SGD's count has no key:
+    it says whether ``momentum_buffer`` holds anything yet.
 
     Args:
-        counted: the rule shows its count as ``step``.
+        rule: whose state it is.
         block: where the count is.
-        index: position of the parameter in the table.
         changes: where the optimizer looks for structural changes.
+        values: what torch has in its place; default: nothing.
+
+    Raises:
+        ValueError, TypeError: ``step`` is not a number of updates.
+        RuntimeError: see :meth:`ControlBlock.claim_count`.
     """
 
-    def __init__(self, counted: bool, block: ControlBlock, index: int, changes: Changes) -> None:
+    def __init__(
+        self, rule: Rule, block: ControlBlock, changes: Changes, values: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__()
-        self.live = frozenset({"step"}) if counted else frozenset()
-        self.block, self.index = block, index
+        self.live = frozenset() if rule.step_key is None else frozenset({rule.step_key})
+        self._block = block
+        self._slot = block.claim_count()
         self._changes = changes
-        self._lent: tuple[torch.Tensor, int] | None = None
-        if counted:
-            dict.__setitem__(self, "step", None)
+        self._lent: tuple[torch.Tensor, torch.Tensor, int] | None = None  # and what it was, and its version
+        self.update(values or {})
+
+    @property
+    def index(self) -> int:
+        """Of the count, in ``ControlBlock.counts``."""
+        return self._slot.index
+
+    def lives_in(self, block: ControlBlock) -> bool:
+        """Whether the count is one of ``block``."""
+        return self._block is block
 
     def store(self, key: str, tensor: torch.Tensor) -> None:
         """Put a state tensor that means "nothing yet"; an assignment would say that it holds something."""
+        for live in self.live:
+            dict.setdefault(self, live, None)
         dict.__setitem__(self, key, tensor)
+
+    def stored(self, key: str) -> Any:
+        """What is there, None if nothing is; nobody else is told of it."""
+        return dict.get(self, key)
+
+    def replace(self, values: Mapping[str, Any]) -> None:
+        """Become ``values`` in place: what launches point to takes the new numbers, where it is of their kind."""
+        for key in [k for k in self if k not in values]:
+            del self[key]
+        for key, value in values.items():
+            present = self.stored(key)
+            if isinstance(value, torch.Tensor) and key not in self.live:
+                if isinstance(present, torch.Tensor) and _same_kind(present, value):
+                    value = present if present is value else present.copy_(value)
+                else:
+                    value = value.detach().clone()
+            self[key] = value
+
+    def reset(self) -> None:
+        """Be as at the start, in the tensors that there are."""
+        for tensor in self.values():
+            if isinstance(tensor, torch.Tensor):
+                tensor.zero_()
+        self._block.counts[self.index] = 0
+        self._lent = None
 
     @property
     def count(self) -> int:
         """Updates applied (reads the device)."""
-        return int(self.block.counts[self.index])
+        return int(self._block.counts[self.index])
 
     def take_back(self) -> None:
-        """Honour in-place changes of a ``step`` tensor that was handed out."""
-        if self._lent is not None:
-            tensor, version = self._lent
-            self._lent = None
-            if tensor._version != version:
-                self.block.counts[self.index] = tensor.to(torch.int64)
+        """Honour in-place changes of a ``step`` tensor that was handed out.
+
+        Raises:
+            ValueError: it is not a number of updates.
+        """
+        if self._lent is None:
+            return
+        tensor, before, version = self._lent
+        if not self._block.remote:
+            if float(tensor) != float(before):
+                self._set_count(tensor)
+        elif tensor._version != version or not self._block.capturing():  # a graph is to have no more than it must
+            counts = self._block.counts
+            here = counts[self.index]
+            counts[self.index] = torch.where(tensor == before, here, tensor.to(torch.int64))
+        self._lent = None
+
+    def __getitem__(self, key: str) -> Any:
+        value = super().__getitem__(key)
+        if key not in self.live and isinstance(value, torch.Tensor):
+            self._changes.hand_out(value)
+        return value
 
     def _read(self, key: str) -> torch.Tensor:
         if self._lent is None:
-            tensor = self.block.counts[self.index].to(torch.float32)
-            self._changes.lent.append(self)
+            tensor = self._block.counts[self.index].to(torch.float32)
+            self._changes.lent.append(weakref.ref(self))
         else:
             tensor = self._lent[0]
             self.take_back()
             with torch.no_grad():
-                tensor.copy_(self.block.counts[self.index])
-        self._lent = tensor, tensor._version
+                tensor.copy_(self._block.counts[self.index])
+        self._lent = tensor, tensor.clone(), tensor._version
         return tensor
 
     def _write(self, key: str, value: Any) -> Any:
         if key in self.live:
+            self._set_count(value)
             self._lent = None
-            number = value.detach().reshape(()).to(torch.int64) if isinstance(value, torch.Tensor) else int(value)
-            self.block.counts[self.index] = number
+            self._changes.structure = True
             return None
-        if key == "momentum_buffer" and not self.live:
-            self.block.counts[self.index] = 0 if value is None else 1
+        if isinstance(value, torch.Tensor):
+            self._changes.hand_out(value)
+        if not self.live:
+            self._block.counts[self.index] = 0 if value is None else 1
         self._changes.structure = True
         return value
 
+    def _set_count(self, value: Any) -> None:
+        self._block.counts[self.index] = whole_step(value)
+
     def _removed(self, key: str) -> None:
-        if key == "momentum_buffer" or key in self.live:
-            self.block.counts[self.index] = 0
+        if key in self.live or not self.live:
+            self._block.counts[self.index] = 0
         self._changes.structure = True
 
 
-class OptimizerState(defaultdict[torch.Tensor, Any]):
-    """``optimizer.state``: torch's defaultdict, which also tells when it was changed."""
+def whole_step(value: Any) -> int:
+    """A number of updates.
 
-    def __init__(self, changes: Changes, values: Mapping[Any, Any] | None = None) -> None:
-        super().__init__(dict, values or {})
+    Raises:
+        TypeError: it is no number.
+        ValueError: it is not a whole number, or is negative.
+    """
+    number = value.detach().reshape(-1).tolist() if isinstance(value, torch.Tensor) else [value]
+    if len(number) != 1 or not isinstance(number[0], (int, float)):
+        raise TypeError(f"step={value!r} must be a number of updates: give a whole number, or a tensor with one")
+    step = number[0]
+    if not (math.isfinite(step) and 0 <= step < _MOST_STEPS and step == int(step)):
+        raise ValueError(f"step={step!r} must be a number of updates: a whole number of at least 0")
+    return int(step)
+
+
+def _same_kind(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.shape == b.shape and a.dtype == b.dtype and a.device == b.device
+
+
+class OptimizerState(defaultdict[torch.Tensor, Any]):
+    """``optimizer.state``: torch's defaultdict, which also tells when it was changed.
+
+    Args:
+        rule, block, changes: of the states that reading a missing key makes.
+        values: to begin with.
+    """
+
+    def __init__(self, rule: Rule, block: ControlBlock, changes: Changes, values: Mapping[Any, Any] | None = None) -> None:
+        super().__init__(None, values or {})
+        self._made_of = rule, block, changes
         self._changes = changes
+
+    def belongs_to(self, block: ControlBlock) -> bool:
+        """Whether it makes states whose counts are in ``block``."""
+        return self._made_of[1] is block
+
+    def make(self, values: Mapping[str, Any] | None = None) -> ParamState:
+        """A state of ``values``, which is nobody's yet."""
+        return ParamState(*self._made_of, values)
+
+    def with_values(self, values: Mapping[Any, Any]) -> OptimizerState:
+        """Another one for the same optimizer."""
+        return OptimizerState(*self._made_of, values)
+
+    def __missing__(self, key: Any) -> ParamState:
+        self[key] = made = self.make()
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return defaultdict, (dict,), None, None, iter(self.items())
 
     def _changed(self) -> None:
         self._changes.structure = True
@@ -118,3 +231,11 @@ class OptimizerState(defaultdict[torch.Tensor, Any]):
     def setdefault(self, key: Any, default: Any = None) -> Any:
         self._changed()
         return super().setdefault(key, default)
+
+
+def take_back_steps(lent: Iterable[weakref.ref[ParamState]]) -> None:
+    """:meth:`ParamState.take_back` of those that are still there."""
+    for reference in lent:
+        state = reference()
+        if state is not None:
+            state.take_back()

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
+from .control_block import NO_COUNT, Slot
+
 CHUNK = 16384  # elements; 7 arrays of a chunk stay in a core's L2 cache
 RECORD_WIDTH = 8
 _WORDS = ("param", "grad", "state0", "state1", "state2", "numel", "group", "kind")
@@ -99,24 +101,37 @@ class Entry:
 
     Attributes:
         param: the parameter.
-        group: index of its param group.
-        state: its state tensors in the rule's order; empty until its first gradient.
+        row: of its group, in the control block.
+        count: index of its state's count.
+        needed: how many state tensors the rule keeps for it.
+        state: those tensors, in the rule's order; empty until its first gradient.
         staging: buffers the kernels use in its place, or None.
+        asleep: it can have no update before the table is made anew: it has no gradient, and lacks what one would take.
+        elsewhere: another table updates it.
+        copied_count: owner of ``count``, where that is not the state's.
     """
 
-    __slots__ = ("group", "param", "staging", "state")
+    __slots__ = ("asleep", "copied_count", "count", "elsewhere", "needed", "param", "row", "staging", "state")
 
-    def __init__(self, param: torch.Tensor, group: int) -> None:
-        self.param, self.group = param, group
+    def __init__(self, param: torch.Tensor, row: int, needed: int) -> None:
+        self.param, self.row, self.needed = param, row, needed
+        self.count = NO_COUNT
         self.state: tuple[torch.Tensor, ...] = ()
         self.staging: Staging | None = None
+        self.asleep = self.elsewhere = False
+        self.copied_count: Slot | None = None
 
-    def is_current(self, states_needed: int) -> bool:
+    @property
+    def inert(self) -> bool:
+        """Whether kernels are to leave it alone."""
+        return self.asleep or self.elsewhere
+
+    def is_current(self) -> bool:
         """Whether states and staging still suit the parameter and its gradient."""
         p, g = self.param, self.param.grad
-        if g is None:
+        if g is None or self.elsewhere:
             return True
-        if g.layout != torch.strided or len(self.state) < states_needed:
+        if self.asleep or g.layout != torch.strided or len(self.state) < self.needed:
             return False
         return all(t.shape == p.shape and state_dtype_fits(p, t.dtype) for t in self.state) and (
             self.staging is None or (self.staging.param.shape == p.shape and self.staging.param.dtype == p.dtype)
@@ -125,51 +140,79 @@ class Entry:
     def needs_staging(self) -> bool:
         """Whether the kernels cannot walk the parameter, or its present gradient, in place."""
         p, g = self.param, self.param.grad
-        if p.is_complex() or not is_dense(p):
+        if p.is_complex() or p.is_neg() or not is_dense(p):
             return True
         if g is None:
             return False
         state = self.state[0].dtype if self.state else p.dtype
         return not same_layout(p, g) or g.is_neg() or (p.dtype, g.dtype, state) not in KINDS
 
+    def memory(self) -> list[tuple[int, int]]:
+        """First byte, and the one after the last, of all that an update writes to."""
+        return [_span(t) for t in (self.param, *self.state) if t.numel() > 0]
+
+
+def _span(tensor: torch.Tensor) -> tuple[int, int]:
+    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    first = tensor.data_ptr()
+    return first, first + (last + 1) * tensor.itemsize
+
+
+def layers(entries: Sequence[Entry]) -> list[int]:
+    """In which round each entry is updated, so that those of one round share no memory and no count.
+
+    Torch updates one parameter after the other; where the memory of two overlaps, the order is part of the result.
+    """
+    spans = sorted((*span, i) for i, e in enumerate(entries) if not e.asleep for span in e.memory())
+    earlier: dict[int, set[int]] = {}
+    active: list[tuple[int, int]] = []  # end, entry
+    for first, end, i in spans:
+        active = [(e, k) for e, k in active if e > first]
+        for _, k in active:
+            if k != i:
+                earlier.setdefault(max(i, k), set()).add(min(i, k))
+        active.append((end, i))
+    counts: dict[int, int] = {}
+    for i, entry in enumerate(entries):
+        if entry.count != NO_COUNT:
+            if entry.count in counts:
+                earlier.setdefault(i, set()).add(counts[entry.count])
+            counts[entry.count] = i
+    found = [0] * len(entries)
+    for i in sorted(earlier):
+        found[i] = 1 + max(found[k] for k in earlier[i])
+    return found
+
 
 class ParameterTable:
     """Entries, and the tensors made of them.
 
-    ``ids`` (addresses of the parameter objects), ``layouts`` (a hash of shape and strides, 0 when staged)
-    and ``needed`` (state tensors) let a scan notice without Python work that a record is out of date.
+    ``ids`` (addresses of the parameter objects, and which list has them), ``layouts`` (a hash of shape and strides, 0
+    when kernels do not walk the parameter itself) and ``needed`` (state tensors) let a scan notice without Python work
+    that a record is out of date.
 
     Args:
-        groups: the params of every param group.
+        lists: the params of every param group; those of the user, so that changes in them are seen.
+        entries: one for each parameter in them.
     """
 
-    def __init__(self, groups: Sequence[Sequence[torch.Tensor]]) -> None:
-        self.entries = [Entry(p, g) for g, params in enumerate(groups) for p in params]
-        self.lists = list(groups)
-        self.records = torch.zeros(len(self.entries), RECORD_WIDTH, dtype=torch.int64)
-        self.ids = torch.tensor([id(e.param) for e in self.entries], dtype=torch.int64)
+    def __init__(self, lists: Sequence[list[torch.Tensor]], entries: Sequence[Entry]) -> None:
+        self.entries = list(entries)
+        self.lists = list(lists)
+        places = [place for place, params in enumerate(lists) for _ in params]
+        self.ids = torch.tensor([[id(e.param), place] for e, place in zip(entries, places, strict=True)], dtype=torch.int64)
         self.layouts = torch.zeros(len(self.entries), dtype=torch.int64)
-        self.needed = torch.zeros(len(self.entries), dtype=torch.int64)
+        self.needed = torch.tensor([e.needed for e in self.entries], dtype=torch.int64)
+        self.staged = [(i, e) for i, e in enumerate(self.entries) if e.staging is not None and not e.inert]
+        # what a scan cannot see in the record
+        self.watched = [e for e in self.entries if e.asleep or (e.staging is not None and not e.inert)]
+        self.records = torch.zeros(len(self.entries), RECORD_WIDTH, dtype=torch.int64)
         self.chunks = torch.empty(0, 2, dtype=torch.int64)
-        self.staged: list[tuple[int, Entry]] = []
+        self.fill()
 
-    def same_params(self, groups: Sequence[Sequence[torch.Tensor]]) -> bool:
-        """Whether ``groups`` hold the very same parameter objects in the same places."""
-        new = [(id(p), g) for g, params in enumerate(groups) for p in params]
-        return new == [(id(e.param), e.group) for e in self.entries]
-
-    def fill(self, states: Sequence[int]) -> None:
-        """Write records and chunks from the entries; call after states or memory changed.
-
-        ``states``: how many state tensors each group's parameters need.
-        """
-        self.needed.copy_(torch.tensor([states[e.group] for e in self.entries], dtype=torch.int64))
-        rows = []
-        self.staged = []
-        for i, entry in enumerate(self.entries):
-            if entry.staging is not None:
-                self.staged.append((i, entry))
-            rows.append(self._row(entry))
+    def fill(self) -> None:
+        """Write records and chunks from the entries; call after states or memory changed."""
+        rows = [self._row(entry) for entry in self.entries]
         self.records.copy_(torch.tensor(rows, dtype=torch.int64).reshape(-1, RECORD_WIDTH))
         numel = self.records[:, RECORD["numel"]]
         per_record = (numel + CHUNK - 1) // CHUNK

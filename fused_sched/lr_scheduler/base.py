@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import warnings
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -46,9 +50,21 @@ class OnDevice(Programmed):
     ) -> None:
         self._require_ours(optimizer)
         self._reset_slots(fused, skip_with_optimizer)
-        super().__init__(optimizer, *args, **kwargs)  # type: ignore[call-arg]
-        self._bind()
+        with groups_untouched_on_error(optimizer):
+            super().__init__(optimizer, *args, **kwargs)  # type: ignore[call-arg]
+            self._bind()
         optimizer._changes.lr_by_hand = False
+
+    def __del__(self) -> None:
+        """A fused scheduler that nobody has any more goes on with its optimizer, which it then has weakly."""
+        schedule = getattr(self, "_schedule", None)
+        if schedule is None or not self._fused or self._is_part or sys.is_finalizing():
+            return
+        optimizer = self.__dict__.get("optimizer")
+        if isinstance(optimizer, FusedOptimizer) and schedule in optimizer._schedules:
+            schedule.before_advance.keep(self)
+            for one in self._family():
+                one.__dict__["optimizer"] = weakref.proxy(optimizer)
 
     def _require_ours(self, optimizer: Any) -> None:
         if not isinstance(optimizer, FusedOptimizer):
@@ -80,7 +96,7 @@ class OnDevice(Programmed):
         schedule = self._schedule
         if getattr(self, "_is_initial", False):
             return False
-        if self._outer is None and self._fused and schedule is not None:
+        if not self._is_part and self._fused and schedule is not None:
             if schedule.trapped:
                 self._step_by_python()
             if not schedule.pending:
@@ -90,11 +106,14 @@ class OnDevice(Programmed):
                 )
             schedule.pending = False
             return True
-        if self._order_matters and not self._order_checked and not self.optimizer._block.capturing():
+        optimizer = self.optimizer
+        if self._order_matters and not self._order_checked and not optimizer._block.capturing():
             self._check_order()  # once: reading the register may wait for the device
-        if schedule is None or self._outer is not None:
+        if schedule is None or self._is_part:
             return False
-        if schedule.n_groups != len(self.optimizer.param_groups) and not self._covers_groups():
+        if optimizer.groups_changed():
+            optimizer.sync_groups()
+        if (self._touched or self._groups_seen is not optimizer._group_snapshot) and not self._covers_groups():
             return False
         self._before_advance()
         schedule = self._schedule  # perhaps another one than before
@@ -121,8 +140,8 @@ class OnDevice(Programmed):
         schedule.write(TRAP, 0.0)
         block = self.optimizer._block
         block.expire()  # what is put back must be what the device had
-        saved = [(one, name, getattr(one, name)) for one in self._members for name in (*one._registers, LAST_LR)]
-        slots = [block.slot(group, field) for group in range(block.n_groups) for field in FIELDS]
+        saved = [(one, name, getattr(one, name)) for one in self._family() for name in (*one._registers, LAST_LR)]
+        slots = [block.slot(row, field) for row in self.optimizer.rows for field in FIELDS]
         values = [block.read(slot) for slot in slots]
         reason: Exception | None = None
         try:
@@ -177,7 +196,7 @@ class OnDevice(Programmed):
 
     def _raise_if_trapped(self) -> None:
         schedule = self._schedule
-        if schedule is not None and self._outer is None and schedule.read_trap():
+        if schedule is not None and not self._is_part and schedule.read_trap():
             self._step_by_python()
 
     def state_dict(self) -> dict[str, Any]:
@@ -216,8 +235,9 @@ class OnDevice(Programmed):
     def explain(self) -> str:
         """Where the lr is computed and why, and the program."""
         lines = []
-        if self._outer is not None:
-            lines.append(f"{type(self).__name__} runs as part of the program of {type(self._outer).__name__}")
+        if self._is_part:
+            around = "a scheduler that is gone" if self._outer is None else type(self._outer).__name__
+            lines.append(f"{type(self).__name__} runs as part of the program of {around}")
         for one in self._family():
             if one._host_reason is not None:
                 lines.append(f"{type(one).__name__} runs on the host: {one._host_reason}")
@@ -244,3 +264,26 @@ class OnDevice(Programmed):
         self._reset_slots(fused, skip_with_optimizer)
         self.__dict__.update(state)
         self._bind(pending)
+
+
+@contextmanager
+def groups_untouched_on_error(optimizer: Any) -> Iterator[None]:
+    """Put back what a constructor that fails has written into the param groups."""
+    before = [dict(group) for group in optimizer.param_groups]
+    try:
+        yield
+    except Exception:
+        for group, values in zip(optimizer.param_groups, before, strict=True):
+            for key in [k for k in group if k not in values]:
+                del group[key]
+            for key, value in values.items():
+                if group[key] is not value and not _equal(group[key], value):
+                    group[key] = value
+        raise
+
+
+def _equal(a: Any, b: Any) -> bool:
+    try:
+        return bool(a == b)
+    except (RuntimeError, ValueError):  # of tensors
+        return False

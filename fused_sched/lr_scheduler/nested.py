@@ -10,7 +10,7 @@ from torch.optim import lr_scheduler
 
 from ..builder import Builder, Value
 from ..program import LAST_EPOCH
-from .base import OnDevice
+from .base import OnDevice, groups_untouched_on_error
 from .registers import LAST_LR
 
 
@@ -155,7 +155,8 @@ class ChainedScheduler(_Nested, lr_scheduler.ChainedScheduler):  # type: ignore[
         self._reset_slots(fused, skip_with_optimizer)
         lr_scheduler.ChainedScheduler.__init__(self, schedulers, optimizer)
         self._require_ours(self.optimizer)
-        self._bind()
+        with groups_untouched_on_error(self.optimizer):
+            self._bind()
         self.optimizer._changes.lr_by_hand = False
 
     def _emit_step(self, b: Builder) -> None:

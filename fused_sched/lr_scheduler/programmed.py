@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 import warnings
+import weakref
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -27,13 +28,16 @@ class Programmed:
 
     Inside a SequentialLR or ChainedScheduler, which run as one program, ``_schedule`` is the outermost
     scheduler's and ``_scope`` the prefix of this one's names in it; ``_outer`` is the outermost scheduler.
+
+    References go one way, so that all is freed when the user lets go of it: a scheduler has its optimizer and its parts.
+    A part knows the outermost scheduler weakly, and the optimizer the scheduler of a fused schedule (see :class:`Hold`).
     """
 
     # In slots, so that state_dict(), which is all of __dict__, has torch's keys and no others.
     __slots__ = (
-        "_fused", "_horizon", "_host_reason", "_members", "_order_checked", "_outer", "_schedule", "_scope", "_seen",
-        "_seen_in_groups", "_skip_with_optimizer", "_source", "_tabulates", "_touched", "_traced_get_lr",
-        "_values_seen", "_watched",
+        "__weakref__", "_fused", "_groups_seen", "_horizon", "_host_reason", "_order_checked", "_outer_reference",
+        "_schedule", "_scope", "_seen", "_seen_in_groups", "_skip_with_optimizer", "_source", "_tabulates", "_touched",
+        "_traced_get_lr", "_values_seen", "_watched_parts", "_watches_itself",
     )  # fmt: skip
 
     # Attributes of the torch class that are constants of the program; users may change them at any time.
@@ -52,16 +56,18 @@ class Programmed:
     def _reset_slots(self, fused: bool, skip_with_optimizer: bool) -> None:
         self._schedule: Schedule | None = None
         self._scope = ""
-        self._outer: Programmed | None = None
+        self._outer_reference: weakref.ref[Programmed] | None = None
         self._host_reason: str | None = None
-        self._members: tuple[Programmed, ...] = ()  # this scheduler and its parts, as built into the program
         self._traced_get_lr: TracedScheduler | None = None  # of a subclass that overrides it
         self._seen: dict[str, Any] = {}
         self._seen_in_groups: list[list[Any]] = []
         self._values_seen = -1
         self._touched = False  # a constant was assigned since the program was built
         self._tabulates = False  # Python computes values ahead of every advance
-        self._watched: tuple[Programmed, ...] = ()  # members in which a change has to be looked for
+        # in which of this one and its parts a change has to be looked for
+        self._watches_itself = False
+        self._watched_parts: tuple[Programmed, ...] = ()
+        self._groups_seen: Any = None  # the groups that the program drives, as the optimizer knew them
         self._order_checked = False
         self._source: StepFunctions | None = None  # where values that depend on a user's function come from
         if not hasattr(self, "_horizon"):
@@ -71,6 +77,16 @@ class Programmed:
                 f"horizon={self._horizon!r} must be an int of at least 1: the number of steps computed ahead"
             )
         self._fused, self._skip_with_optimizer = bool(fused), bool(skip_with_optimizer)
+
+    @property
+    def _is_part(self) -> bool:
+        """Whether the program is that of a scheduler around this one."""
+        return self._outer_reference is not None
+
+    @property
+    def _outer(self) -> Programmed | None:
+        """The outermost scheduler around this one; None if there is none, or it is gone."""
+        return None if self._outer_reference is None else self._outer_reference()
 
     def _next_lr(self, b: Builder, epoch: Value) -> Value:
         """Append the operations that give the lr of each group at ``epoch`` (already incremented)."""
@@ -169,9 +185,12 @@ class Programmed:
         return None
 
     def _build(self) -> Program:
-        for one in self._members:
+        groups = self.optimizer.param_groups
+        for one in self._family():
             one._check()
-        b = Builder(len(self.optimizer.param_groups))
+            if len(one.__dict__[LAST_LR]) != len(groups):  # groups came or went, or a state of others was loaded
+                one.__dict__[LAST_LR] = [float(g["lr"]) for g in groups]
+        b = Builder(len(groups))
         self._emit_step(b)
         return b.finish(type(self).__name__)
 
@@ -182,23 +201,23 @@ class Programmed:
             if self._fused or self._skip_with_optimizer:
                 raise ValueError(f"{self._host_reason}: leave out fused and skip_with_optimizer")
             warn(f"{self._host_reason}: its lr is computed on the host at every step()")
-            for one in self._members:
-                one._pull()
-            for one in self._members:
-                one._leave_schedule()
-                one._schedule = one._outer = None
-            self._members = ()
+            if self._schedule is not None:
+                for one in self._family():
+                    one._pull()
+                for one in self._family():
+                    one._leave_schedule()
+                    one._schedule = one._outer_reference = None
             return
         optimizer = self.optimizer
         previous = self._schedule
-        self._members = tuple(self._family())
-        for one in self._members:
+        for one in self._family():
             one._pull()
             one._ensure_source()
             if one._source is not None:
                 one._source.forget()  # rows computed ahead are in the memory of another schedule
         schedule = Schedule(self._build(), optimizer._block, optimizer._backend, self._skip_with_optimizer)
-        schedule.before_advance = self._before_advance
+        self._groups_seen = optimizer._group_snapshot
+        schedule.before_advance = Hold(self)
         schedule.pending = pending if previous is None else previous.pending
         optimizer._scheduled_fields |= schedule.program.fields_written
         self._take_over(schedule, "", None)
@@ -216,7 +235,7 @@ class Programmed:
                     "scheduler that is replaced"
                 )
             schedules.append(schedule)
-        for one in self._members:
+        for one in self._family():
             if one._source is not None and one._source.horizon > 1:
                 one._prepare(restart=False)
         optimizer._changes.structure = True  # which state tensors are needed may depend on the program
@@ -235,12 +254,19 @@ class Programmed:
 
     def _ensure_source(self) -> None:
         if self._source is None and self._functions():
-            self._source = StepFunctions(self._functions, self._tabulated, self._horizon, self._outputs())
+            functions, tabulated = weakref.WeakMethod(self._functions), weakref.WeakMethod(self._tabulated)
+            self._source = StepFunctions(
+                lambda: functions()(),  # type: ignore[misc]
+                lambda epoch: tabulated()(epoch),  # type: ignore[misc]
+                self._horizon,
+                self._outputs(),
+            )
 
     def _take_over(self, schedule: Schedule, scope: str, outer: Programmed | None) -> None:
         """Let this scheduler and its parts be run by ``schedule``."""
         self._leave_schedule()
-        self._schedule, self._scope, self._outer = schedule, scope, outer
+        self._schedule, self._scope = schedule, scope
+        self._outer_reference = None if outer is None else weakref.ref(outer)
         for i, part in enumerate(self._parts()):
             part._take_over(schedule, f"{scope}{i}.", outer or self)
 
@@ -268,13 +294,13 @@ class Programmed:
         self._seen, self._seen_in_groups = self._look(), self._look_at_groups()
 
     def _note_all_constants(self) -> None:
-        members = self._members
+        members = tuple(self._family())
         for one in members:
             one._note_constants()
         self._tabulates = any(one._source is not None and not one._source.traced for one in members)
-        self._watched = tuple(
-            one for one in members if one._seen or one._source or one._traced_get_lr or one._group_constants
-        )
+        watched = [one for one in members if one._seen or one._source or one._traced_get_lr or one._group_constants]
+        self._watches_itself = self in watched
+        self._watched_parts = tuple(one for one in watched if one is not self)
 
     def _before_advance(self) -> None:
         """Take in what was changed by hand: groups, constants, values of a user's function."""
@@ -282,17 +308,18 @@ class Programmed:
         assert schedule is not None
         if schedule.trapped:
             self._step_by_python()
-        if optimizer._groups_changed():
-            optimizer._adopt_groups()
-        schedule.block = optimizer._block
-        if schedule.n_groups != len(optimizer.param_groups):
+        if optimizer.groups_changed():
+            optimizer.sync_groups()
+        if self._groups_seen is not optimizer._group_snapshot:
             self._take_groups()
-        else:
-            changed = self._touched
-            for one in self._watched:
-                changed = changed or one._constants_changed()
-            if changed:
-                self._refresh()
+            schedule = self._schedule
+            if schedule is None:
+                return
+        changed = self._touched or (self._watches_itself and self._constants_changed())
+        for one in self._watched_parts:
+            changed = changed or one._constants_changed()
+        if changed:
+            self._refresh()
         if self._tabulates:
             self._prepare(restart=False)
 
@@ -322,16 +349,22 @@ class Programmed:
         return False
 
     def _take_groups(self) -> None:
-        """Drive the groups that the optimizer has now."""
-        groups = self.optimizer.param_groups
+        """Drive the groups that the optimizer has now: as with torch, what is given per group goes by the list."""
+        schedule, groups = self._schedule, self.optimizer.param_groups
+        assert schedule is not None
+        for one in self._family():
+            one._values_seen = -1  # what torch keeps in the groups may be another's
+        if schedule.n_groups == len(groups):
+            schedule.drive(self.optimizer.rows)
+            self._groups_seen = self.optimizer._group_snapshot
+            return
         if not self._covers_groups():
             raise ValueError(
                 f"{type(self).__name__} was made for {self._groups_made_for()} param groups, but the optimizer has "
                 f"{len(groups)}: make a new scheduler after adding or removing a group"
             )
-        for one in self._members:
+        for one in self._family():
             one._pull()
-            one.__dict__[LAST_LR] = [float(g["lr"]) for g in groups]
             if one._source is not None:
                 one._source.forget()
         self._bind()
@@ -352,7 +385,7 @@ class Programmed:
 
     def _refresh(self) -> None:
         assert self._schedule is not None
-        for one in self._members:
+        for one in self._family():
             one._pull()
             if one._source is not None:
                 one._source.forget()
@@ -369,6 +402,27 @@ class Programmed:
     def _step_by_python(self) -> None:
         """The program trapped: let torch's code make the step, or raise what it raises there."""
         raise NotImplementedError
+
+
+class Hold:
+    """What an optimizer has of the scheduler of a fused schedule: weakly, as long as the user has it too.
+
+    A scheduler that the user let go of is held strongly, and has its optimizer weakly from then on: the schedule goes on.
+    """
+
+    def __init__(self, scheduler: Programmed) -> None:
+        self._weak = weakref.ref(scheduler)
+        self._kept: Programmed | None = None
+
+    def keep(self, scheduler: Programmed) -> None:
+        """The user let go of it."""
+        self._kept = scheduler
+
+    def __call__(self) -> None:
+        """What has to be done before an advance."""
+        scheduler = self._kept or self._weak()
+        if scheduler is not None:
+            scheduler._before_advance()
 
 
 def warn(message: str) -> None:

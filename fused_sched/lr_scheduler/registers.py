@@ -54,5 +54,9 @@ class GroupRegister(Register):
     def __set__(self, scheduler: Any, values: list[Any]) -> None:
         scheduler.__dict__[self._name] = values
         schedule = scheduler._schedule
-        if schedule is not None and len(values) == schedule.program.n_groups:
+        if schedule is None:
+            return
+        if len(values) == schedule.n_groups:
             schedule.write_row(scheduler._scope + self._name, [float(x) for x in values])
+        else:
+            (scheduler._outer or scheduler)._touched = True  # the next advance brings it in line with the groups

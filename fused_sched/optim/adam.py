@@ -8,6 +8,7 @@ import torch
 from torch.optim.optimizer import ParamsT
 
 from ..backends import Backend
+from ..rules import ADAM
 from .fused_optimizer import FusedOptimizer
 
 
@@ -26,8 +27,7 @@ class Adam(FusedOptimizer, torch.optim.Adam):
         TypeError: a parameter's dtype or layout is not supported.
     """
 
-    _rule = "adam"
-    _state_keys = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
+    _rule = ADAM
 
     def __init__(
         self,
@@ -62,6 +62,3 @@ class Adam(FusedOptimizer, torch.optim.Adam):
             decoupled_weight_decay=decoupled_weight_decay,
         )
         self._start(backend)
-
-    def _states_needed(self, group: dict[str, Any]) -> int:
-        return 3 if group["amsgrad"] else 2

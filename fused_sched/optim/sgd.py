@@ -8,6 +8,7 @@ import torch
 from torch.optim.optimizer import ParamsT
 
 from ..backends import Backend
+from ..rules import SGD
 from .fused_optimizer import FusedOptimizer
 
 
@@ -26,8 +27,7 @@ class SGD(FusedOptimizer, torch.optim.SGD):
         TypeError: a parameter's dtype or layout is not supported.
     """
 
-    _rule = "sgd"
-    _state_keys = ("momentum_buffer",)
+    _rule = SGD
 
     def __init__(
         self,
@@ -58,6 +58,3 @@ class SGD(FusedOptimizer, torch.optim.SGD):
             fused=fused,
         )
         self._start(backend)
-
-    def _states_needed(self, group: dict[str, Any]) -> int:
-        return int("momentum" in self._scheduled_fields or group["momentum"] != 0)

@@ -1,0 +1,175 @@
+"""Arrays on the device that the host reads and writes as numbers, without waiting where it can."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import MutableSequence, Sequence
+from weakref import WeakSet
+
+import torch
+
+from .platforms import TORCH, Platform
+
+
+class Mirrors:
+    """All the mirrors that the host keeps of one optimizer's memory: they go out of date, and are read anew, together.
+
+    The device's pow and cos are not the host's in the last place, so a mirror that followed by itself moves a
+    little when it is read anew. Numbers that are the same on the device, such as the lr in the control block
+    and in the schedule that set it, have to move at the same time.
+    """
+
+    def __init__(self) -> None:
+        self.age = 0  # grows when all of them go out of date
+        self._arrays: WeakSet[HostedArray] = WeakSet()
+
+    def add(self, array: HostedArray) -> None:
+        """Read ``array`` anew with the others from now on."""
+        self._arrays.add(array)
+
+    def refresh(self) -> None:
+        """Read all of them from the device."""
+        for array in self._arrays:
+            array.refresh()
+
+
+class HostedArray:
+    """A float64 device tensor that the host can read and write as numbers.
+
+    On the CPU, ``host`` is the tensor's own memory. Elsewhere (``remote``) it is a mirror: writes go
+    to both, in stream order and without a sync; a read waits for the device only while the mirror is
+    ``stale``, that is after the device alone decided something (a skipped step, a graph replay), or
+    ``volatile``: what a graph or a live view changes is not seen here.
+
+    Args:
+        values: float64 CPU tensor, one-dimensional: the first contents.
+        device: where the tensor lives.
+        hosted: how many leading elements the host may touch; default all.
+        platform: says whether ``device`` is remote, and whether it is being captured.
+        mirrors: those of the same optimizer.
+    """
+
+    def __init__(
+        self,
+        values: torch.Tensor,
+        device: torch.device,
+        hosted: int | None = None,
+        platform: Platform = TORCH,
+        mirrors: Mirrors | None = None,
+    ) -> None:
+        self.tensor = values.to(device, copy=True)
+        self.device = self.tensor.device
+        self.platform = platform
+        self.remote = platform.is_remote(self.device)
+        self.mirrors = mirrors or Mirrors()
+        self.mirrors.add(self)
+        self.volatile = False
+        self.captured = False
+        self._age = self.mirrors.age
+        hosted = values.numel() if hosted is None else hosted
+        self.in_use = hosted  # leading elements that can be other than they were at first
+        self.host: MutableSequence[float] = values[:hosted].tolist() if self.remote else _numbers(self.tensor, hosted)
+
+    @property
+    def stale(self) -> bool:
+        """Whether the mirror is out of date until the next read."""
+        return self._age != self.mirrors.age
+
+    def expire(self) -> None:
+        """Only the device knows what it has now: let the next read of this mirror or of another wait for it."""
+        if self.remote:
+            self.mirrors.age += 1
+
+    def read(self, index: int) -> float:
+        """The number at ``index``."""
+        self._bring_up_to_date()
+        return self.host[index]
+
+    def read_range(self, start: int, stop: int) -> list[float]:
+        """The numbers from ``start`` up to ``stop``."""
+        self._bring_up_to_date()
+        return list(self.host[start:stop])
+
+    def _bring_up_to_date(self) -> None:
+        if self._age != self.mirrors.age:
+            self.mirrors.refresh()
+        elif self.volatile:
+            self.refresh()
+
+    def refresh(self) -> None:
+        """Read this mirror from the device.
+
+        Raises:
+            RuntimeError: inside a CUDA graph capture, where the host cannot wait.
+        """
+        if self.capturing():
+            raise RuntimeError(
+                "a hyperparameter, or an attribute of a scheduler, that only the device knows was read inside a CUDA "
+                "graph capture, where the host cannot wait for the device: read it before the capture or after a replay"
+            )
+        self.host[: self.in_use] = self.tensor[: self.in_use].tolist()
+        self._age = self.mirrors.age
+
+    def write(self, index: int, value: float) -> None:
+        """Set one number, on the device in stream order.
+
+        Raises:
+            RuntimeError: inside a CUDA graph capture, as every replay would set it again.
+        """
+        if self.remote:
+            self.refuse_in_capture("a hyperparameter was set by hand")
+        self.host[index] = value
+        if self.remote:
+            self.tensor[index].fill_(value)
+
+    def write_range(self, start: int, values: Sequence[float]) -> None:
+        """Set consecutive numbers; see :meth:`write`."""
+        if self.remote:
+            self.refuse_in_capture("a schedule was changed by hand")
+        self.host[start : start + len(values)] = values
+        if self.remote:
+            self.tensor[start : start + len(values)].copy_(torch.tensor(values, dtype=torch.float64), non_blocking=True)
+
+    def capturing(self) -> bool:
+        """Whether what is launched now on the array's device is recorded into a CUDA graph."""
+        return self.platform.is_capturing(self.device)
+
+    def refuse_in_capture(self, what: str, fix: str = "do it before the capture or between replays") -> None:
+        """Raise RuntimeError if what the host does now to the array's device would end up in a CUDA graph."""
+        if self.capturing():
+            raise RuntimeError(
+                f"{what} inside a CUDA graph capture, where it would be recorded once and repeated by every replay: "
+                f"{fix}"
+            )
+
+    def note_capture(self) -> None:
+        """A CUDA graph points to the tensor from now on; replays change it unseen."""
+        self.captured = True
+        self.note_changes_unseen()
+
+    def note_changes_unseen(self) -> None:
+        """From now on every read has to wait for the device."""
+        if self.remote and not self.volatile:
+            self.volatile = True
+            self.expire()
+
+    def copy_from_device(self, index: int, value: torch.Tensor) -> None:
+        """Set one number from a one-element tensor without reading it on the host."""
+        self.tensor[index].copy_(value.detach().reshape(()), non_blocking=True)
+        self.expire()
+
+    def grow(self, length: int) -> None:
+        """Go on in a larger tensor, whose new elements are 0; the caller has made sure that no graph points to this one."""
+        old = self.tensor
+        self.tensor = torch.zeros(length, dtype=torch.float64, device=self.device)
+        self.tensor[: old.numel()].copy_(old)
+        self.platform.record_stream(old)
+        if self.remote:
+            self.host.extend([0.0] * (length - len(self.host)))
+        else:
+            self.host = _numbers(self.tensor, length)
+
+
+def _numbers(tensor: torch.Tensor, length: int) -> MutableSequence[float]:
+    """The leading elements of a CPU tensor, which has to outlive them."""
+    return (ctypes.c_double * length).from_address(tensor.data_ptr())  # type: ignore[return-value]

@@ -1,0 +1,249 @@
+"""From groups, parameters and state as the user has them now to the entries of a table; nothing is changed here."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from ..control_block import NO_COUNT, ControlBlock
+from ..param_group import ParamGroup
+from ..param_state import OptimizerState, ParamState
+from ..parameter_table import (
+    DTYPES,
+    Entry,
+    ParameterTable,
+    Staging,
+    layers,
+    real_dtype,
+    same_layout,
+    state_dtype_fits,
+    state_format,
+)
+from ..rules import Rule
+
+WARM_UP = "run one optimizer.step() with all gradients before the capture"
+
+
+def check_trainable(p: torch.Tensor, device: torch.device | None) -> None:
+    """Make sure that a parameter can be updated.
+
+    Args:
+        p: the parameter.
+        device: of the optimizer; None if it is not known yet.
+
+    Raises:
+        TypeError: its kind, layout or dtype is not supported.
+        ValueError: it is on another device than the optimizer.
+    """
+    if is_traceable_wrapper_subclass(p):
+        raise TypeError(
+            f"a parameter is a {type(p).__name__}, a tensor subclass without memory of its own "
+            "(FSDP2 makes such parameters): use torch.optim's class of the same name for it"
+        )
+    if p.layout != torch.strided:
+        raise TypeError(
+            f"a parameter has layout {p.layout}; only dense parameters are supported: "
+            "use torch.optim.SparseAdam or torch.optim.SGD for it"
+        )
+    if real_dtype(p.dtype) not in DTYPES:
+        raise TypeError(
+            f"a parameter has dtype {p.dtype}; supported are float32, float64, bfloat16, float16, "
+            "complex64 and complex128: convert it or leave it out"
+        )
+    if p.device.type == "meta":
+        raise TypeError("a parameter is on the meta device: materialise the model before the optimizer")
+    if device is not None and p.device != device:
+        raise ValueError(
+            f"a parameter is on {p.device}, the optimizer on {device}; one optimizer drives one device: make one "
+            "optimizer for each device, and move a model before its optimizer is made"
+        )
+
+
+def check_params(groups: Iterable[Mapping[str, Any]], device: torch.device | None = None) -> torch.device | None:
+    """Make sure that all parameters that want a gradient can be updated, and are on one device.
+
+    Returns:
+        The device: that given, else that of the first parameter that wants a gradient, else of the first one.
+
+    Raises:
+        TypeError, ValueError: see :func:`check_trainable`.
+    """
+    params = [p for group in groups for p in group["params"]]
+    for p in params:
+        if p.requires_grad:
+            check_trainable(p, device)
+            device = device or p.device
+    return device or next((p.device for p in params if p.device.type != "meta"), None)
+
+
+def check_gradients(groups: Iterable[Mapping[str, Any]], kind: str) -> None:
+    """Raise RuntimeError if a gradient is sparse."""
+    for group in groups:
+        for p in group["params"]:
+            if p.grad is not None and p.grad.layout != torch.strided:
+                raise RuntimeError(
+                    f"{kind} got a gradient with layout {p.grad.layout}; only dense gradients are "
+                    "supported: use sparse=False in the embedding, or torch.optim.SparseAdam"
+                )
+
+
+@dataclass
+class Sync:
+    """What becomes of groups, parameters and state once :meth:`FusedOptimizer.sync` takes it over.
+
+    Attributes:
+        tables: the first has every parameter. Where the memory of parameters overlaps, the later ones are updated by
+            further tables, in their order.
+        states: new ones, by parameter.
+        tensors: by identity of a state and key, the state and what to put there without saying that it holds something.
+    """
+
+    rule: Rule
+    block: ControlBlock
+    state: OptimizerState
+    scheduled: Collection[str]
+    walks_memory: bool
+    tables: list[ParameterTable] = field(default_factory=list)
+    states: dict[torch.Tensor, ParamState] = field(default_factory=dict)
+    tensors: dict[tuple[int, str], tuple[ParamState, torch.Tensor]] = field(default_factory=dict)
+
+    def build(self, groups: Sequence[ParamGroup]) -> None:
+        """Make the tables.
+
+        Raises:
+            TypeError, ValueError, KeyError, RuntimeError: something is there that an update cannot do with.
+        """
+        lists, entries = [], []
+        for group in groups:
+            group.check()
+            params = group["params"]
+            lists.append(params if isinstance(params, list) else list(params))
+            needed = self.rule.states_needed(group, self.scheduled)
+            entries += [self._entry(p, group.row, needed) for p in lists[-1]]
+        self._make_tables(lists, entries)
+
+    def _make_tables(self, lists: list[list[torch.Tensor]], entries: list[Entry]) -> None:
+        rounds = layers(entries)
+        if any(rounds):
+            self._separate_counts(entries)
+        for number in range(1, max(rounds, default=0) + 1):
+            later = [e for e, r in zip(entries, rounds, strict=True) if r == number]
+            self.tables.append(ParameterTable([[e.param for e in later]], later))
+        first = []
+        for entry, number in zip(entries, rounds, strict=True):
+            if number > 0:
+                entry = copy.copy(entry)
+                entry.elsewhere = True
+            first.append(entry)
+        self.tables.insert(0, ParameterTable(lists, first))
+
+    def _separate_counts(self, entries: list[Entry]) -> None:
+        """Let each entry of a state that occurs again have its own answer to whether the buffer holds anything.
+
+        Torch reads all buffers before it updates the first parameter, so in a first step each finds none.
+        """
+        if self.rule.step_key is not None:
+            return
+        found = set()
+        for entry in entries:
+            if entry.count in found:
+                entry.copied_count = self.block.claim_count()
+                self.block.counts[entry.copied_count.index] = self.block.counts[entry.count]
+                entry.count = entry.copied_count.index
+            elif entry.count != NO_COUNT:
+                found.add(entry.count)
+
+    def _entry(self, p: torch.Tensor, row: int, needed: int) -> Entry:
+        values = self.states[p] if p in self.states else self.state.get(p)
+        entry = Entry(p, row, needed)
+        if p.grad is None and not values:
+            entry.asleep = p.numel() == 0 or real_dtype(p.dtype) not in DTYPES or is_traceable_wrapper_subclass(p)
+            return entry
+        if p.grad is not None or not self._may_sleep(p):
+            check_trainable(p, self.block.device)
+        else:
+            entry.asleep = True
+            return entry
+        if needed:
+            state = self._state_of(p, values)
+            entry.count = state.index
+            entry.state = self._state_tensors(p, state, needed)
+        if self.walks_memory and entry.needs_staging():
+            _refuse_shared_elements(p)
+            entry.staging = Staging.like(p)
+        return entry
+
+    @staticmethod
+    def _may_sleep(p: torch.Tensor) -> bool:
+        return real_dtype(p.dtype) not in DTYPES or is_traceable_wrapper_subclass(p) or p.device.type == "meta"
+
+    def _state_of(self, p: torch.Tensor, values: Any) -> ParamState:
+        if isinstance(values, ParamState) and values.lives_in(self.block):
+            return values
+        self.block.refuse_in_capture("the optimizer's state was made", WARM_UP)
+        self.states[p] = made = self.state.make(dict(values or {}))
+        return made
+
+    def _state_tensors(self, p: torch.Tensor, state: ParamState, needed: int) -> tuple[torch.Tensor, ...]:
+        keys = self.rule.state_keys[:needed]
+        check_complete(self.rule, state, keys)
+        dtype = next((t.dtype for t in map(state.stored, keys) if isinstance(t, torch.Tensor)), p.dtype)
+        if not state_dtype_fits(p, dtype):
+            dtype = p.dtype
+        return tuple(self._state_tensor(p, state, key, dtype) for key in keys)
+
+    def _state_tensor(self, p: torch.Tensor, state: ParamState, key: str, dtype: torch.dtype) -> torch.Tensor:
+        memory_format = state_format(p)
+        place = id(state), key
+        tensor = self.tensors[place][1] if place in self.tensors else state.stored(key)
+        if tensor is None:
+            self.block.refuse_in_capture(f"the optimizer's state {key!r} was made", WARM_UP)
+            tensor = torch.zeros_like(p, dtype=dtype, memory_format=memory_format)
+            self.tensors[place] = state, tensor
+            return tensor.detach()
+        check_shape(p, key, tensor)
+        walkable = memory_format == torch.preserve_format
+        fits = same_layout(tensor, p) and not tensor.is_neg() if walkable else tensor.is_contiguous()
+        if tensor.dtype != dtype or tensor.device != p.device or not fits or tensor.is_conj():
+            tensor = torch.empty_like(p, dtype=dtype, memory_format=memory_format).copy_(tensor)
+            self.tensors[place] = state, tensor
+        return tensor.detach()
+
+
+def check_complete(rule: Rule, state: Mapping[str, Any], keys: Iterable[str]) -> None:
+    """Raise KeyError if a state that has begun lacks something, where torch raises it too."""
+    if rule.step_key is None or not state:
+        return
+    for key in (rule.step_key, *keys):
+        if key not in state:
+            raise KeyError(
+                f"the state of a parameter has {', '.join(map(repr, state))}, but no {key!r}: assign it, or delete "
+                "the whole entry, so that it begins anew"
+            )
+
+
+def check_shape(p: torch.Tensor, key: str, tensor: Any) -> None:
+    """Raise TypeError or ValueError if a state is not a tensor of its parameter's shape."""
+    if not isinstance(tensor, torch.Tensor):
+        raise TypeError(f"state {key!r} is {tensor!r}, but must be a tensor of its parameter's shape: assign one")
+    if tensor.shape != p.shape:
+        raise ValueError(
+            f"state {key!r} has shape {tuple(tensor.shape)}, but its parameter has {tuple(p.shape)}: "
+            "assign a tensor of the parameter's shape, or delete the entry"
+        )
+
+
+def _refuse_shared_elements(p: torch.Tensor) -> None:
+    """An update of such a parameter could not be written back."""
+    if any(stride == 0 and size > 1 for size, stride in zip(p.shape, p.stride(), strict=True)):
+        raise RuntimeError(
+            f"a parameter of shape {tuple(p.shape)} and strides {p.stride()} has elements that share memory, as after "
+            "expand(): clone() it before the optimizer is made"
+        )
+    if p.is_inference() and not torch.is_inference_mode_enabled():
+        raise RuntimeError("a parameter was made in inference mode, where it cannot be updated outside: clone() it")
