@@ -197,7 +197,8 @@ class Programmed:
             one._ensure_source()
             if one._source is not None:
                 one._source.forget()  # rows computed ahead are in the memory of another schedule
-        schedule = Schedule(self._build(), optimizer._block, optimizer._backend, self._skip_with_optimizer)
+        rows = range(len(optimizer.param_groups))
+        schedule = Schedule(self._build(), rows, optimizer._block, optimizer._backend, self._skip_with_optimizer)
         schedule.before_advance = self._before_advance
         schedule.pending = pending if previous is None else previous.pending
         optimizer._scheduled_fields |= schedule.program.fields_written
