@@ -25,7 +25,7 @@ bool read_optional(PyObject* object, const char* name, bool* given, float* value
 // Kept from step to step, so that a step allocates nothing.
 thread_local std::vector<Schedule> schedules;
 
-bool read_schedules(PyObject* tuple) {
+bool read_schedules(PyObject* tuple, const Control& control) {
   if (!PyTuple_Check(tuple)) {
     PyErr_Format(PyExc_TypeError, "schedules=%R must be a tuple", tuple);
     return false;
@@ -34,26 +34,27 @@ bool read_schedules(PyObject* tuple) {
   schedules.resize(count);
   for (Py_ssize_t i = 0; i < count; ++i) {
     PyObject* item = PyTuple_GetItem(tuple, i);
-    if (!PyTuple_Check(item) || PyTuple_Size(item) != 4) {
+    if (!PyTuple_Check(item) || PyTuple_Size(item) != kScheduleArguments) {
       PyErr_Format(PyExc_TypeError,
-                   "schedules[%zd]=%R must be a tuple (code, n_uniform, memory, guarded)", i, item);
+                   "schedules[%zd]=%R must be a tuple "
+                   "(code, n_uniform, memory, n_lanes, rows_offset, guarded)",
+                   i, item);
       return false;
     }
-    if (!read_schedule(PyTuple_GetItem(item, 0), PyTuple_GetItem(item, 1),
-                       PyTuple_GetItem(item, 2), PyTuple_GetItem(item, 3), &schedules[i])) {
-      return false;
-    }
+    PyObject* arguments[kScheduleArguments];
+    for (int k = 0; k < kScheduleArguments; ++k) arguments[k] = PyTuple_GetItem(item, k);
+    if (!read_schedule(arguments, &schedules[i]) || !check_rows(schedules[i], control)) return false;
   }
   return true;
 }
 
 // Arguments 1 to 6 of update(): the control block and the work list.
-bool read_update(PyObject* const* args, Update* update, double** control) {
+bool read_update(PyObject* const* args, Update* update, Control* control) {
   Argument counts, records, chunks;
   int64_t rule, n_groups;
   if (!read_int(args[0], "rule", 0, 1, &rule) ||
-      !read_int(args[6], "n_groups", 0, kMaxGroups, &n_groups) ||
-      !read_control(args[1], n_groups, control) ||
+      !read_control(args[1], control) ||
+      !read_int(args[6], "n_groups", 0, control->n_rows, &n_groups) ||
       !read_tensor(args[3], {"records", kDLInt, 64, "int64", 8, 0}, &records) ||
       !read_tensor(args[2], {"counts", kDLInt, 64, "int64", 0, records.count / 8}, &counts) ||
       !read_tensor(args[4], {"chunks", kDLInt, 64, "int64", 2, 0}, &chunks) ||
@@ -62,7 +63,7 @@ bool read_update(PyObject* const* args, Update* update, double** control) {
   }
   update->kernels = chosen_capability.kernels;
   update->rule = static_cast<Rule>(rule);
-  update->control = *control;
+  update->control = control->data;
   update->n_groups = static_cast<int>(n_groups);
   update->counts = static_cast<int64_t*>(counts.data);
   update->records = static_cast<const Record*>(records.data);
@@ -85,14 +86,15 @@ PyMethodDef methods[] = {
      "update(rule, control, counts, records, chunks, chunk, n_groups, grad_scale, found_inf,\n"
      "       schedules) -> None\n\n"
      "One optimizer step (rule 0: SGD, 1: Adam), then an advance of each schedule\n"
-     "(code, n_uniform, memory, guarded)."},
+     "(code, n_uniform, memory, n_lanes, rows_offset, guarded)."},
     {"advance", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(advance_schedule)),
      METH_FASTCALL,
-     "advance(control, n_groups, code, n_uniform, memory, guarded) -> None\n\n"
-     "One advance of a schedule. The code is trusted: see check_program."},
+     "advance(control, code, n_uniform, memory, n_lanes, rows_offset, guarded) -> None\n\n"
+     "One advance of a schedule. The code is trusted: see check_program. Of its memory, n_lanes\n"
+     "numbers from rows_offset on are the rows of the control block that it drives."},
     {"check_program", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(check_program)),
      METH_FASTCALL,
-     "check_program(code, n_uniform, memory_len, n_groups) -> None\n\n"
+     "check_program(code, n_uniform, memory_size, n_lanes, rows_offset) -> None\n\n"
      "Raise ValueError if the code would touch what is not its own."},
     {"capability", capability, METH_NOARGS,
      "capability() -> str\n\nThe instruction set in use: portable, avx2 or avx512."},
@@ -115,13 +117,13 @@ bool load_capability() {
 
 PyObject* update(PyObject*, PyObject* const* args, Py_ssize_t n_args) {
   Update step;
-  double* control;
+  Control control;
   bool guarded;
   float grad_scale = 1.0f;
   float found_inf = 0.0f;
   if (!check_argument_count("update", n_args, 10) || !read_update(args, &step, &control) ||
       !read_optional(args[7], "grad_scale", &step.scaled, &grad_scale) ||
-      !read_optional(args[8], "found_inf", &guarded, &found_inf) || !read_schedules(args[9])) {
+      !read_optional(args[8], "found_inf", &guarded, &found_inf) || !read_schedules(args[9], control)) {
     return nullptr;
   }
   step.grad_scale = grad_scale;
@@ -131,10 +133,10 @@ PyObject* update(PyObject*, PyObject* const* args, Py_ssize_t n_args) {
     PyErr_SetString(PyExc_ValueError, message);
     return nullptr;
   }
-  reinterpret_cast<int64_t*>(control)[kHeaderSkipped] = skipped ? 1 : 0;
+  reinterpret_cast<int64_t*>(control.data)[kHeaderSkipped] = skipped ? 1 : 0;
   Py_BEGIN_ALLOW_THREADS;
   if (!skipped) run_update(step);
-  for (const Schedule& schedule : schedules) run_schedule(schedule, control, step.n_groups);
+  for (const Schedule& schedule : schedules) run_schedule(schedule, control.data);
   Py_END_ALLOW_THREADS;
   Py_RETURN_NONE;
 }

@@ -124,37 +124,54 @@ FUSED_SCHED_HD inline double apply(int op, double a, double b, double c) {
   }
 }
 
-// row: the control block's row of the group. values: one for each operation of the program.
-FUSED_SCHED_HD inline void run_operation(const int32_t* word, int group, double* memory,
+// Operands of an arithmetic operation: the words from 1 on that are positions of values.
+FUSED_SCHED_HD inline int operand_count(int op) {
+  if (op == kOpWhere) return 3;
+  return op >= kOpNot ? 1 : 2;
+}
+
+// row: what the lane drives of the control block; null where an operation runs once. values: one for
+// each operation of the program.
+FUSED_SCHED_HD inline void run_operation(const int32_t* word, int64_t lane, double* memory,
                                          double* row, double* values, double* result) {
   switch (word[0]) {
     case kOpLoad: *result = memory[word[1]]; break;
-    case kOpLoadGroup: *result = memory[word[1] + group]; break;
+    case kOpLoadGroup: *result = memory[word[1] + lane]; break;
     case kOpField: *result = row[word[1]]; break;
     case kOpLookup: {
       const int64_t cell = table_row(values[word[2]], word[3]) * word[4];
-      *result = memory[word[1] + cell + (word[4] > 1 ? group : 0)];
+      *result = memory[word[1] + cell + (word[4] > 1 ? lane : 0)];
       break;
     }
     case kOpStore: memory[word[1]] = values[word[2]]; break;
-    case kOpStoreGroup: memory[word[1] + group] = values[word[2]]; break;
+    case kOpStoreGroup: memory[word[1] + lane] = values[word[2]]; break;
     case kOpStoreField: row[word[1]] = values[word[2]]; break;
-    default: *result = apply(word[0], values[word[1]], values[word[2]], values[word[3]]);
+    default: {
+      const int operands = operand_count(word[0]);
+      const double b = operands > 1 ? values[word[2]] : 0.0;
+      const double c = operands > 2 ? values[word[3]] : 0.0;
+      *result = apply(word[0], values[word[1]], b, c);
+    }
   }
 }
 
-// One advance: operations [0, n_uniform) once, the others for each group.
+// The row of the control block that a lane drives. rows: one whole number for each lane.
+FUSED_SCHED_HD inline double* driven_row(double* control, const double* rows, int64_t lane) {
+  return control + kGroupsOffset + static_cast<int64_t>(rows[lane]) * kGroupStride;
+}
+
+// One advance: operations [0, n_uniform) once, the others for each lane.
 // values: scratch memory of n_ops doubles.
 FUSED_SCHED_HD inline void advance(const int32_t* code, int n_ops, int n_uniform, double* memory,
-                                   double* control, int n_groups, double* values) {
-  double* rows = control + kGroupsOffset;
+                                   const double* rows, int n_lanes, double* control,
+                                   double* values) {
   for (int i = 0; i < n_uniform; ++i) {
-    run_operation(code + i * kCodeWidth, 0, memory, rows, values, values + i);
+    run_operation(code + i * kCodeWidth, 0, memory, nullptr, values, values + i);
   }
-  for (int group = 0; group < n_groups; ++group) {
-    double* row = rows + group * kGroupStride;
+  for (int lane = 0; lane < n_lanes; ++lane) {
+    double* row = driven_row(control, rows, lane);
     for (int i = n_uniform; i < n_ops; ++i) {
-      run_operation(code + i * kCodeWidth, group, memory, row, values, values + i);
+      run_operation(code + i * kCodeWidth, lane, memory, row, values, values + i);
     }
   }
 }

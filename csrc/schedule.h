@@ -5,21 +5,30 @@
 
 namespace fused_sched {
 
-constexpr int64_t kMaxGroups = 1 << 20;
+// code, n_uniform, memory, n_lanes, rows_offset, guarded
+constexpr int kScheduleArguments = 6;
 
 struct Schedule {
   const int32_t* code;
   int n_ops;
   int n_uniform;
   double* memory;
+  const double* rows;  // of the control block, one for each lane; a part of the memory
+  int n_lanes;
   bool guarded;  // stands still when the update was skipped
 };
 
-// Both return false with a Python exception set. The code is trusted: see check_program.
-bool read_schedule(PyObject* code, PyObject* n_uniform, PyObject* memory, PyObject* guarded,
-                   Schedule* schedule);
-bool read_control(PyObject* object, int64_t n_groups, double** control);
+struct Control {
+  double* data;
+  int64_t n_rows;
+};
 
-void run_schedule(const Schedule& schedule, double* control, int n_groups);
+// All return false with a Python exception set. The code is trusted: see check_program.
+bool read_control(PyObject* object, Control* control);
+bool read_schedule(PyObject* const* arguments, Schedule* schedule);
+// Whether the control block has the rows that a schedule drives.
+bool check_rows(const Schedule& schedule, const Control& control);
+
+void run_schedule(const Schedule& schedule, double* control);
 
 }  // namespace fused_sched

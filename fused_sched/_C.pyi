@@ -32,15 +32,20 @@ def update(
     n_groups: int,
     grad_scale: Tensor | None,
     found_inf: Tensor | None,
-    schedules: tuple[tuple[Tensor, int, Tensor, int], ...],
+    schedules: tuple[tuple[Tensor, int, Tensor, int, int, int], ...],
 ) -> None:
-    """One optimizer step (rule 0 SGD, 1 Adam), then the fused schedules."""
+    """One optimizer step (rule 0 SGD, 1 Adam), then the fused schedules: what :func:`advance` takes after control."""
 
-def advance(control: Tensor, n_groups: int, code: Tensor, n_uniform: int, memory: Tensor, guarded: int) -> None:
-    """Run a program once."""
+def advance(
+    control: Tensor, code: Tensor, n_uniform: int, memory: Tensor, n_lanes: int, rows_offset: int, guarded: int
+) -> None:
+    """Run a program once. Its memory has, from ``rows_offset`` on, the row of the control block that each lane drives.
 
-def check_program(code: Tensor, n_uniform: int, memory_size: int, n_groups: int) -> None:
-    """Raise ValueError unless every operand and offset of a program is in bounds."""
+    Raises IndexError, with nothing changed, if the control block has no such row.
+    """
+
+def check_program(code: Tensor, n_uniform: int, memory_size: int, n_lanes: int, rows_offset: int) -> None:
+    """Raise ValueError unless all that a program reads and writes is its own."""
 
 def capability() -> str:
     """portable, avx2 or avx512."""

@@ -2,8 +2,9 @@
 
 A :class:`Program` is a tuple of operations in static single assignment form. Running it once is one
 *advance*: it reads registers (state of the schedule that lasts, such as ``last_epoch``), constants and
-the per-group fields of the control block, and writes the next registers and fields. All param groups
-advance at once; an operation that depends on no group is computed once (*uniform*), the rest once a group.
+the fields of the control block, and writes the next registers and fields. All groups of the program advance
+at once; an operation that depends on no group is computed once (*uniform*), the rest once a group, in a *lane*.
+Which row of the control block a lane drives stands in the memory of the schedule.
 
 Constants are data and operations are structure: a new value of ``gamma`` is written into the memory of
 the schedule and changes no code.
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping, MutableSequence
+from collections.abc import Callable, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -27,9 +28,9 @@ from .control_block import FIELDS, GROUP_STRIDE, GROUPS_OFFSET
 # Name -> number of value operands. The position is the op code, shared with csrc/program.h.
 OPERATIONS: dict[str, int] = {
     "load": 0,  # memory[offset]: a register or a constant
-    "load_group": 0,  # memory[offset + group]
-    "field": 0,  # control block, field of the group
-    "lookup": 1,  # memory[offset + row * width + (group if width > 1)]
+    "load_group": 0,  # memory[offset + lane]
+    "field": 0,  # control block, field of the row that the lane drives
+    "lookup": 1,  # memory[offset + row * width + (lane if width > 1)]
     "store": 1,
     "store_group": 1,
     "store_field": 1,
@@ -113,7 +114,10 @@ class Slot:
 
 @dataclass(frozen=True)
 class Program:
-    """A schedule: ``operations`` (the first ``n_uniform`` depend on no group) and the memory they use."""
+    """A schedule: ``operations`` (the first ``n_uniform`` depend on no group) and the memory they use.
+
+    ``offsets`` says where each part of the memory begins, ``rows_offset`` where the rows begin that the lanes drive.
+    """
 
     name: str
     operations: tuple[Operation, ...]
@@ -121,6 +125,7 @@ class Program:
     n_groups: int
     memory: Mapping[str, Slot]
     offsets: Mapping[str, int] = field(init=False)
+    rows_offset: int = field(init=False)
 
     def __post_init__(self) -> None:
         offsets, end = {}, 0
@@ -130,6 +135,7 @@ class Program:
                     offsets[symbol] = end
                     end += len(slot.initial)
         object.__setattr__(self, "offsets", offsets)
+        object.__setattr__(self, "rows_offset", end)
 
     def __str__(self) -> str:
         head = f"program {self.name}: {len(self.operations)} operations, {self.n_groups} param group(s)"
@@ -162,12 +168,31 @@ class Program:
         """Symbol, length and width of each part of the memory, in order."""
         return tuple((symbol, len(self.memory[symbol].initial), self.memory[symbol].width) for symbol in self.offsets)
 
-    def initial_memory(self) -> torch.Tensor:
-        """Float64 CPU tensor: registers, then constants, then tables, at :attr:`offsets`."""
+    def initial_memory(self, rows: Sequence[int]) -> torch.Tensor:
+        """Float64 CPU tensor: registers, then constants, then tables, at :attr:`offsets`; then the rows.
+
+        Args:
+            rows: see :meth:`check_rows`.
+        """
+        self.check_rows(rows)
         values: list[float] = []
         for symbol in self.offsets:
             values += self.memory[symbol].initial
+        values += map(float, rows)
         return torch.tensor(values or [0.0], dtype=torch.float64)
+
+    def check_rows(self, rows: Sequence[int]) -> None:
+        """Refuse what is not one row of a control block for each lane, each another one.
+
+        Raises:
+            ValueError: see above.
+        """
+        if len(rows) != self.n_groups:
+            raise ValueError(f"{len(rows)} rows for a program of {self.n_groups} param group(s): give one a group")
+        if any(row != int(row) or row < 0 for row in rows):
+            raise ValueError(f"rows={list(rows)} must be whole numbers from 0 on: give rows of the control block")
+        if len(set(rows)) != len(rows):
+            raise ValueError(f"rows={list(rows)} has a row twice: one program drives a row in one lane")
 
     def encode(self) -> torch.Tensor:
         """Int32 CPU tensor of shape ``(operations, 5)``: op code, three operands, table width.
@@ -187,7 +212,7 @@ class Program:
                     slot = self.memory[op.symbol]
                     words[3:] = [len(slot.initial) // slot.width, slot.width]
             rows.append(words[:CODE_WIDTH])
-        return torch.tensor(rows or [[0] * CODE_WIDTH], dtype=torch.int32)
+        return torch.tensor(rows, dtype=torch.int32).reshape(-1, CODE_WIDTH)
 
     def compile_host(self) -> Callable[[MutableSequence[float], MutableSequence[float]], None]:
         """``advance(memory, control)`` in Python float64, on flat sequences laid out as on the device."""
@@ -195,8 +220,8 @@ class Program:
         lines += [f"    {line}" for line in map(self._host_line, *self._numbered(0, self.n_uniform))]
         grouped = [f"        {line}" for line in map(self._host_line, *self._numbered(self.n_uniform, None))]
         if grouped:
-            lines.append(f"    for g in range({self.n_groups}):")
-            lines.append(f"        row = {GROUPS_OFFSET} + g * {GROUP_STRIDE}")
+            lines.append(f"    for lane in range({self.n_groups}):")
+            lines.append(f"        row = {GROUPS_OFFSET} + int(memory[{self.rows_offset} + lane]) * {GROUP_STRIDE}")
             lines += grouped
         namespace: dict[str, object] = dict(_HOST_FUNCTIONS)
         for op in self.operations:
@@ -221,7 +246,8 @@ class Program:
             place = f"control[row + {FIELDS[op.symbol]}]"
         else:
             assert op.symbol is not None
-            place = f"memory[{self.offsets[op.symbol]}{' + g' if op.name in ('load_group', 'store_group') else ''}]"
+            column = " + lane" if op.name in ("load_group", "store_group") else ""
+            place = f"memory[{self.offsets[op.symbol]}{column}]"
         if op.name in _STORES:
             return f"{place} = {a[0]}"
         if op.name in ("load", "load_group", "field"):
@@ -229,7 +255,7 @@ class Program:
         assert op.symbol is not None
         slot = self.memory[op.symbol]
         last = len(slot.initial) // slot.width - 1
-        column = " + g" if slot.width > 1 else ""
+        column = " + lane" if slot.width > 1 else ""
         return f"v{i} = memory[{self.offsets[op.symbol]} + _row({a[0]}, {last}) * {slot.width}{column}]"
 
 

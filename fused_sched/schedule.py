@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from .builder import TRAP
-from .control_block import ControlBlock, HostedArray
+from .control_block import ControlBlock
+from .hosted_array import HostedArray
 from .program import Program
 
 if TYPE_CHECKING:
@@ -18,28 +19,55 @@ class Schedule:
 
     Args:
         program: what one advance computes.
+        rows: of the control block, one for each lane of the program; see :meth:`drive`.
         block: control block of the optimizer whose fields it reads and writes.
         backend: who runs it.
         guarded: do nothing when the optimizer's last update was skipped.
     """
 
-    def __init__(self, program: Program, block: ControlBlock, backend: Backend, guarded: bool) -> None:
+    def __init__(
+        self, program: Program, rows: Sequence[int], block: ControlBlock, backend: Backend, guarded: bool
+    ) -> None:
         self.program = program
         self.n_groups = program.n_groups
         self.block = block
+        self.rows = self._checked(rows)
         self.backend = backend
         self.guarded = guarded
         self.code = program.encode()
         self.memory = HostedArray(
-            program.initial_memory(), block.device, platform=block.platform, mirrors=block.mirrors
+            program.initial_memory(self.rows), block.device, platform=block.platform, mirrors=block.mirrors
         )
         self.host_advance = program.compile_host()
-        # (code, uniform operations, memory, guarded), as the launches take it
-        self.launch_arguments = self.code, program.n_uniform, self.memory.tensor, int(guarded)
-        self.before_advance: Callable[[], None] | None = None
+        # (code, uniform operations, memory, lanes, where their rows are, guarded), as csrc/schedule.h takes it
+        self.launch_arguments = (
+            *(self.code, program.n_uniform, self.memory.tensor),
+            *(program.n_groups, program.rows_offset, int(guarded)),
+        )
+        self.before_advance: Any = None  # called by the optimizer before it advances the schedule
         self.pending = False  # the optimizer advanced it since the scheduler's last step()
         self._trap = program.offsets.get(TRAP)
         backend.check_program(self)
+
+    def drive(self, rows: Sequence[int]) -> None:
+        """Drive these rows of the control block from now on, instead of :attr:`rows`; nothing else changes.
+
+        Raises:
+            ValueError: they are not as many, or one occurs twice.
+            IndexError: the control block does not have such a row.
+            RuntimeError: inside a CUDA graph capture, as every replay would set them again.
+        """
+        rows = self._checked(rows)
+        if rows != self.rows:
+            self.memory.write_range(self.program.rows_offset, [float(row) for row in rows])
+            self.rows = rows
+
+    def _checked(self, rows: Sequence[int]) -> tuple[int, ...]:
+        self.program.check_rows(rows)
+        end = self.block.row_capacity
+        if beyond := [row for row in rows if row >= end]:
+            raise IndexError(f"rows {beyond} are driven, but the control block has rows 0 to {end - 1}: add them first")
+        return tuple(map(int, rows))
 
     def advance(self) -> None:
         """One step of the schedule, as its own launch; the caller has run :attr:`before_advance`."""
@@ -89,7 +117,9 @@ class Schedule:
 
     def take_constants(self, program: Program) -> bool:
         """Write the constants and tables of ``program`` in place; False if its structure is another."""
-        if program.structure != self.program.structure or program.layout != self.program.layout:
+        if program.n_groups != self.n_groups or program.structure != self.program.structure:
+            return False
+        if program.layout != self.program.layout:
             return False
         for symbol, slot in program.memory.items():
             if slot.kind != "register" and slot != self.program.memory[symbol]:

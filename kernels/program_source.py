@@ -1,9 +1,11 @@
 """Programs as generated Triton source: one line for each operation, no file on disk.
 
-Uniform operations are scalars, the others blocks with one lane for each param group. Constants stay
-in the schedule's memory, so a new value compiles nothing; offsets and table sizes are part of the
-structure and stand in the source. All reads come before a barrier and all writes after it, because a
-scalar is written by one thread while others may still be reading.
+Uniform operations are scalars, the others blocks of lanes, one lane for each param group, which are looped over
+where there are many. Constants stay in the schedule's memory, so a new value compiles nothing; offsets and table
+sizes are part of the structure and stand in the source. All reads come before a barrier and all writes after it,
+because a scalar is written by one thread while others may still be reading. In a loop this is so in each turn:
+a lane reads and writes its own numbers and its own row, and the scalars, which all lanes may read, are written
+after the last turn.
 """
 
 from __future__ import annotations
@@ -63,6 +65,7 @@ EXPRESSIONS = {
 _LIBM = ("expm1", "log2", "log10", "log1p", "tan", "atan", "tanh")
 _FUNCTIONS = ("power", "python_mod", "python_floordiv", "truncate", "round_even", "table_row", *_LIBM)
 _STORES = ("store", "store_group", "store_field")
+MOST_LANES = 128  # at a time
 _known: dict[str, Any] = {}
 
 
@@ -87,15 +90,35 @@ def _lookup(program: Program, op: Operation, row: str, uniform: bool) -> str:
 
 def program_source(program: Program) -> str:
     """Source of ``name(control, memory)``, where the name depends on the rest of the source."""
-    n = program.n_groups
-    lines = [
-        f"lanes = tl.arange(0, {triton.next_power_of_2(max(n, 1))})",
-        f"inside = lanes < {n}",
+    n, once = program.n_groups, program.n_uniform
+    loads, stores = _lines(program, range(once))
+    lane_loads, lane_stores = _lines(program, range(once, len(program.operations)))
+    if n > MOST_LANES:
+        turn = [*_lanes(program, MOST_LANES, "first + "), *lane_loads, "tl.debug_barrier()", *lane_stores]
+        loop = [f"for first in range(0, {n}, {MOST_LANES}):", *(f"    {line}" for line in turn)]
+        lines = [*loads, *loop, *stores]
+    else:
+        lanes = _lanes(program, triton.next_power_of_2(max(n, 1)))
+        lines = [*lanes, *loads, *lane_loads, "tl.debug_barrier()", *stores, *lane_stores]
+    body = "".join(f"    {line}\n" for line in lines)
+    return f"def program_{_digest(body)}(control, memory):\n{body}"
+
+
+def _lanes(program: Program, count: int, first: str = "") -> list[str]:
+    return [
+        f"lanes = {first}tl.arange(0, {count})",
+        f"inside = lanes < {program.n_groups}",
         "no_lanes = lanes * 0",
-        f"fields = control + {GROUPS_OFFSET} + lanes * {GROUP_STRIDE}",
+        f"rows = tl.load(memory + {program.rows_offset} + lanes, mask=inside, other=0.0).to(tl.int64)",
+        f"fields = control + {GROUPS_OFFSET} + rows * {GROUP_STRIDE}",
     ]
-    stores = []
-    for i, op in enumerate(program.operations):
+
+
+def _lines(program: Program, positions: range) -> tuple[list[str], list[str]]:
+    """Lines of some operations: what is computed, and what is stored."""
+    lines, stores = [], []
+    for i in positions:
+        op = program.operations[i]
         a = [f"v{k}" for k in op.operands]
         if op.name in _STORES:
             place, block = _place(program, op)
@@ -107,8 +130,7 @@ def program_source(program: Program) -> str:
             lines.append(f"v{i} = tl.load({place}" + (", mask=inside, other=0.0)" if block else ")"))
         else:
             lines.append(f"v{i} = " + EXPRESSIONS[op.name].format(*a))
-    body = "".join(f"    {line}\n" for line in [*lines, "tl.debug_barrier()", *stores])
-    return f"def program_{_digest(body)}(control, memory):\n{body}"
+    return lines, stores
 
 
 def advance_source(programs: Sequence[tuple[Program, bool]]) -> tuple[str, list[str]]:

@@ -49,11 +49,11 @@ Block find_block(int kind) {
 
 void advance(const DeviceSchedule& s, double* control, bool skipped) {
   if (skipped && s.guarded != 0) return;
-  const int lanes = common::lane_count(s.n_groups, kThreads);
-  std::vector<double> values(lanes * common::value_stride(s.n_ops));
-  common::advance_uniform(s, s.code, control, values.data());
-  for (int lane = 0; lane < lanes; ++lane) {
-    common::advance_groups(s, s.code, control, values.data(), lane, lanes);
+  const int workers = common::worker_count(s.n_lanes, kThreads);
+  std::vector<double> values(workers * common::value_stride(s.n_ops));
+  common::advance_uniform(s, s.code, values.data());
+  for (int worker = 0; worker < workers; ++worker) {
+    common::advance_lanes(s, s.code, control, values.data(), worker, workers);
   }
 }
 

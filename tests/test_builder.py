@@ -27,7 +27,7 @@ class Machine:
         self.program, self.n_groups = program, len(lrs)
         self._host = backend == "host"
         if self._host:
-            self.memory = program.initial_memory().tolist()
+            self.memory = program.initial_memory(range(program.n_groups)).tolist()
             self.control = [0.0] * (GROUPS_OFFSET + GROUP_STRIDE * len(lrs))
             self._run = program.compile_host()
         else:
@@ -36,7 +36,7 @@ class Machine:
             self.block = ControlBlock(device, 1, chosen.platform)
             for _ in lrs:
                 self.block.add_group()
-            self.schedule = Schedule(program, self.block, chosen, guarded)
+            self.schedule = Schedule(program, range(program.n_groups), self.block, chosen, guarded)
         for group, lr in enumerate(lrs):
             self.set_field(group, "lr", lr)
 

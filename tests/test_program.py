@@ -71,7 +71,7 @@ def _schedule(program: Program, backend: str, control: list[float], guarded: boo
     for _ in range(program.n_groups):
         block.add_group()
     block.write_range(0, control)
-    return Schedule(program, block, chosen, guarded)
+    return Schedule(program, range(program.n_groups), block, chosen, guarded)
 
 
 # -- building ----------------------------------------------------------------------------------------------
@@ -110,7 +110,7 @@ def test_encoding_of_a_program() -> None:
     program = _small().finish("Example")
     assert program.n_uniform == 5
     assert dict(program.offsets) == {"last_epoch": 0, "1.0": 1, "gamma": 2}
-    assert program.initial_memory().tolist() == [3.0, 1.0, 0.5]
+    assert program.initial_memory(range(program.n_groups)).tolist() == [3.0, 1.0, 0.5, 0.0, 1.0]
     code = program.encode()
     assert (code.dtype, code.shape) == (torch.int32, (8, CODE_WIDTH))
     assert code.tolist() == [
@@ -141,7 +141,7 @@ def test_encoding_of_lookups_and_group_registers() -> None:
         [OP_CODES["where"], 1, 3, 2, 0],
         [OP_CODES["store_group"], 0, 4, 0, 0],
     ]
-    memory = program.initial_memory().tolist()
+    memory = program.initial_memory(range(program.n_groups)).tolist()
     _advance_host(program, memory, _control([[0.0]] * 3))
     assert memory[:3] == [4.0, 5.0, 6.0]  # rows 7, 8 and 9 are outside: the nearest is row 1
 
@@ -173,7 +173,7 @@ def test_structure_depends_on_operations_not_on_values() -> None:
         return b.finish("structure")
 
     assert build(0.5, [1, 2]).structure == build(0.25, [3, 4]).structure
-    assert build(0.5, [1, 2]).initial_memory().tolist() != build(0.25, [3, 4]).initial_memory().tolist()
+    assert build(0.5, [1, 2]).initial_memory([0]).tolist() != build(0.25, [3, 4]).initial_memory([0]).tolist()
     assert build(0.5, [1, 2]).structure != build(0.5, [1, 2], twice=True).structure
     assert hash(build(0.5, [1, 2]).structure) == hash(build(0.25, [3, 4]).structure)
 
@@ -220,7 +220,7 @@ def test_python_operators() -> None:
     for name, (value, _) in expressions.items():
         b.set_register(name, value)
     program = b.finish("operators")
-    memory = program.initial_memory().tolist()
+    memory = program.initial_memory(range(program.n_groups)).tolist()
     _advance_host(program, memory, _control([[0.0]]))
     assert {name: memory[program.offsets[name]] for name in expressions} == {k: v for k, (_, v) in expressions.items()}
 
@@ -230,7 +230,7 @@ def test_a_register_reads_as_it_was_last_set() -> None:
     b.set_register("n", b.register("n", 5.0) + 1)
     b.set_register("n", b.register("n", 5.0) * 2)
     program = b.finish("twice")
-    memory = program.initial_memory().tolist()
+    memory = program.initial_memory(range(program.n_groups)).tolist()
     _advance_host(program, memory, _control([[0.0]]))
     assert memory[program.offsets["n"]] == 12.0
     assert sum(op.name == "store" for op in program.operations) == 1
@@ -290,7 +290,7 @@ def test_longest_program_runs(backend: str) -> None:
     program = b.finish("long")
     schedule = _schedule(program, backend, _control([[0.5]]))
     control = _control([[0.5]])
-    _advance_host(program, program.initial_memory().tolist(), control)
+    _advance_host(program, program.initial_memory(range(program.n_groups)).tolist(), control)
     schedule.advance()
     assert schedule.block.read(schedule.block.slot(0, "lr")) == control[GROUPS_OFFSET]
 
@@ -309,24 +309,36 @@ def test_a_program_that_does_nothing(backend: str) -> None:
         (2, {1: 2}, "uses a value that is not computed before it"),
         (2, {2: -1}, "uses a value that is not computed before it"),
         (0, {0: OP_CODES["field"]}, "depends on the group, but is among the operations that run once"),
-        (0, {1: 3}, "reads or writes outside of the schedule's memory"),
+        (0, {1: 5}, "reads or writes outside of the schedule's memory"),
         (0, {1: -1}, "reads or writes outside of the schedule's memory"),
         (5, {1: GROUP_STRIDE}, "names a field outside of the group's row"),
+        (5, {1: -1}, "names a field outside of the group's row"),
         (6, {0: OP_CODES["lookup"], 1: 0, 2: 0, 3: 0, 4: 1}, "reads a table without rows"),
         (6, {0: OP_CODES["lookup"], 1: 0, 2: 0, 3: 1, 4: 3}, "whose width is not 1 or the number of groups"),
-        (6, {0: OP_CODES["lookup"], 1: 0, 2: 0, 3: 2, 4: 2}, "reads or writes outside of the schedule's memory"),
-        (6, {0: OP_CODES["load_group"], 1: 2}, "reads or writes outside of the schedule's memory"),
+        (6, {0: OP_CODES["lookup"], 1: 0, 2: 0, 3: 3, 4: 2}, "reads or writes outside of the schedule's memory"),
+        (6, {0: OP_CODES["lookup"], 1: 0, 2: 0, 3: 2**31 - 1, 4: 1}, "outside of the schedule's memory"),
+        (6, {0: OP_CODES["lookup"], 1: 0, 2: 0, 3: 2, 4: 2}, "reads or writes the rows that the lanes drive"),
+        (6, {0: OP_CODES["load_group"], 1: 4, 2: 0}, "reads or writes outside of the schedule's memory"),
+        (6, {0: OP_CODES["load_group"], 1: 2, 2: 0}, "reads or writes the rows that the lanes drive"),
+        (6, {0: OP_CODES["load"], 1: 4, 2: 0}, "reads or writes the rows that the lanes drive"),
+        (4, {1: 3}, "reads or writes the rows that the lanes drive"),
+        (7, {0: OP_CODES["store_group"], 1: 2}, "reads or writes the rows that the lanes drive"),
+        (7, {0: OP_CODES["store"], 1: 0}, "writes one number, but is among the operations that run for each group"),
+        (6, {1: 4}, "uses the value of a store"),
+        (0, {2: 1}, "has a word that it does not use and that is not 0"),
+        (4, {4: 1}, "has a word that it does not use and that is not 0"),
+        (6, {0: OP_CODES["neg"], 2: -(2**31), 3: -(2**31)}, "has a word that it does not use and that is not 0"),
     ],
 )
 def test_cpp_refuses_code_that_would_touch_what_is_not_its_own(word: int, change: dict[int, int], message: str) -> None:
     _C = pytest.importorskip("fused_sched._C")
     program = _small().finish("broken")
     code = program.encode()
-    _C.check_program(code, program.n_uniform, 3, 2)
+    _C.check_program(code, program.n_uniform, 5, 2, 3)
     for position, value in change.items():
         code[word, position] = value
     with pytest.raises(ValueError, match=rf"^operation {word} of the program .*{message}.*: encode the program again"):
-        _C.check_program(code, program.n_uniform, 3, 2)
+        _C.check_program(code, program.n_uniform, 5, 2, 3)
 
 
 # -- evaluation --------------------------------------------------------------------------------------------
@@ -384,7 +396,7 @@ def _bits(x: float) -> str:
 
 def _compare(program: Program, control: list[float], backend: str, relative: float, advances: int) -> None:
     schedule = _schedule(program, backend, control)
-    memory = program.initial_memory().tolist()
+    memory = program.initial_memory(range(program.n_groups)).tolist()
     advance = program.compile_host()
     for turn in range(advances):
         advance(memory, control)
@@ -429,7 +441,7 @@ def test_every_operation_on_special_values(backend: str) -> None:
         b.group_register("z", [0.0] * len(pairs))
         b.set_register("z", b.op(name, *(x, y, x + y)[:arity]))
         program = b.finish(name)
-        memory = program.initial_memory().tolist()
+        memory = program.initial_memory(range(program.n_groups)).tolist()
         _advance_host(program, memory, [0.0] * (GROUPS_OFFSET + GROUP_STRIDE * len(pairs)))
         schedule = _schedule(program, backend, []) if len(pairs) <= 1024 else None
         assert schedule is not None
@@ -542,7 +554,7 @@ def test_ieee_values_where_python_raises(name: str, operands: tuple[float, ...],
     b.register("z", 0.5)
     b.set_register("z", b.op(name, *(b.register(f"x{i}", x) for i, x in enumerate(operands))))
     program = b.finish(name)
-    memory = program.initial_memory().tolist()
+    memory = program.initial_memory(range(program.n_groups)).tolist()
     _advance_host(program, memory, _control([[0.0]]))
     assert same_bits(memory[0], expected), memory[0]
     schedule = _schedule(program, backend, _control([[0.0]]))
@@ -560,7 +572,7 @@ def test_operations_of_numpy_are_rounded_as_numpy_does(host_backend: str, rng: r
         value = b.register("x", x)
         b.set_register("z", b._append(Operation(name, (value.index,), NUMPY), uniform=True))
         program = b.finish(name)
-        memory = program.initial_memory().tolist()
+        memory = program.initial_memory(range(program.n_groups)).tolist()
         _advance_host(program, memory, _control([[0.0]]))
         assert same_bits(memory[program.offsets["z"]], float(function(x))), (name, x)
         assert f"= {name} numpy %" in str(program)
@@ -580,7 +592,7 @@ def test_count_below_is_bisect_left(rng: random.Random) -> None:
         program = b.finish("search")
         advance = program.compile_host()
         for value in [*table, -100.0, 100.0, *(rng.uniform(-6, 6) for _ in range(20))]:
-            memory = program.initial_memory().tolist()
+            memory = program.initial_memory(range(program.n_groups)).tolist()
             memory[program.offsets["value"]] = value
             advance(memory, [0.0] * 32)
             assert memory[program.offsets["count"]] == bisect.bisect_left(table, value)

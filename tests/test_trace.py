@@ -93,7 +93,7 @@ def test_functions_far_away_and_in_any_order(name: str, rng: random.Random) -> N
 def test_a_pair_of_numbers() -> None:
     traced = trace(lambda step: (0.9, 1 - 1 / (step + 2)), outputs=2)
     program = program_of(traced)
-    memory = program.initial_memory().tolist()
+    memory = program.initial_memory(range(program.n_groups)).tolist()
     memory[program.offsets["step"]] = 8.0
     program.compile_host()(memory, [])
     assert (memory[program.offsets["result0"]], memory[program.offsets["result1"]]) == (0.9, 0.9)
@@ -117,7 +117,7 @@ def test_a_trap_stops_the_program_where_the_function_raises() -> None:
         return 1.0 / (step - 5)
 
     program = program_of(trace(raises))
-    memory, at = program.initial_memory().tolist(), program.offsets
+    memory, at = program.initial_memory(range(program.n_groups)).tolist(), program.offsets
     for step, trapped in ((4, 0.0), (5, 1.0)):
         memory[at["step"]] = float(step)
         program.compile_host()(memory, [])
@@ -135,7 +135,7 @@ def test_backends_agree_with_the_host(name: str, backend: str) -> None:
     device = torch.device(device_of(backend))
     block = ControlBlock(device, 0)
     block.add_group()
-    schedule = Schedule(b.finish(name), block, backends.choose(device, backend), False)
+    schedule = Schedule(b.finish(name), [0], block, backends.choose(device, backend), False)
     for step in range(40):
         schedule.advance()
         found = block.read(block.slot(0, "lr"))
@@ -186,7 +186,7 @@ def _groups_program(functions: list[Any]) -> Any:
 
 
 def _advance(program: Any, step: int) -> list[float]:
-    memory, control = program.initial_memory().tolist(), [0.0] * (8 + 16 * program.n_groups)
+    memory, control = program.initial_memory(range(program.n_groups)).tolist(), [0.0] * (8 + 16 * program.n_groups)
     memory[program.offsets["step"]] = float(step)
     program.compile_host()(memory, control)
     return [control[8 + 16 * g] for g in range(program.n_groups)]

@@ -98,7 +98,7 @@ def _advance_on_host(traced: TracedScheduler, scheduler: Any, epoch: int, lrs: l
     control = [0.0] * (8 + 16 * n)
     for g, value in enumerate(lrs):
         control[8 + 16 * g + FIELDS["lr"]] = value
-    program.compile_host()(program.initial_memory().tolist(), control)
+    program.compile_host()(program.initial_memory(range(program.n_groups)).tolist(), control)
     return [control[8 + 16 * g + FIELDS["lr"]] for g in range(n)]
 
 

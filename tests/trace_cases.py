@@ -237,7 +237,7 @@ def emit(b: Builder, traced: Traced, step: Value) -> tuple[Value, ...]:
 def on_host(traced: Traced) -> Callable[[int], float]:
     """Its first result as the host computes it."""
     program = program_of(traced)
-    advance, memory = program.compile_host(), program.initial_memory().tolist()
+    advance, memory = program.compile_host(), program.initial_memory(range(program.n_groups)).tolist()
     at, result = program.offsets["step"], program.offsets["result0"]
 
     def run(step: int) -> float:

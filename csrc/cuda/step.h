@@ -13,9 +13,9 @@ struct DeviceSchedule {
   double* scratch;  // for the values of a program that is too large for the block's shared memory
   int64_t n_ops;
   int64_t n_uniform;
-  int64_t n_groups;
+  int64_t n_lanes;
   int64_t guarded;  // stands still when the update was skipped
-  int64_t unused;
+  int64_t rows_offset;  // in memory: the rows of the control block, one for each lane
 };
 static_assert(sizeof(DeviceSchedule) == 8 * sizeof(int64_t), "a schedule is a row of 8 int64");
 
@@ -63,35 +63,35 @@ FUSED_SCHED_HD inline void count_updates(const Step& step, int thread, int n_thr
 }
 
 // The values of a program in memory: those of the operations that run once come first in the array
-// of every lane. The odd stride keeps lanes off each other's banks of shared memory.
+// of every worker. The odd stride keeps workers off each other's banks of shared memory.
 FUSED_SCHED_HD inline int64_t value_stride(int64_t n_ops) { return n_ops | 1; }
 
-// Threads that run a program's groups; at least one, for the operations that run once.
-FUSED_SCHED_HD inline int lane_count(int64_t n_groups, int n_threads) {
-  if (n_groups >= n_threads) return n_threads;
-  return n_groups < 1 ? 1 : static_cast<int>(n_groups);
+// Threads that run a program's lanes in turns; at least one, for the operations that run once.
+FUSED_SCHED_HD inline int worker_count(int64_t n_lanes, int n_threads) {
+  if (n_lanes >= n_threads) return n_threads;
+  return n_lanes < 1 ? 1 : static_cast<int>(n_lanes);
 }
 
-// First half of an advance, by one thread: the operations that run once, into lane 0's values.
+// First half of an advance, by one thread: the operations that run once, into worker 0's values.
 FUSED_SCHED_HD inline void advance_uniform(const DeviceSchedule& s, const int32_t* code,
-                                           double* control, double* values) {
-  double* rows = control + kGroupsOffset;
+                                           double* values) {
   for (int i = 0; i < s.n_uniform; ++i) {
-    run_operation(code + i * kCodeWidth, 0, s.memory, rows, values, values + i);
+    run_operation(code + i * kCodeWidth, 0, s.memory, nullptr, values, values + i);
   }
 }
 
-// Second half: the groups of one lane. Lane 0's first values must be there, and lane 0 leaves them.
-FUSED_SCHED_HD inline void advance_groups(const DeviceSchedule& s, const int32_t* code,
-                                          double* control, double* values, int lane, int lanes) {
-  double* mine = values + lane * value_stride(s.n_ops);
-  if (lane != 0) {
+// Second half: the lanes of one worker. Worker 0's first values must be there, and it leaves them.
+FUSED_SCHED_HD inline void advance_lanes(const DeviceSchedule& s, const int32_t* code,
+                                         double* control, double* values, int worker,
+                                         int workers) {
+  double* mine = values + worker * value_stride(s.n_ops);
+  if (worker != 0) {
     for (int i = 0; i < s.n_uniform; ++i) mine[i] = values[i];
   }
-  for (int group = lane; group < s.n_groups; group += lanes) {
-    double* row = control + kGroupsOffset + group * kGroupStride;
+  for (int64_t lane = worker; lane < s.n_lanes; lane += workers) {
+    double* row = driven_row(control, s.memory + s.rows_offset, lane);
     for (int64_t i = s.n_uniform; i < s.n_ops; ++i) {
-      run_operation(code + i * kCodeWidth, group, s.memory, row, mine, mine + i);
+      run_operation(code + i * kCodeWidth, lane, s.memory, row, mine, mine + i);
     }
   }
 }

@@ -60,11 +60,11 @@ class CpuBackend(Backend):
             table.stage_out(update.grad_scale is not None)
 
     def advance(self, schedule: Schedule) -> None:
-        _C.advance(schedule.block.tensor, schedule.n_groups, *schedule.launch_arguments)
+        _C.advance(schedule.block.tensor, *schedule.launch_arguments)
 
     def check_program(self, schedule: Schedule) -> None:
-        program = schedule.program
-        _C.check_program(schedule.code, program.n_uniform, schedule.memory.tensor.numel(), program.n_groups)
+        program, size = schedule.program, schedule.memory.tensor.numel()
+        _C.check_program(schedule.code, program.n_uniform, size, program.n_groups, program.rows_offset)
 
 
 def make(platform: Platform) -> Backend:

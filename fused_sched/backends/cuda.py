@@ -38,7 +38,7 @@ LAUNCH = (
     "records", "grads", "n_records", "counts", "schedules", "n_schedules",
 )  # fmt: skip
 LAUNCH_WIDTH = 16
-SCHEDULE = ("code", "memory", "scratch", "n_ops", "n_uniform", "n_groups", "guarded")
+SCHEDULE = ("code", "memory", "scratch", "n_ops", "n_uniform", "n_lanes", "guarded", "rows_offset")
 SCHEDULE_WIDTH = 8
 _GRADS = LAUNCH.index("grads")
 
@@ -106,7 +106,8 @@ class CudaBackend(DeviceBackend):
     def check_program(self, schedule: Schedule) -> None:
         if _C is not None:
             program = schedule.program
-            _C.check_program(schedule.code, program.n_uniform, schedule.memory.tensor.numel(), program.n_groups)
+            size = schedule.memory.tensor.numel()
+            _C.check_program(schedule.code, program.n_uniform, size, program.n_groups, program.rows_offset)
 
     def _plan(self, update: Update, capturing: bool) -> Any:
         tracked = self._tracked[update.table]
@@ -167,19 +168,20 @@ class CudaBackend(DeviceBackend):
         """Rows as csrc/cuda/step.h reads them, on the device, and the tensors they point to."""
         rows, kept = [], []
         for schedule in schedules:
-            n_ops, n_groups = len(schedule.code), schedule.program.n_groups
+            program, n_ops = schedule.program, len(schedule.code)
             code = self.platform.upload(schedule.code, device)
-            lanes = max(1, min(n_groups, BLOCK_THREADS))
-            scratch = torch.empty(lanes * (n_ops + 1), dtype=torch.float64, device=device)
+            workers = max(1, min(program.n_groups, BLOCK_THREADS))
+            scratch = torch.empty(workers * (n_ops + 1), dtype=torch.float64, device=device)
             kept += [code, scratch, schedule.memory.tensor]
             values = {
                 "code": code.data_ptr(),
                 "memory": schedule.memory.tensor.data_ptr(),
                 "scratch": scratch.data_ptr(),
                 "n_ops": n_ops,
-                "n_uniform": schedule.program.n_uniform,
-                "n_groups": n_groups,
+                "n_uniform": program.n_uniform,
+                "n_lanes": program.n_groups,
                 "guarded": int(schedule.guarded),
+                "rows_offset": program.rows_offset,
             }
             rows.append(_row(SCHEDULE, SCHEDULE_WIDTH, values))
         if not rows:

@@ -141,34 +141,35 @@ class ReferenceBackend(Backend):
         writes = _evaluate(schedule.program, memory, block.tensor, self._functions)
         if schedule.guarded:
             skipped = block.integers[HEADER["skipped"]] != 0
-            writes = [(place, torch.where(skipped, place, value)) for place, value in writes]
-        for place, value in writes:
-            place.copy_(value)
+            writes = [(tensor, at, torch.where(skipped, tensor[at], value)) for tensor, at, value in writes]
+        for tensor, at, value in writes:
+            tensor[at] = value
 
 
 def _evaluate(
     program: Program, memory: torch.Tensor, control: torch.Tensor, functions: Mapping[str, Function]
-) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """What one advance writes, as (view, new values); values are 0-d when uniform, else one a group."""
+) -> list[tuple[torch.Tensor, Any, torch.Tensor]]:
+    """What one advance writes: (tensor, index, new values); values are 0-d when uniform, else one a group."""
     n = program.n_groups
-    groups = control[GROUPS_OFFSET : GROUPS_OFFSET + n * GROUP_STRIDE].view(n, GROUP_STRIDE)
+    rows = GROUPS_OFFSET + memory[program.rows_offset : program.rows_offset + n].long() * GROUP_STRIDE
     values: list[torch.Tensor] = []
-    writes: list[tuple[torch.Tensor, torch.Tensor]] = []
+    writes: list[tuple[torch.Tensor, Any, torch.Tensor]] = []
 
-    def place(op: Operation) -> torch.Tensor:
+    def place(op: Operation) -> tuple[torch.Tensor, Any]:
         assert op.symbol is not None
         if op.name in ("field", "store_field"):
-            return groups[:, FIELDS[op.symbol]]
+            return control, rows + FIELDS[op.symbol]
         offset = program.offsets[op.symbol]
-        return memory[offset : offset + n] if op.name in ("load_group", "store_group") else memory[offset]
+        return memory, slice(offset, offset + n) if op.name in ("load_group", "store_group") else offset
 
     for op in program.operations:
         operands = [values[i] for i in op.operands]
         if op.name.startswith("store"):
             values.append(operands[0])
-            writes.append((place(op), operands[0]))
+            writes.append((*place(op), operands[0]))
         elif op.name in ("load", "load_group", "field"):
-            values.append(place(op).clone())
+            tensor, at = place(op)
+            values.append(tensor[at].clone())
         elif op.name == "lookup":
             assert op.symbol is not None
             slot, offset = program.memory[op.symbol], program.offsets[op.symbol]

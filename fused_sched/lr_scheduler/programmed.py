@@ -215,7 +215,10 @@ class Programmed:
             one._ensure_source()
             if one._source is not None:
                 one._source.forget()  # rows computed ahead are in the memory of another schedule
-        schedule = Schedule(self._build(), optimizer._block, optimizer._backend, self._skip_with_optimizer)
+        if optimizer.groups_changed():
+            optimizer.sync_groups()
+        block, backend = optimizer._block, optimizer._backend
+        schedule = Schedule(self._build(), optimizer.rows, block, backend, self._skip_with_optimizer)
         self._groups_seen = optimizer._group_snapshot
         schedule.before_advance = Hold(self)
         schedule.pending = pending if previous is None else previous.pending

@@ -329,7 +329,7 @@ def _compile(form: Form) -> Callable[[float, float, dict[str, float]], float | N
         b.set_register("trapped", trapped)
     program = b.finish("traced")
     advance, at = program.compile_host(), program.offsets
-    initial: list[float] = program.initial_memory().tolist()
+    initial: list[float] = program.initial_memory([0]).tolist()
     fields = [(name, at[name]) for name in inputs if name not in ("epoch", "count")]
 
     def run(epoch: float, count: float, row: dict[str, float]) -> float | None:

@@ -33,7 +33,7 @@ def compile_form(form: Form) -> Callable[[float], tuple[float, ...] | None]:
         b.set_register("trapped", trapped)
     program = b.finish("traced")
     advance = program.compile_host()
-    initial: list[float] = program.initial_memory().tolist()
+    initial: list[float] = program.initial_memory([0]).tolist()
     at = program.offsets["step"]
     outputs, flag = [program.offsets[f"result{k}"] for k in range(len(values))], program.offsets["trapped"]
 

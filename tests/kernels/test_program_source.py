@@ -48,7 +48,7 @@ def new_control(n_groups: int, values: list[float]) -> torch.Tensor:
 
 def check(program: Program, control: torch.Tensor, advances: int, relative: float) -> None:
     """Both evaluators agree on memory and control block after some advances."""
-    memory = program.initial_memory()
+    memory = program.initial_memory(range(program.n_groups))
     expected_memory, expected_control = memory.tolist(), control.tolist()
     host = program.compile_host()
     for _ in range(advances):
@@ -146,7 +146,7 @@ def test_source_is_one_line_for_each_operation() -> None:
 
 def test_a_guarded_program_stands_still_after_a_skipped_update() -> None:
     program = halving(0.5)
-    control, memory = new_control(2, [1.0]), program.initial_memory()
+    control, memory = new_control(2, [1.0]), program.initial_memory(range(program.n_groups))
     control.view(torch.int64)[0] = 1
     run(program, memory, control, guarded=True)
     assert control[GROUPS_OFFSET] == 1.0

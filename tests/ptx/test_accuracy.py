@@ -88,7 +88,7 @@ def _on_device(kernel: Kernel, name: str, values: list[tuple[float, ...]]) -> li
     control = torch.zeros(GROUPS_OFFSET + LANES * GROUP_STRIDE, dtype=torch.float64)
     results: list[float] = []
     for start in range(0, len(values), LANES):
-        memory = program.initial_memory()
+        memory = program.initial_memory(range(program.n_groups))
         for k, operand in enumerate(("x", "y")[: OPERATIONS[name]]):
             at = program.offsets[operand]
             memory[at : at + LANES] = torch.tensor([v[k] for v in values[start : start + LANES]], dtype=torch.float64)
