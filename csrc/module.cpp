@@ -48,15 +48,14 @@ bool read_schedules(PyObject* tuple, const Control& control) {
   return true;
 }
 
-// Arguments 1 to 6 of update(): the control block and the work list.
+// Arguments 1 to 6 of update(): the rule, the control block and the work list.
 bool read_update(PyObject* const* args, Update* update, Control* control) {
   Argument counts, records, chunks;
-  int64_t rule, n_groups;
+  int64_t rule;
   if (!read_int(args[0], "rule", 0, 1, &rule) ||
       !read_control(args[1], control) ||
-      !read_int(args[6], "n_groups", 0, control->n_rows, &n_groups) ||
-      !read_tensor(args[3], {"records", kDLInt, 64, "int64", 8, 0}, &records) ||
-      !read_tensor(args[2], {"counts", kDLInt, 64, "int64", 0, records.count / 8}, &counts) ||
+      !read_tensor(args[2], {"counts", kDLInt, 64, "int64", 0, 0}, &counts) ||
+      !read_tensor(args[3], {"records", kDLInt, 64, "int64", kRecordWidth, 0}, &records) ||
       !read_tensor(args[4], {"chunks", kDLInt, 64, "int64", 2, 0}, &chunks) ||
       !read_int(args[5], "chunk", 1, INT64_MAX, &update->chunk_size)) {
     return false;
@@ -64,10 +63,11 @@ bool read_update(PyObject* const* args, Update* update, Control* control) {
   update->kernels = chosen_capability.kernels;
   update->rule = static_cast<Rule>(rule);
   update->control = control->data;
-  update->n_groups = static_cast<int>(n_groups);
+  update->n_rows = control->n_rows;
   update->counts = static_cast<int64_t*>(counts.data);
+  update->n_counts = counts.count;
   update->records = static_cast<const Record*>(records.data);
-  update->n_records = records.count / 8;
+  update->n_records = records.count / kRecordWidth;
   update->chunks = static_cast<const Chunk*>(chunks.data);
   update->n_chunks = chunks.count / 2;
   return true;
@@ -83,8 +83,8 @@ PyMethodDef methods[] = {
     {"layout", layout, METH_O,
      "layout(tensor) -> int\n\nNon-zero hash of dtype, shape and strides."},
     {"update", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(update)), METH_FASTCALL,
-     "update(rule, control, counts, records, chunks, chunk, n_groups, grad_scale, found_inf,\n"
-     "       schedules) -> None\n\n"
+     "update(rule, control, counts, records, chunks, chunk, grad_scale, found_inf, schedules)\n"
+     "    -> None\n\n"
      "One optimizer step (rule 0: SGD, 1: Adam), then an advance of each schedule\n"
      "(code, n_uniform, memory, n_lanes, rows_offset, guarded)."},
     {"advance", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(advance_schedule)),
@@ -121,9 +121,9 @@ PyObject* update(PyObject*, PyObject* const* args, Py_ssize_t n_args) {
   bool guarded;
   float grad_scale = 1.0f;
   float found_inf = 0.0f;
-  if (!check_argument_count("update", n_args, 10) || !read_update(args, &step, &control) ||
-      !read_optional(args[7], "grad_scale", &step.scaled, &grad_scale) ||
-      !read_optional(args[8], "found_inf", &guarded, &found_inf) || !read_schedules(args[9], control)) {
+  if (!check_argument_count("update", n_args, 9) || !read_update(args, &step, &control) ||
+      !read_optional(args[6], "grad_scale", &step.scaled, &grad_scale) ||
+      !read_optional(args[7], "found_inf", &guarded, &found_inf) || !read_schedules(args[8], control)) {
     return nullptr;
   }
   step.grad_scale = grad_scale;

@@ -14,7 +14,7 @@ constexpr int64_t kEmptyGradient = 1;  // stands for the gradient of a tensor wi
 constexpr int kStateCount = 3;
 
 struct Table {
-  const int64_t* ids;
+  const int64_t* ids;  // of the parameter object, and which list it is in
   const int64_t* layouts;
   const int64_t* needed;  // state tensors
   Record* records;
@@ -83,7 +83,7 @@ Result scan_gradient(const DLTensor& param, PyObject* grad, int64_t needed, Reco
 }
 
 Result scan_parameter(const Table& table, int64_t i, PyObject* param) {
-  if (reinterpret_cast<int64_t>(param) != table.ids[i]) return kRebuild;
+  if (reinterpret_cast<int64_t>(param) != table.ids[2 * i]) return kRebuild;
   if (table.layouts[i] == 0) return kUnchanged;  // Python looks after this one
   Record* record = &table.records[i];
   DLTensor view;
@@ -117,6 +117,7 @@ Result scan_groups(const Table& table, PyObject* groups) {
     for (Py_ssize_t k = 0; k < n_params; ++k, ++position) {
       PyObject* param = PyList_GetItem(params, k);
       if (param == nullptr) return kError;
+      if (table.ids[2 * position + 1] != g) return kRebuild;
       const Result result = scan_parameter(table, position, param);
       if (result == kRebuild || result == kError) return result;
       moved |= result == kMoved;
@@ -152,10 +153,10 @@ PyObject* scan(PyObject*, PyObject* const* args, Py_ssize_t n_args) {
   Argument ids, layouts, records, needed;
   DLDevice device;
   if (!read_device(args, n_args, &device) ||
-      !read_tensor(args[1], {"ids", kDLInt, 64, "int64", 0, 0}, &ids) ||
-      !read_tensor(args[2], {"layouts", kDLInt, 64, "int64", 0, ids.count}, &layouts) ||
-      !read_tensor(args[3], {"records", kDLInt, 64, "int64", 8, 8 * ids.count}, &records) ||
-      !read_tensor(args[4], {"needed", kDLInt, 64, "int64", 0, ids.count}, &needed)) {
+      !read_tensor(args[1], {"ids", kDLInt, 64, "int64", 2, 0}, &ids) ||
+      !read_tensor(args[2], {"layouts", kDLInt, 64, "int64", 0, ids.count / 2}, &layouts) ||
+      !read_tensor(args[3], {"records", kDLInt, 64, "int64", kRecordWidth, kRecordWidth * ids.count / 2}, &records) ||
+      !read_tensor(args[4], {"needed", kDLInt, 64, "int64", 0, ids.count / 2}, &needed)) {
     return nullptr;
   }
   if (!PyList_Check(args[0])) {
@@ -165,7 +166,7 @@ PyObject* scan(PyObject*, PyObject* const* args, Py_ssize_t n_args) {
   const Table table{static_cast<const int64_t*>(ids.data),
                     static_cast<const int64_t*>(layouts.data),
                     static_cast<const int64_t*>(needed.data), static_cast<Record*>(records.data),
-                    ids.count, device};
+                    ids.count / 2, device};
   const Result result = scan_groups(table, args[0]);
   return result == kError ? nullptr : PyLong_FromLong(result);
 }

@@ -29,7 +29,6 @@ def update(
     records: Tensor,
     chunks: Tensor,
     chunk: int,
-    n_groups: int,
     grad_scale: Tensor | None,
     found_inf: Tensor | None,
     schedules: tuple[tuple[Tensor, int, Tensor, int, int, int], ...],

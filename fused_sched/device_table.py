@@ -9,7 +9,7 @@ import torch
 from .parameter_table import RECORD, ParameterTable, widest_of
 from .platforms import TORCH, Platform
 
-GRAD = RECORD["grad"]
+GRAD, COUNT = RECORD["grad"], RECORD["count"]
 UNIT = 1024  # elements; chunks start at multiples of it
 LARGEST_CHUNK = 8192  # bytes of one array; more was slower on an H100
 CHUNKS_PER_PROCESSOR = 32  # small enough chunks that the last wave of programs is a small part of all
@@ -65,6 +65,9 @@ class Part:
 class DeviceTable:
     """Device copies of a parameter table; none is rewritten, so a captured graph may keep them.
 
+    ``grads`` has what moves most often, and what the end of a step reads of every record, side by side: the address
+    of each gradient, 0 for none, and the slot of the count.
+
     Args:
         table: filled.
         device: where the kernels run.
@@ -81,7 +84,10 @@ class DeviceTable:
         self.layouts = table.layouts.clone()
         self.records = platform.upload(self.host, device)
         self.parts = self._cut(size)
-        self.grads = platform.upload(self.host[:, GRAD], device)
+        self.grads = self._upload_grads()
+
+    def _upload_grads(self) -> torch.Tensor:
+        return self.platform.upload(self.host[:, [GRAD, COUNT]], self.device)
 
     def _cut(self, given: int | None) -> list[Part]:
         processors = self.platform.processors(self.device)
@@ -118,4 +124,4 @@ class DeviceTable:
             return
         self.host[:, GRAD] = table.records[:, GRAD]
         self.platform.record_stream(self.grads)
-        self.grads = self.platform.upload(self.host[:, GRAD], self.device)
+        self.grads = self._upload_grads()

@@ -1,9 +1,9 @@
 """The parameter table: what a launch has to know about every tensor of every param group.
 
-``records`` is an int64 tensor of shape ``(n, 8)``: the addresses of parameter, gradient and up to three
-state tensors, the number of elements, the group and the dtypes. ``chunks`` cuts all tensors into
-pieces of at most :data:`CHUNK` elements, so that one launch covers them all. Both are built when
-the set of tensors changes, with vectorised code; a step with unchanged pointers touches neither.
+``records`` is an int64 tensor of shape ``(n, 16)``: the addresses of parameter, gradient and up to three state tensors,
+the number of elements, the group's row of the control block, the place of the count, and the dtypes; the rest is 0.
+``chunks`` cuts all tensors into pieces of at most :data:`CHUNK` elements, so that one launch covers them all. A table
+is made anew when the set of tensors changes; a step with unchanged pointers touches neither.
 """
 
 from __future__ import annotations
@@ -16,8 +16,11 @@ import torch
 from .control_block import NO_COUNT, Slot
 
 CHUNK = 16384  # elements; 7 arrays of a chunk stay in a core's L2 cache
-RECORD_WIDTH = 8
-_WORDS = ("param", "grad", "state0", "state1", "state2", "numel", "group", "kind")
+_WORDS = (
+    "param", "grad", "state0", "state1", "state2", "numel", "row", "count", "kind",
+    "master", "average", "unused0", "unused1", "unused2", "unused3", "unused4",
+)  # fmt: skip
+RECORD_WIDTH = len(_WORDS)
 RECORD: dict[str, int] = {word: position for position, word in enumerate(_WORDS)}
 DTYPES: dict[torch.dtype, int] = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
 _BY_CODE = {code: dtype for dtype, code in DTYPES.items()}
@@ -200,7 +203,8 @@ class ParameterTable:
         self.entries = list(entries)
         self.lists = list(lists)
         places = [place for place, params in enumerate(lists) for _ in params]
-        self.ids = torch.tensor([[id(e.param), place] for e, place in zip(entries, places, strict=True)], dtype=torch.int64)
+        self._places = [(id(e.param), place) for e, place in zip(entries, places, strict=True)]
+        self.ids = torch.tensor(self._places, dtype=torch.int64).reshape(-1, 2)
         self.layouts = torch.zeros(len(self.entries), dtype=torch.int64)
         self.needed = torch.tensor([e.needed for e in self.entries], dtype=torch.int64)
         self.staged = [(i, e) for i, e in enumerate(self.entries) if e.staging is not None and not e.inert]
@@ -209,6 +213,11 @@ class ParameterTable:
         self.records = torch.zeros(len(self.entries), RECORD_WIDTH, dtype=torch.int64)
         self.chunks = torch.empty(0, 2, dtype=torch.int64)
         self.fill()
+
+    def has_these_params(self) -> bool:
+        """Whether the lists have the very same parameter objects in the same places."""
+        there = [(id(p), place) for place, params in enumerate(self.lists) for p in params]
+        return there == self._places
 
     def fill(self) -> None:
         """Write records and chunks from the entries; call after states or memory changed."""
@@ -222,6 +231,8 @@ class ParameterTable:
         self.chunks = torch.stack([record, start], dim=1).contiguous()
 
     def _row(self, entry: Entry) -> list[int]:
+        if entry.inert:
+            return [0] * RECORD_WIDTH
         p = entry.param if entry.staging is None else entry.staging.param
         g = entry.param.grad if entry.staging is None else None  # a staged gradient is set step by step
         numel = p.numel() * (2 if p.is_complex() else 1)
@@ -231,7 +242,8 @@ class ParameterTable:
         pointers = [s.data_ptr() for s in entry.state] + [0, 0, 0]
         kind = kind_code(dtype, grad_dtype, state_dtype)
         grad = 0 if g is None else g.data_ptr() or 1  # an empty gradient is a gradient too
-        return [p.data_ptr(), grad, *pointers[:3], numel, entry.group, kind]
+        used = [p.data_ptr(), grad, *pointers[:3], numel, entry.row, entry.count, kind]
+        return used + [0] * (RECORD_WIDTH - len(used))
 
     def stage_in(self) -> None:
         """Copy staged parameters and gradients into their buffers, and mark which have a gradient."""

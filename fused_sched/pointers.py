@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -30,8 +29,8 @@ def _layout(tensor: torch.Tensor) -> int:
 
 
 def note_layouts(table: ParameterTable) -> None:
-    """Remember the memory layout of every parameter; 0 stands for a staged one."""
-    layouts = [0 if e.staging is not None else _layout(e.param) for e in table.entries]
+    """Remember the memory layout of every parameter; 0: kernels do not walk its own memory."""
+    layouts = [0 if e.inert or e.staging is not None else _layout(e.param) for e in table.entries]
     table.layouts = torch.tensor(layouts, dtype=torch.int64)
     _seen.pop(table, None)
 
@@ -50,12 +49,11 @@ def where_in_c(table: ParameterTable, platform: Platform) -> tuple[int, int] | N
     return None if found == REBUILD else where
 
 
-def scan(table: ParameterTable, states: Sequence[int], where: tuple[int, int] | None) -> int:
+def scan(table: ParameterTable, where: tuple[int, int] | None) -> int:
     """Follow moved gradients in ``table.records``.
 
     Args:
         table: to bring up to date.
-        states: how many state tensors each group's parameters need.
         where: from :func:`where_in_c`; without it the scan runs in Python.
 
     Returns:
@@ -65,31 +63,28 @@ def scan(table: ParameterTable, states: Sequence[int], where: tuple[int, int] | 
         result = int(_C.scan(table.lists, table.ids, table.layouts, table.records, table.needed, *where))
     else:
         result = _scan(table)
-    if not all(e.is_current(states[e.group]) for _, e in table.staged):
+    if not all(e.is_current() for e in table.watched):
         return REBUILD
     return result
 
 
 def _scan(table: ParameterTable) -> int:
-    position, moved = 0, False
-    seen = _seen.setdefault(table, {})
-    for params in table.lists:
-        for p in params:
-            if position == len(table.entries) or p is not table.entries[position].param:
-                return REBUILD
-            if table.entries[position].staging is None:
-                g = p.grad
-                key = p.data_ptr(), p.shape, p.stride(), p.dtype, None if g is None else _key(g)
-                if seen.get(position) != key:
-                    moved = True
-                    grad = _grad_address(p, table, position)
-                    if grad is None:
-                        return REBUILD
-                    table.records[position, RECORD["grad"]] = grad
-                    seen[position] = key
-            position += 1
-    if position != len(table.entries):
+    if not table.has_these_params():
         return REBUILD
+    moved = False
+    seen = _seen.setdefault(table, {})
+    for position, entry in enumerate(table.entries):
+        if entry.inert or entry.staging is not None:
+            continue
+        p, g = entry.param, entry.param.grad
+        key = p.data_ptr(), p.shape, p.stride(), p.dtype, None if g is None else _key(g)
+        if seen.get(position) != key:
+            moved = True
+            grad = _grad_address(p, table, position)
+            if grad is None:
+                return REBUILD
+            table.records[position, RECORD["grad"]] = grad
+            seen[position] = key
     return MOVED if moved else UNCHANGED
 
 

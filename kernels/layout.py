@@ -2,7 +2,7 @@
 
 import triton.language as tl
 
-from ..control_block import FIELDS, FLAGS, GROUP_CAPACITY, GROUP_STRIDE, GROUPS_OFFSET, HEADER
+from ..control_block import FIELDS, FLAGS, GROUP_STRIDE, GROUPS_OFFSET, HEADER
 from ..device_table import UNIT
 from ..parameter_table import RECORD, RECORD_WIDTH
 
@@ -11,7 +11,6 @@ SKIPPED = tl.constexpr(HEADER["skipped"])
 TICKET = tl.constexpr(HEADER["ticket"])
 GROUPS = tl.constexpr(GROUPS_OFFSET)
 STRIDE = tl.constexpr(GROUP_STRIDE)
-COUNTS = tl.constexpr(GROUPS_OFFSET + GROUP_CAPACITY * GROUP_STRIDE)
 
 LR = tl.constexpr(FIELDS["lr"])
 WEIGHT_DECAY = tl.constexpr(FIELDS["weight_decay"])
@@ -31,4 +30,4 @@ STATE0 = tl.constexpr(RECORD["state0"])
 STATE1 = tl.constexpr(RECORD["state1"])
 STATE2 = tl.constexpr(RECORD["state2"])
 NUMEL = tl.constexpr(RECORD["numel"])
-GROUP = tl.constexpr(RECORD["group"])
+ROW = tl.constexpr(RECORD["row"])

@@ -10,12 +10,11 @@ import triton.language as tl
 
 from .layout import (
     CHUNK_UNIT,
-    COUNTS,
-    GROUP,
     GROUPS,
     MOMENTUM,
     NUMEL,
     PARAM,
+    ROW,
     SKIPPED,
     STATE0,
     STATE1,
@@ -129,10 +128,10 @@ def locate_chunk(
     G: tl.constexpr,
     S: tl.constexpr,
 ):
-    """Group, whether there is a first and a third state, addresses of the chunk's elements, and how many there are."""
-    row = records + record.to(tl.int64) * WIDTH
-    group, numel, param = tl.load(row + GROUP), tl.load(row + NUMEL), tl.load(row + PARAM)
-    state0, state1, state2 = tl.load(row + STATE0), tl.load(row + STATE1), tl.load(row + STATE2)
+    """Row of the control block, whether there is a first and a third state, addresses and number of the elements."""
+    words = records + record.to(tl.int64) * WIDTH
+    row, numel, param = tl.load(words + ROW), tl.load(words + NUMEL), tl.load(words + PARAM)
+    state0, state1, state2 = tl.load(words + STATE0), tl.load(words + STATE1), tl.load(words + STATE2)
     start = unit.to(tl.int64) * CHUNK_UNIT
     n = tl.minimum(numel - start, chunk_size.to(tl.int64)).to(tl.int32)
     offset = start * (S.primitive_bitwidth // 8)
@@ -143,22 +142,21 @@ def locate_chunk(
         state1 + offset,
         state2 + offset,
     )
-    return group, state0 != 0, state2 != 0, addresses, n
+    return row, state0 != 0, state2 != 0, addresses, n
 
 
 @triton.jit
 def read_scalars(
     control,
-    group,
-    record,
+    row,
+    count,  # updates applied to the parameter so far
     has_buffer,  # of SGD
     has_maximum,  # of Adam
     RULE: tl.constexpr,
     T: tl.constexpr,
 ):
     """The rule's scalars, and whether the optional state is in use: all that a program reads of the control block."""
-    count = tl.load(control.to(tl.pointer_type(tl.int64)) + COUNTS + record)
-    fields = control + GROUPS + group * STRIDE
+    fields = control + GROUPS + row * STRIDE
     if RULE == ADAM:
         keeps = has_maximum
         scalars = adam_scalars(fields, count, T)
@@ -180,23 +178,25 @@ def take_ticket(control):
 
 
 @triton.jit
-def finish_step(control, records, grads, schedules, skipped, n_records, RULE: tl.constexpr, ADVANCE: tl.constexpr):
+def finish_step(
+    control, counts, records, grads, schedules, skipped, n_records, RULE: tl.constexpr, ADVANCE: tl.constexpr
+):
     """Count the update, note whether it was ``skipped`` (int64), advance the fused schedules."""
-    integers = control.to(tl.pointer_type(tl.int64))
-    tl.store(integers + SKIPPED, skipped)
+    tl.store(control.to(tl.pointer_type(tl.int64)) + SKIPPED, skipped)
     if skipped == 0:
         # so many times as many before it waits for memory; SGD reads two more words of each
         depth: tl.constexpr = 8 if RULE == ADAM else 4
         rows = tl.arange(0, depth)[:, None] * COUNT_LANES
         for first in range(0, n_records, depth * COUNT_LANES):
             i = first + rows + tl.arange(0, COUNT_LANES)[None, :]
-            counted = tl.load(grads + i, mask=i < n_records, other=0) != 0
+            words = 2 * i[:, :, None] + tl.arange(0, 2)[None, None, :]  # both in one access
+            grad, slot = tl.split(tl.load(grads + words, mask=(i < n_records)[:, :, None], other=0))
+            counted = grad != 0
             if RULE == SGD:
-                group = tl.load(records + i * WIDTH + GROUP, mask=counted, other=0)
-                momentum = tl.load(control + GROUPS + group * STRIDE + MOMENTUM, mask=counted, other=0.0)
+                row = tl.load(records + i * WIDTH + ROW, mask=counted, other=0)
+                momentum = tl.load(control + GROUPS + row * STRIDE + MOMENTUM, mask=counted, other=0.0)
                 counted = counted & (momentum != 0.0)
-            counts = integers + COUNTS + i
-            tl.store(counts, tl.load(counts, mask=counted) + 1, mask=counted)
+            tl.store(counts + slot, tl.load(counts + slot, mask=counted) + 1, mask=counted)
     if ADVANCE is not None:
         # another thread may still be reading a momentum that a schedule is about to write
         tl.debug_barrier()
@@ -206,8 +206,9 @@ def finish_step(control, records, grads, schedules, skipped, n_records, RULE: tl
 @triton.jit(do_not_specialize=["n_records", "chunk_size"])
 def update_kernel(
     control,  # float64: the control block
-    records,  # int64 (n_records, 8)
-    grads,  # int64 (n_records): address of each gradient, 0 for none
+    counts,  # int64: updates applied, a slot for each parameter
+    records,  # int64 (n_records, 16)
+    grads,  # int64 (n_records, 2): address of each gradient, 0 for none, and slot of the count
     chunks,  # int32 (programs, 2): record, first element in units of CHUNK_UNIT
     schedules,  # int64: address of each fused schedule's memory
     grad_scale,  # float32 (1), if SCALED
@@ -235,12 +236,13 @@ def update_kernel(
         skipped = tl.full((), 0, tl.int64)
     record = tl.load(chunks + 2 * pid)
     unit = tl.load(chunks + 2 * pid + 1)
-    grad = tl.load(grads + record)
-    group, has_buffer, has_maximum, addresses, n = locate_chunk(records, grad, record, unit, chunk_size, P, G, S)
+    grad = tl.load(grads + 2 * record)
+    count = tl.load(counts + tl.load(grads + 2 * record + 1))
+    row, has_buffer, has_maximum, addresses, n = locate_chunk(records, grad, record, unit, chunk_size, P, G, S)
     n = tl.where((grad != 0) & (skipped == 0), n, 0)
     aligned = ((addresses[0] | addresses[1] | addresses[2] | addresses[3] | addresses[4]) & 15) == 0
     wide = tl.multiple_of(tl.where(aligned, (n // 8) * 8, 0), 8)
-    scalars, keeps = read_scalars(control, group, record, has_buffer, has_maximum, RULE, T)
+    scalars, keeps = read_scalars(control, row, count, has_buffer, has_maximum, RULE, T)
     ends_step = False
     if LAST:
         ends_step = take_ticket(control)  # before the stores, so that it does not wait for them
@@ -263,13 +265,14 @@ def update_kernel(
         )  # fmt: skip
     if LAST:  # noqa: SIM102  # decided when the kernel is compiled, the other when it runs
         if ends_step:
-            finish_step(control, records, grads, schedules, skipped, n_records, RULE, ADVANCE)
+            finish_step(control, counts, records, grads, schedules, skipped, n_records, RULE, ADVANCE)
             tl.store(control.to(tl.pointer_type(tl.int64)) + TICKET, 0)
 
 
 @triton.jit(do_not_specialize=["n_records"])
 def finish_kernel(
     control,
+    counts,
     records,
     grads,
     schedules,
@@ -284,7 +287,7 @@ def finish_kernel(
         skipped = (tl.load(found_inf) != 0.0).to(tl.int64)
     else:
         skipped = tl.full((), 0, tl.int64)
-    finish_step(control, records, grads, schedules, skipped, n_records, RULE, ADVANCE)
+    finish_step(control, counts, records, grads, schedules, skipped, n_records, RULE, ADVANCE)
 
 
 @triton.jit

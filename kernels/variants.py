@@ -102,6 +102,7 @@ def update(kind: int, options: Options, warp_size: int = WARP_SIZE, tuning: Tuni
         update_kernel,
         (
             ("control", "*fp64"),
+            ("counts", "*i64"),
             ("records", "*i64"),
             ("grads", "*i64"),
             ("chunks", "*i32"),
@@ -137,6 +138,7 @@ def finish(options: Options) -> Kernel:
         finish_kernel,
         (
             ("control", "*fp64"),
+            ("counts", "*i64"),
             ("records", "*i64"),
             ("grads", "*i64"),
             ("schedules", "*i64"),

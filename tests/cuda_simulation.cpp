@@ -15,16 +15,16 @@ template <Rule kRule, bool kExtra, typename P, typename G, typename S>
 void run_block(const Step& step, int block) {
   using T = typename ComputeType<P>::type;
   const ChunkPlace& place = step.chunks[block];
-  const int64_t grad = step.grads[place.record];
-  if (grad == 0 || common::is_skipped(step)) return;
+  const Gradient& grad = step.grads[place.record];
+  if (grad.address == 0 || common::is_skipped(step)) return;
   const Record& r = step.records[place.record];
   typename ScalarsOf<kRule, T>::type scalars;
   for (int part = kScalarParts<kRule>; part-- > 0;) {
-    common::chunk_scalars<kRule, T>(step, r, step.counts[place.record], part, scalars);
+    common::chunk_scalars<kRule, T>(step, r, step.counts[grad.count], part, scalars);
   }
   const int64_t start = static_cast<int64_t>(place.unit) * step.unit;
   const int count = static_cast<int>(std::min<int64_t>(r.numel - start, step.chunk_size));
-  const Arrays<P, G, S> arrays = common::arrays_of<P, G, S>(r, grad, start);
+  const Arrays<P, G, S> arrays = common::arrays_of<P, G, S>(r, grad.address, start);
   for (int thread = kThreads; thread-- > 0;) {
     common::update_elements<kRule, kExtra>(arrays, scalars, count, thread, kThreads);
   }

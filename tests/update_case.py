@@ -9,12 +9,11 @@ import torch
 
 from fused_sched import _C
 from fused_sched.backends.cuda import LAUNCH, LAUNCH_WIDTH
-from fused_sched.control_block import FIELDS, FLAGS, GROUP_CAPACITY, GROUP_STRIDE, GROUPS_OFFSET
+from fused_sched.control_block import FIELDS, FLAGS, GROUP_STRIDE, GROUPS_OFFSET
 from fused_sched.device_table import UNIT, DeviceTable
 from fused_sched.parameter_table import CHUNK, RECORD, RECORD_WIDTH, kind_code
 
 _RULES = {"sgd": 0, "adam": 1}
-COUNTS = GROUPS_OFFSET + GROUP_CAPACITY * GROUP_STRIDE
 BASE = {"lr": 0.01, "weight_decay": 0.1, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "momentum": 0.0, "dampening": 0.0}
 GROUPS: dict[str, list[dict[str, float]]] = {
     "sgd": [
@@ -32,6 +31,8 @@ GROUPS: dict[str, list[dict[str, float]]] = {
 }
 STATES = {"sgd": [0, 1, 1, 1], "adam": [2, 2, 2, 3]}
 SIZES = [0, 1, 7, 8, 130, 1024, 1031, 2050]
+ROWS = [5, 0, 6, 2]  # of the control block, one a group: in no order, with holes
+UNUSED = -7.5  # what no launch may touch
 
 
 def id_of(kind: tuple[torch.dtype, torch.dtype, torch.dtype]) -> str:
@@ -44,12 +45,15 @@ class Case:
     def __init__(self, rule: str, kind: tuple[torch.dtype, ...], offset: int) -> None:
         self.rule, self.kind, self.offset = rule, kind, offset
         groups = GROUPS[rule]
-        self.control = torch.zeros(COUNTS + 64, dtype=torch.float64)
+        self.control = torch.full((GROUPS_OFFSET + 8 * GROUP_STRIDE,), UNUSED, dtype=torch.float64)
+        self.control[:GROUPS_OFFSET] = 0.0
         self.integers = self.control.view(torch.int64)
-        for g, fields in enumerate(groups):
-            for name, value in {**BASE, **fields}.items():
-                self.control[GROUPS_OFFSET + g * GROUP_STRIDE + FIELDS[name]] = value
+        for row, fields in zip(ROWS, groups, strict=True):
+            for name, value in {**BASE, "flags": 0.0, **fields}.items():
+                self.control[GROUPS_OFFSET + row * GROUP_STRIDE + FIELDS[name]] = value
         generator = torch.Generator().manual_seed(7)
+        slots = torch.randperm(len(SIZES) * 2 + 3, generator=generator).tolist()  # in no order, with holes
+        self.counts = torch.full((len(slots),), -1)
         self.tensors: list[list[torch.Tensor]] = []
         rows = []
         for i, size in enumerate(SIZES * 2):
@@ -60,18 +64,17 @@ class Case:
             for s in row[3:]:
                 s.abs_()
             self.tensors.append(row)
-            self.integers[COUNTS + i] = i % 3
+            self.counts[slots[i]] = i % 3
             addresses = [t.data_ptr() for t in row]
             grad = 0 if i % 7 == 5 else addresses[1] or 1
-            rows.append([addresses[0], grad, *[*addresses[2:], 0, 0, 0][:3], size, group, kind_code(*kind)])
+            used = [addresses[0], grad, *[*addresses[2:], 0, 0, 0][:3], size, ROWS[group], slots[i], kind_code(*kind)]
+            rows.append(used + [0] * (RECORD_WIDTH - len(used)))
         self.records = torch.tensor(rows, dtype=torch.int64).reshape(-1, RECORD_WIDTH)
 
     def update_in_c(self, scale: torch.Tensor | None, found: torch.Tensor | None) -> None:
         pieces = [(i, s) for i, r in enumerate(self.records.tolist()) for s in range(0, r[RECORD["numel"]], CHUNK)]
-        counts = self.integers[COUNTS:]
         chunks = torch.tensor(pieces, dtype=torch.int64)
-        n_groups = len(GROUPS[self.rule])
-        _C.update(_RULES[self.rule], self.control, counts, self.records, chunks, CHUNK, n_groups, scale, found, ())
+        _C.update(_RULES[self.rule], self.control, self.counts, self.records, chunks, CHUNK, scale, found, ())
 
     def device_table(self) -> DeviceTable:
         """The records as a launch has them; they are all of one kind, so there is one launch."""
@@ -88,7 +91,7 @@ class Case:
         """Arguments of the Triton backend's update kernel, in order; without fused schedules nothing is read of any."""
         (part,), none = device.parts, self.control
         return [
-            self.control, device.records, device.grads, part.chunks, none if schedules is None else schedules,
+            self.control, self.counts, device.records, device.grads, part.chunks, none if schedules is None else schedules,
             none if scale is None else scale, none if found is None else found, len(self.records), part.size,
         ]  # fmt: skip
 
@@ -99,7 +102,7 @@ class Case:
             "rule": _RULES[self.rule], "kind": part.kind, "extra": int(part.extra), "last": 1,
             "n_blocks": len(part.chunks), "chunks": part.chunks.data_ptr(), "chunk_size": part.size, "unit": UNIT,
             "records": device.records.data_ptr(), "grads": device.grads.data_ptr(), "n_records": len(self.records),
-            "counts": self.integers[COUNTS:].data_ptr(), "schedules": 0, "n_schedules": 0,
+            "counts": self.counts.data_ptr(), "schedules": 0, "n_schedules": 0,
         }  # fmt: skip
         row = torch.zeros(1, LAUNCH_WIDTH, dtype=torch.int64)
         row[0, : len(LAUNCH)] = torch.tensor([values[name] for name in LAUNCH])
@@ -107,9 +110,9 @@ class Case:
 
 
 def check_equal(got: Case, expected: Case) -> None:
-    """The same bits in all tensors, counts and words of the header."""
-    assert torch.equal(got.integers[:GROUPS_OFFSET], expected.integers[:GROUPS_OFFSET])
-    assert torch.equal(got.integers[COUNTS:], expected.integers[COUNTS:])
+    """The same bits in all tensors, counts and words of the control block."""
+    assert torch.equal(got.integers, expected.integers)
+    assert torch.equal(got.counts, expected.counts)
     for i, (mine, theirs) in enumerate(zip(got.tensors, expected.tensors, strict=True)):
         for k, (a, b) in enumerate(zip(mine, theirs, strict=True)):
             torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True, msg=_labelled(f"record {i}, tensor {k}"))

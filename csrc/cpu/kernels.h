@@ -16,10 +16,15 @@ struct Record {
   int64_t grad;  // 0: no gradient this step
   int64_t state[3];
   int64_t numel;
-  int64_t group;
-  int64_t kind;  // DTypes as param + 16 * grad + 256 * state
+  int64_t row;    // of the control block
+  int64_t count;  // slot of the parameter's count
+  int64_t kind;   // DTypes as param + 16 * grad + 256 * state
+  int64_t master;
+  int64_t average;
+  int64_t unused[5];
 };
-static_assert(sizeof(Record) == 8 * sizeof(int64_t), "a record is a row of 8 int64");
+constexpr int64_t kRecordWidth = 16;
+static_assert(sizeof(Record) == kRecordWidth * sizeof(int64_t), "a record is a row of 16 int64");
 
 // DType codes of Record::kind.
 enum DType : int { kFloat32 = 0, kFloat64 = 1, kBFloat16 = 2, kFloat16 = 3 };

@@ -38,8 +38,8 @@ struct Work {
   std::atomic<int64_t> next;
 };
 
-const double* group_row(const Update& u, int64_t group) {
-  return u.control + kGroupsOffset + group * kGroupStride;
+const double* row_of(const Update& u, const Record& r) {
+  return u.control + kGroupsOffset + r.row * kGroupStride;
 }
 
 int find_kind(int64_t kind) {
@@ -48,9 +48,9 @@ int find_kind(int64_t kind) {
   return found == end ? -1 : static_cast<int>(found - kKinds);
 }
 
-// Consecutive records mostly share their group, count and kind, and then all of this.
+// Consecutive records mostly share their row, count and kind, and then all of this.
 struct Choice {
-  int64_t group = -1;
+  int64_t row = -1;
   int64_t count = -1;
   int64_t kind = -1;
   int states_needed = 0;
@@ -58,19 +58,19 @@ struct Choice {
 };
 
 bool same_choice(const Choice& c, const Record& r, int64_t count) {
-  return c.group == r.group && c.count == count && c.kind == r.kind;
+  return c.row == r.row && c.count == count && c.kind == r.kind;
 }
 
-// Returns what is wrong with a kind or group that is not known, else null.
+// count: updates applied so far. Returns what is wrong with a kind or row that is not known, else null.
 const char* choose(const Update& u, const Record& r, int64_t count, Choice* choice) {
   const int kind = find_kind(r.kind);
   if (kind < 0) return "has an unknown kind: use a supported combination of dtypes";
-  if (r.group < 0 || r.group >= u.n_groups) {
-    return "has a group outside of the control block: rebuild the records";
+  if (r.row < 0 || r.row >= u.n_rows) {
+    return "has a row outside of the control block: rebuild the records";
   }
-  const double* row = group_row(u, r.group);
+  const double* row = row_of(u, r);
   // Scalars cost two calls of pow; the kind does not matter to them.
-  if (choice->group != r.group || choice->count != count) {
+  if (choice->row != r.row || choice->count != count) {
     Scalars scalars;
     if (u.rule == Rule::kSgd) {
       scalars.sgd = common::sgd_scalars(row);
@@ -89,7 +89,7 @@ const char* choose(const Update& u, const Record& r, int64_t count, Choice* choi
     choice->task.kernel = u.kernels->adam[kind][u.scaled][amsgrad];
   }
   choice->task.scalars = static_cast<int64_t>(plan.scalars.size()) - 1;
-  choice->group = r.group;
+  choice->row = r.row;
   choice->count = count;
   choice->kind = r.kind;
   return nullptr;
@@ -102,6 +102,19 @@ bool has_pointers(const Record& r, int states_needed) {
   return r.param != 0;
 }
 
+// As choose(), which it calls if the record is another choice than the last one.
+const char* follow_record(const Update& u, const Record& r, Choice* choice) {
+  if (r.count < 0 || r.count >= u.n_counts) {
+    return "has a count outside of the counts: rebuild the records";
+  }
+  const int64_t count = u.counts[r.count];
+  const char* problem = same_choice(*choice, r, count) ? nullptr : choose(u, r, count, choice);
+  if (problem == nullptr && r.numel != 0 && !has_pointers(r, choice->states_needed)) {
+    return "lacks the parameter's or a state's address: create the state first";
+  }
+  return problem;
+}
+
 bool prepare_records(const Update& u, char* message, int message_size) {
   plan.tasks.resize(u.n_records);
   plan.scalars.clear();
@@ -110,15 +123,13 @@ bool prepare_records(const Update& u, char* message, int message_size) {
     const Record& r = u.records[i];
     plan.tasks[i] = {};
     if (r.grad == 0) continue;
-    const char* problem = nullptr;
-    if (!same_choice(choice, r, u.counts[i])) problem = choose(u, r, u.counts[i], &choice);
-    if (problem == nullptr && r.numel != 0 && !has_pointers(r, choice.states_needed)) {
-      problem = "lacks the parameter's or a state's address: create the state first";
-    }
+    const char* problem = follow_record(u, r, &choice);
     if (problem != nullptr) {
-      snprintf(message, message_size, "records[%lld] (group=%lld, kind=%lld, numel=%lld) %s",
-               static_cast<long long>(i), static_cast<long long>(r.group),
-               static_cast<long long>(r.kind), static_cast<long long>(r.numel), problem);
+      snprintf(message, message_size,
+               "records[%lld] (row=%lld, count=%lld, kind=%lld, numel=%lld) %s",
+               static_cast<long long>(i), static_cast<long long>(r.row),
+               static_cast<long long>(r.count), static_cast<long long>(r.kind),
+               static_cast<long long>(r.numel), problem);
       return false;
     }
     if (r.numel != 0) plan.tasks[i] = choice.task;
@@ -182,8 +193,8 @@ void run_update(const Update& u) {
   for (int64_t i = 0; i < u.n_records; ++i) {
     const Record& r = u.records[i];
     if (r.grad == 0) continue;
-    const bool counted = u.rule == Rule::kAdam || group_row(u, r.group)[kFieldMomentum] != 0.0;
-    u.counts[i] += counted ? 1 : 0;
+    const bool counted = u.rule == Rule::kAdam || row_of(u, r)[kFieldMomentum] != 0.0;
+    u.counts[r.count] += counted ? 1 : 0;
   }
 }
 

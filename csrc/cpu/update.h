@@ -14,8 +14,9 @@ struct Update {
   const KernelTable* kernels;
   Rule rule;
   const double* control;
-  int n_groups;
-  int64_t* counts;  // one a record
+  int64_t n_rows;  // of the control block
+  int64_t* counts;
+  int64_t n_counts;
   const Record* records;
   int64_t n_records;
   const Chunk* chunks;

@@ -42,7 +42,7 @@ namespace FUSED_SCHED_ISA {
 template <Rule kRule, typename T>
 FUSED_SCHED_HD inline void chunk_scalars(const Step& step, const Record& r, int64_t count, int part,
                                          typename ScalarsOf<kRule, T>::type& s) {
-  const double* row = group_row(step.control, r.group);
+  const double* row = row_of(step.control, r);
   if constexpr (kRule == Rule::kAdam) adam_scalars(row, count, part, s.rule);
   if (part != 0) return;
   if constexpr (kRule == Rule::kSgd) {

@@ -5,6 +5,8 @@
 // fused schedules for the next step.
 #pragma once
 
+#include <stddef.h>
+
 #include <type_traits>
 
 #include "chunk.h"
@@ -95,12 +97,15 @@ __device__ inline bool was_last(unsigned long long before, int64_t* ticket) {
   return true;
 }
 
+// The words up to the number of elements; the others are not read.
 __device__ inline Record load_record(const Record* record) {
+  constexpr int kPacks = offsetof(Record, row) / sizeof(Pack<int64_t, 2>);
   union {
-    Pack<int64_t, 2> packs[4];
+    Pack<int64_t, 2> packs[kPacks];
     Record record;
   } row;
-  for (int k = 0; k < 4; ++k) row.packs[k] = reinterpret_cast<const Pack<int64_t, 2>*>(record)[k];
+  const auto* packs = reinterpret_cast<const Pack<int64_t, 2>*>(record);
+  for (int k = 0; k < kPacks; ++k) row.packs[k] = packs[k];
   return row.record;
 }
 
@@ -123,17 +128,17 @@ __global__ void __launch_bounds__(kThreads, (blocks_per_processor<kRule, kExtra,
   __shared__ typename ScalarsOf<kRule, T>::type scalars;
   __shared__ bool ends_step;
   const ChunkPlace place = step.chunks[blockIdx.x];
-  const int64_t grad = step.grads[place.record];
+  const Gradient grad = step.grads[place.record];
   if (threadIdx.x < kScalarParts<kRule>) {
     const Record& record = step.records[place.record];
-    common::chunk_scalars<kRule, T>(step, record, step.counts[place.record], threadIdx.x, scalars);
+    common::chunk_scalars<kRule, T>(step, record, step.counts[grad.count], threadIdx.x, scalars);
   }
   __syncthreads();  // the scalars are there, and no thread reads the control block any more
   int64_t* ticket = reinterpret_cast<int64_t*>(step.control) + kHeaderTicket;
   unsigned long long before = 0;
   if (step.last != 0 && threadIdx.x == 0) before = take_ticket(ticket);
-  if (grad != 0 && !common::is_skipped(step)) {
-    update_chunk<kRule, kExtra, P, G, S>(step, place, grad, scalars);
+  if (grad.address != 0 && !common::is_skipped(step)) {
+    update_chunk<kRule, kExtra, P, G, S>(step, place, grad.address, scalars);
   }
   if (step.last == 0) return;
   if (threadIdx.x == 0) ends_step = was_last(before, ticket);

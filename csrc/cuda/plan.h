@@ -42,7 +42,7 @@ inline Step step_of(const Launch& l, double* control, const float* grad_scale,
   step.control = control;
   step.counts = reinterpret_cast<int64_t*>(l.counts);
   step.records = reinterpret_cast<const Record*>(l.records);
-  step.grads = reinterpret_cast<const int64_t*>(l.grads);
+  step.grads = reinterpret_cast<const Gradient*>(l.grads);
   step.chunks = reinterpret_cast<const ChunkPlace*>(l.chunks);
   step.schedules = reinterpret_cast<const DeviceSchedule*>(l.schedules);
   step.grad_scale = grad_scale;

@@ -19,6 +19,12 @@ struct DeviceSchedule {
 };
 static_assert(sizeof(DeviceSchedule) == 8 * sizeof(int64_t), "a schedule is a row of 8 int64");
 
+// What an update and its end need of every record: it moves more often than the rest of a record.
+struct alignas(2 * sizeof(int64_t)) Gradient {
+  int64_t address;  // 0: no gradient this step
+  int64_t count;    // slot of the parameter's count
+};
+
 struct ChunkPlace {
   int32_t record;
   int32_t unit;  // first element, divided by Step::unit
@@ -27,8 +33,8 @@ struct ChunkPlace {
 struct Step {
   double* control;
   int64_t* counts;
-  const Record* records;  // their `grad` is not used: gradients may move without the records
-  const int64_t* grads;
+  const Record* records;  // their `grad` and `count` are not used: see Gradient
+  const Gradient* grads;  // one a record
   const ChunkPlace* chunks;
   const DeviceSchedule* schedules;
   const float* grad_scale;  // or null
@@ -46,19 +52,19 @@ FUSED_SCHED_HD inline bool is_skipped(const Step& step) {
   return step.found_inf != nullptr && *step.found_inf != 0.0f;
 }
 
-FUSED_SCHED_HD inline const double* group_row(const double* control, int64_t group) {
-  return control + kGroupsOffset + group * kGroupStride;
+FUSED_SCHED_HD inline const double* row_of(const double* control, const Record& r) {
+  return control + kGroupsOffset + r.row * kGroupStride;
 }
 
 // Counts the update of every record that was updated, as csrc/cpu/update.cpp does.
 template <Rule kRule>
 FUSED_SCHED_HD inline void count_updates(const Step& step, int thread, int n_threads) {
   for (int i = thread; i < step.n_records; i += n_threads) {
-    if (step.grads[i] == 0) continue;
+    const Gradient grad = step.grads[i];
+    if (grad.address == 0) continue;
     const bool counted =
-        kRule == Rule::kAdam ||
-        group_row(step.control, step.records[i].group)[kFieldMomentum] != 0.0;
-    if (counted) step.counts[i] += 1;
+        kRule == Rule::kAdam || row_of(step.control, step.records[i])[kFieldMomentum] != 0.0;
+    if (counted) step.counts[grad.count] += 1;
   }
 }
 

@@ -60,20 +60,9 @@ class Backend:
     def __reduce__(self) -> tuple[type[str], tuple[str]]:
         return str, (self.name,)
 
-    def scan(self, table: ParameterTable, states: Sequence[int]) -> bool:
-        """Bring gradients of ``table`` up to date; False if it has to be rebuilt.
-
-        ``states``: how many state tensors each group's parameters need.
-        """
-        expected = iter(table.entries)
-        for params in table.lists:
-            for p in params:
-                entry = next(expected, None)
-                if entry is None or entry.param is not p:
-                    return False
-                if not entry.is_current(states[entry.group]):
-                    return False
-        return next(expected, None) is None
+    def scan(self, table: ParameterTable) -> bool:
+        """Bring gradients of ``table`` up to date; False if it has to be made anew."""
+        return table.has_these_params() and all(e.is_current() for e in table.entries)
 
     def prepare(self, table: ParameterTable) -> None:
         """Take note of a table that was just filled."""

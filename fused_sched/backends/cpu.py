@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,14 +30,14 @@ class CpuBackend(Backend):
     walks_memory = True
 
     def prepare(self, table: ParameterTable) -> None:
-        """Remember the memory layout of every parameter; 0 stands for a staged one."""
-        layouts = [0 if e.staging is not None else _C.layout(e.param) for e in table.entries]
+        """Remember the memory layout of every parameter; 0: kernels do not walk its own memory."""
+        layouts = [0 if e.inert or e.staging is not None else _C.layout(e.param) for e in table.entries]
         table.layouts = torch.tensor(layouts, dtype=torch.int64)
 
-    def scan(self, table: ParameterTable, states: Sequence[int]) -> bool:
+    def scan(self, table: ParameterTable) -> bool:
         if _C.scan(table.lists, table.ids, table.layouts, table.records, table.needed) == _REBUILD:
             return False
-        return all(e.is_current(states[e.group]) for _, e in table.staged)
+        return all(e.is_current() for e in table.watched)
 
     def update(self, update: Update) -> None:
         table, block = update.table, update.block
@@ -51,7 +50,6 @@ class CpuBackend(Backend):
             table.records,
             table.chunks,
             CHUNK,
-            block.n_groups,
             update.grad_scale,
             update.found_inf,
             tuple([s.launch_arguments for s in update.schedules]),

@@ -112,7 +112,7 @@ class CudaBackend(DeviceBackend):
     def _plan(self, update: Update, capturing: bool) -> Any:
         tracked = self._tracked[update.table]
         table = self._device_table(update, capturing)
-        key: tuple[Any, ...] = (table, update.block.tensor, update.rule)
+        key: tuple[Any, ...] = (table, update.block.tensor, update.block.counts, update.rule)
         for schedule in update.schedules:
             key += (schedule.memory.tensor, schedule.program, schedule.guarded)
         plan: Any = tracked.plan

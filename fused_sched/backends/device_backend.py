@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -64,11 +64,11 @@ class DeviceBackend(Backend):
             self.platform.record_stream([] if tracked.device is None else tracked.device.tensors)
             self.platform.record_stream([] if tracked.plan is None else tracked.plan.kept)
 
-    def scan(self, table: ParameterTable, states: Sequence[int]) -> bool:
+    def scan(self, table: ParameterTable) -> bool:
         tracked = self._tracked.get(table)
         if tracked is None:
             return False
-        result = pointers.scan(table, states, tracked.where)
+        result = pointers.scan(table, tracked.where)
         tracked.moved |= result == pointers.MOVED
         return result != pointers.REBUILD
 
@@ -129,7 +129,6 @@ class DeviceBackend(Backend):
                     "the optimizer's parameters, state or gradients changed in kind inside a CUDA graph capture: "
                     "run one optimizer.step() with all gradients before the capture, so that the graph finds its state"
                 )
-            _check_devices(update)
             if tracked.device is not None:
                 self.platform.record_stream(tracked.device.tensors)
             tracked.device = DeviceTable(update.table, update.block.device, self._chunk_size, self.platform)
@@ -148,12 +147,3 @@ def one_float(value: torch.Tensor, device: torch.device) -> torch.Tensor:
     """A GradScaler's number as float32 on ``device``; the same tensor where it is that already."""
     return value.detach().to(device=device, dtype=torch.float32, non_blocking=True)
 
-
-def _check_devices(update: Update) -> None:
-    home = update.block.device
-    for entry in update.table.entries:
-        if entry.param.device != home:
-            raise RuntimeError(
-                f"a parameter is on {entry.param.device} now, but the optimizer was made for {home}: "
-                "move the model before the optimizer is made"
-            )

@@ -27,13 +27,13 @@ Function = Callable[..., torch.Tensor]
 class _Row:
     """Hyperparameters of one group as scalars."""
 
-    def __init__(self, block: ControlBlock, group: int) -> None:
-        self._block, self._group = block, group
-        flags = int(block.host[block.slot(group, "flags")])  # only the host writes flags
+    def __init__(self, block: ControlBlock, row: int) -> None:
+        self._block, self._row = block, row
+        flags = int(block.host[block.slot(row, "flags")])  # only the host writes flags
         self.flags = {name: bool(flags & bit) for name, bit in FLAGS.items()}
 
     def __getattr__(self, field: str) -> Scalar:
-        slot = self._block.slot(self._group, field)
+        slot = self._block.slot(self._row, field)
         return self._block.tensor[slot] if self._block.remote else self._block.host[slot]
 
 
@@ -96,10 +96,10 @@ class ReferenceBackend(Backend):
         block = update.block
         skip = None if update.found_inf is None else update.found_inf.reshape(()) != 0
         block.integers[HEADER["skipped"]] = 0 if skip is None else skip
-        rows = [_Row(block, g) for g in range(block.n_groups)]
-        for i, entry in enumerate(update.table.entries):
-            if entry.param.grad is not None:
-                self._update_one(update, entry, rows[entry.group], block.counts[i], skip)
+        entries = [entry for entry in update.table.entries if entry.param.grad is not None]
+        rows = {index: _Row(block, index) for index in {entry.row for entry in entries}}
+        for entry in entries:
+            self._update_one(update, entry, rows[entry.row], block.counts[entry.count], skip)
         for schedule in update.schedules:
             self.advance(schedule)
 

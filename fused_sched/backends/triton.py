@@ -90,7 +90,7 @@ class TritonBackend(DeviceBackend):
         tracked = self._tracked[update.table]
         table = self._device_table(update, capturing)
         scaled, guarded = update.grad_scale is not None, update.found_inf is not None
-        key: tuple[Any, ...] = (table, update.block.tensor, update.rule, scaled, guarded)
+        key: tuple[Any, ...] = (table, update.block.tensor, update.block.counts, update.rule, scaled, guarded)
         for schedule in update.schedules:
             key += (schedule.memory.tensor, schedule.program, schedule.guarded)
         if tracked.plan is None or not same(tracked.plan.key, key):
@@ -110,6 +110,7 @@ class TritonBackend(DeviceBackend):
         )
         tensors = {
             "control": control,
+            "counts": update.block.counts,
             "records": table.records,
             "schedules": schedules,
             _GRADS: table.grads,
