@@ -206,7 +206,7 @@ def test_cpp_changes_nothing_where_a_row_is_not_there(bad: float) -> None:
     memory[program.rows_offset + 1] = bad
     before = memory.clone(), block.tensor.clone()
     arguments = program.encode(), program.n_uniform, memory, 3, program.rows_offset, 0
-    with pytest.raises(IndexError, match=r"^lane 1 .* drives row .*, but the control block has rows 0 to 6: name whole"):
+    with pytest.raises(IndexError, match=r"^lane 1 .* drives row .*, but the control block has rows 0 to 6: name"):
         _C.advance(block.tensor, *arguments)
     assert [t.view(torch.int64).tolist() for t in (memory, block.tensor)] == [
         t.view(torch.int64).tolist() for t in before
