@@ -17,12 +17,13 @@ from platforms import MIRRORED, Mirrored
 from schedule_twins import device_of
 
 from fused_sched import backends
+from fused_sched.backends.cuda import CudaBackend
 from fused_sched.builder import Builder
 from fused_sched.control_block import GROUP_STRIDE, GROUPS_OFFSET, HostedArray
 from fused_sched.lr_scheduler import StepLR
 from fused_sched.optim import SGD
 from fused_sched.platforms import TORCH, Platform
-from fused_sched.program import Program
+from fused_sched.program import OP_CODES, Program
 from fused_sched.schedule import Schedule
 
 MANY = 5000
@@ -254,3 +255,14 @@ def test_compiled_kernels_drive_many_rows_without_races() -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "6 passed" in done.stdout, done.stdout
+
+
+@pytest.mark.parametrize("name", ["cpu", "cuda"])
+def test_backends_that_run_encoded_programs_check_them(name: str) -> None:
+    pytest.importorskip("fused_sched._C")
+    chosen = CudaBackend(operators=None) if name == "cuda" else backends.make(name, TORCH)
+    schedule = new_schedule(everything(3), [4, 2, 0], Rows(7), chosen)
+    (load,) = (schedule.code[:, 0] == OP_CODES["load"]).nonzero()[0].tolist()
+    schedule.code[load, 1] = schedule.program.rows_offset
+    with pytest.raises(ValueError, match="reads or writes the rows that the lanes drive"):
+        chosen.check_program(schedule)
