@@ -82,24 +82,26 @@ FUSED_SCHED_HD inline int64_t table_row(double x, int rows) {
   return x > 0.0 ? static_cast<int64_t>(x < last ? x : last) : 0;
 }
 
-// Arithmetic of one operation on the values of its operands.
-FUSED_SCHED_HD inline double apply(int op, double a, double b, double c) {
-  switch (op) {
-    case kOpAdd: return a + b;
-    case kOpSub: return a - b;
-    case kOpMul: return a * b;
-    case kOpDiv: return a / b;
-    case kOpPow: return pow(a, b);
-    case kOpMod: return python_mod(a, b);
-    case kOpFloordiv: return python_floordiv(a, b);
-    case kOpMin: return b < a ? b : a;
-    case kOpMax: return b > a ? b : a;
-    case kOpLt: return a < b ? 1.0 : 0.0;
-    case kOpLe: return a <= b ? 1.0 : 0.0;
-    case kOpEq: return a == b ? 1.0 : 0.0;
-    case kOpNe: return a != b ? 1.0 : 0.0;
-    case kOpAnd: return a != 0.0 && b != 0.0 ? 1.0 : 0.0;
-    case kOpOr: return a != 0.0 || b != 0.0 ? 1.0 : 0.0;
+// Arithmetic of one operation. Only the operands that it has are read.
+FUSED_SCHED_HD inline double apply(const int32_t* word, const double* values) {
+  const auto operand = [=](int k) { return values[word[k]]; };
+  const double a = operand(1);
+  switch (word[0]) {
+    case kOpAdd: return a + operand(2);
+    case kOpSub: return a - operand(2);
+    case kOpMul: return a * operand(2);
+    case kOpDiv: return a / operand(2);
+    case kOpPow: return pow(a, operand(2));
+    case kOpMod: return python_mod(a, operand(2));
+    case kOpFloordiv: return python_floordiv(a, operand(2));
+    case kOpMin: return operand(2) < a ? operand(2) : a;
+    case kOpMax: return operand(2) > a ? operand(2) : a;
+    case kOpLt: return a < operand(2) ? 1.0 : 0.0;
+    case kOpLe: return a <= operand(2) ? 1.0 : 0.0;
+    case kOpEq: return a == operand(2) ? 1.0 : 0.0;
+    case kOpNe: return a != operand(2) ? 1.0 : 0.0;
+    case kOpAnd: return a != 0.0 && operand(2) != 0.0 ? 1.0 : 0.0;
+    case kOpOr: return a != 0.0 || operand(2) != 0.0 ? 1.0 : 0.0;
     case kOpNot: return a == 0.0 ? 1.0 : 0.0;
     case kOpNeg: return -a;
     case kOpAbs: return fabs(a);
@@ -119,15 +121,9 @@ FUSED_SCHED_HD inline double apply(int op, double a, double b, double c) {
     case kOpCeil: return ceil(a);
     case kOpTrunc: return trunc(a);
     case kOpRound: return nearbyint(a);
-    case kOpWhere: return a != 0.0 ? b : c;
+    case kOpWhere: return a != 0.0 ? operand(2) : operand(3);
     default: return 0.0;  // loads and stores: see run_operation
   }
-}
-
-// Operands of an arithmetic operation: the words from 1 on that are positions of values.
-FUSED_SCHED_HD inline int operand_count(int op) {
-  if (op == kOpWhere) return 3;
-  return op >= kOpNot ? 1 : 2;
 }
 
 // row: what the lane drives of the control block; null where an operation runs once. values: one for
@@ -146,12 +142,7 @@ FUSED_SCHED_HD inline void run_operation(const int32_t* word, int64_t lane, doub
     case kOpStore: memory[word[1]] = values[word[2]]; break;
     case kOpStoreGroup: memory[word[1] + lane] = values[word[2]]; break;
     case kOpStoreField: row[word[1]] = values[word[2]]; break;
-    default: {
-      const int operands = operand_count(word[0]);
-      const double b = operands > 1 ? values[word[2]] : 0.0;
-      const double c = operands > 2 ? values[word[3]] : 0.0;
-      *result = apply(word[0], values[word[1]], b, c);
-    }
+    default: *result = apply(word, values);
   }
 }
 

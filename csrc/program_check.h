@@ -26,6 +26,12 @@ struct Shape {
   bool field;     // word 1 is a field of the control block
 };
 
+// Operands of an arithmetic operation: the words from 1 on that are positions of values.
+inline int operand_count(int op) {
+  if (op == kOpWhere) return 3;
+  return op >= kOpNot ? 1 : 2;
+}
+
 inline Shape shape_of(int op) {
   switch (op) {
     case kOpLoad: return {0, 2, true, false, false};
@@ -35,7 +41,7 @@ inline Shape shape_of(int op) {
     case kOpStore: return {1, 2, true, false, false};
     case kOpStoreGroup: return {1, 2, true, true, false};
     case kOpStoreField: return {1, 2, false, false, true};
-    default: return {common::operand_count(op), 1, false, false, false};
+    default: return {operand_count(op), 1, false, false, false};
   }
 }
 

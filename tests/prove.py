@@ -93,7 +93,10 @@ PROOFS = {
         [_TRACE, "-k", "transformers or stable_decay or any_order"], "steps", 400_000, size=8_000_000, part=400_000
     ),
     "sanitizers": Proof(
-        ["tests/parity", _PROGRAMS, "-k", "cpu and not triton"], "runs", 1, 2, 1, prepare=sanitized, whole=True
+        ["tests/parity", _PROGRAMS, "tests/test_program_check.py", "tests/test_lanes.py", "-k", "cpu and not triton"],
+        *("runs", 1, 2, 1, {"FUSED_SCHED_TEST_PROGRAMS": "100000"}),
+        prepare=sanitized,
+        whole=True,
     ),
     "races": Proof(["tests/kernels", "tests/parity"], "runs", 1, 3, 1, environment=_RACES, whole=True),
     "replays": Proof(["tests/gpu/test_long_replays.py"], "replays", 40_000, 40_000, 40_000, _FIBERS, whole=True),
