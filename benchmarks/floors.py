@@ -78,7 +78,7 @@ if triton is not None:
 def _stream_over(ours: Entered, problem: Problem) -> Call:
     """The stream over the tables of ``ours``."""
     optimizer = ours.built.optimizer
-    table = optimizer._backend._tracked[optimizer._table].device
+    table = optimizer._backend._tracked[optimizer._tables[0]].device
     types = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16}
     param, state = (types[dtype] for dtype in problem.dtypes)
     widest = max(dtype.itemsize for dtype in problem.dtypes)

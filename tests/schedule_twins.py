@@ -418,7 +418,7 @@ def on_the_device(made: Any) -> list[dict[str, float]]:
     block = made._block
     values = block.tensor.tolist()
     pairs = zip(made.param_groups, seen(made), strict=True)
-    return [{key: values[block.slot(group.index, key)] for key in row} for group, row in pairs]
+    return [{key: values[block.slot(group.row, key)] for key in row} for group, row in pairs]
 
 
 def last_lr_on_the_device(scheduler: Any) -> list[float]:

@@ -33,9 +33,8 @@ class Machine:
         else:
             device = torch.device(device_of(backend))
             chosen = backends.choose(device, backend)
-            self.block = ControlBlock(device, 1, chosen.platform)
-            for _ in lrs:
-                self.block.add_group()
+            self.block = ControlBlock(device, len(lrs), 1, chosen.platform)
+            self.rows = [self.block.claim_row() for _ in lrs]
             self.schedule = Schedule(program, range(program.n_groups), self.block, chosen, guarded)
         for group, lr in enumerate(lrs):
             self.set_field(group, "lr", lr)

@@ -10,13 +10,14 @@ from platforms import MIRRORED
 
 from fused_sched.control_block import (
     FIELDS,
-    GROUP_CAPACITY,
     GROUP_STRIDE,
     GROUPS_OFFSET,
     HEADER,
+    NO_COUNT,
+    SPARE,
     ControlBlock,
-    HostedArray,
 )
+from fused_sched.hosted_array import HostedArray
 from fused_sched.platforms import TORCH, Platform
 
 CPU = torch.device("cpu")
@@ -102,42 +103,25 @@ def test_hosted_part_alone_is_mirrored() -> None:
 
 @pytest.mark.parametrize("platform", [TORCH, MIRRORED], ids=["local", "remote"])
 def test_rows_and_counts(platform: Platform) -> None:
-    block = ControlBlock(CPU, 5, platform)
-    assert [block.add_group() for _ in range(3)] == [0, 1, 2]
-    assert block.row_capacity == GROUP_CAPACITY
-    assert block.tensor.numel() == GROUPS_OFFSET + GROUP_CAPACITY * GROUP_STRIDE
-    assert (block.counts.shape, block.counts.dtype) == ((5,), torch.int64)
+    block = ControlBlock(CPU, 3, 5, platform)
+    rows = [block.claim_row() for _ in range(3)]
+    assert [row.index for row in rows] == [0, 1, 2]
+    assert block.row_capacity == 6 + SPARE
+    assert block.tensor.numel() == GROUPS_OFFSET + block.row_capacity * GROUP_STRIDE
+    assert (block.counts.shape, block.counts.dtype) == ((1 + 10 + SPARE,), torch.int64)
     assert not block.tensor.any()
     for group in range(3):
         for number, field in enumerate(FIELDS):
             block.write(block.slot(group, field), 100.0 * group + number)
-    rows = block.tensor[GROUPS_OFFSET : GROUPS_OFFSET + 3 * GROUP_STRIDE].view(3, GROUP_STRIDE)
+    values = block.tensor[GROUPS_OFFSET : GROUPS_OFFSET + 3 * GROUP_STRIDE].view(3, GROUP_STRIDE)
     for group in range(3):
-        assert rows[group, : len(FIELDS)].tolist() == [100.0 * group + n for n in range(len(FIELDS))]
+        assert values[group, : len(FIELDS)].tolist() == [100.0 * group + n for n in range(len(FIELDS))]
     assert not block.counts.any()
     block.counts[4] = 2**40
-    assert rows[2, : len(FIELDS)].tolist() == [200.0 + n for n in range(len(FIELDS))]
+    assert values[2, : len(FIELDS)].tolist() == [200.0 + n for n in range(len(FIELDS))]
     assert not block.skipped()
     block.integers[HEADER["skipped"]] = 1
     assert block.skipped()
-
-
-@pytest.mark.parametrize("platform", [TORCH, MIRRORED], ids=["local", "remote"])
-@pytest.mark.parametrize("stale", [False, True])
-def test_rows_of_another_block(platform: Platform, stale: bool) -> None:
-    """What only the device knows of them is not lost, and what is known is not asked for."""
-    old = ControlBlock(CPU, 0, platform)
-    slot = old.slot(old.add_group(), "lr")
-    old.write_range(slot, [0.5, 0.25])
-    if stale:
-        old.copy_from_device(slot, torch.tensor(0.75))
-    new = ControlBlock(CPU, 0, platform, old.mirrors)
-    new.add_group()
-    new.copy_range(slot, old, slot, GROUP_STRIDE)
-    assert new.stale == (stale and new.remote)
-    expected = [0.75 if stale else 0.5, 0.25]
-    assert new.tensor[slot : slot + 2].tolist() == expected
-    assert new.read_range(slot, slot + 2) == expected
 
 
 @pytest.mark.parametrize("of_one", [True, False], ids=["of one optimizer", "of two"])
@@ -161,22 +145,78 @@ def test_mirrors_of_one_optimizer_are_read_together(of_one: bool) -> None:
     assert second.read(0) == 4.0
 
 
-def test_more_groups_than_there_is_room_for() -> None:
-    block = ControlBlock(CPU, 0)
-    for _ in range(GROUP_CAPACITY):
-        block.add_group()
-    with pytest.raises(ValueError, match=r"^an optimizer has at most 1024 param groups: merge the groups"):
-        block.add_group()
-    assert block.n_groups == GROUP_CAPACITY
-    last = block.slot(GROUP_CAPACITY - 1, "flags")
-    block.write(last, 3.0)
-    assert not block.counts.any()
+@pytest.mark.parametrize("platform", [TORCH, MIRRORED], ids=["local", "remote"])
+@pytest.mark.parametrize("stale", [False, True])
+def test_a_block_that_grows_keeps_rows_views_and_counts(platform: Platform, stale: bool) -> None:
+    """What only the device knows of them is not lost, and what is known is not asked for."""
+    block = ControlBlock(CPU, 0, 0, platform)
+    rows = [block.claim_row() for _ in range(3)]
+    slot = block.slot(1, "lr")
+    block.write_range(slot, [0.5, 0.25])
+    if stale:
+        block.copy_from_device(slot, torch.tensor(0.75))
+    counts = [block.claim_count() for _ in range(3)]
+    block.counts[counts[1].index] = 7
+    before = block.tensor, block.counts
+    rows += [block.claim_row() for _ in range(2 * SPARE)]
+    counts += [block.claim_count() for _ in range(2 * SPARE)]
+    assert block.tensor is not before[0]
+    assert block.counts is not before[1]
+    assert block.stale == (stale and block.remote)
+    expected = [0.75 if stale else 0.5, 0.25]
+    assert block.tensor[slot : slot + 2].tolist() == expected
+    assert block.read_range(slot, slot + 2) == expected
+    assert [row.index for row in rows] == [*range(len(rows))]
+    assert NO_COUNT not in {count.index for count in counts}
+    assert block.counts.nonzero().flatten().tolist() == [counts[1].index]
+    view = block.view(2, "lr")
+    rows += [block.claim_row() for _ in range(4 * SPARE)]
+    view.fill_(3.5)
+    assert block.read(block.slot(2, "lr")) == 3.5
+
+
+@pytest.mark.parametrize("platform", [TORCH, MIRRORED], ids=["local", "remote"])
+def test_a_place_is_free_when_its_owner_is_gone(platform: Platform) -> None:
+    block = ControlBlock(CPU, 0, 0, platform)
+    first, second = block.claim_row(), block.claim_row()
+    block.write(block.slot(second.index, "eps"), 5.0)
+    index = second.index
+    del second
+    again = block.claim_row()
+    assert again.index == index
+    assert block.read(block.slot(index, "eps")) == block.tensor[block.slot(index, "eps")] == 0.0
+    count = block.claim_count()
+    block.counts[count.index] = 9
+    index = count.index
+    del count
+    count = block.claim_count()
+    assert (count.index, int(block.counts[index])) == (index, 0)
+    assert first.index == 0
+
+
+def test_what_a_graph_has_seen_is_nobody_elses() -> None:
+    block = ControlBlock(CPU, 0, 0, MIRRORED)
+    row, count = block.claim_row(), block.claim_count()
+    seen = row.index, count.index
+    block.note_capture()
+    later = block.claim_row()
+    free = later.index
+    del row, count, later
+    assert (block.claim_row().index, block.claim_count().index) == (free, seen[1] + 1)
+    memory = block.tensor, block.counts
+    rows, counts = [], []
+    with pytest.raises(RuntimeError, match="no room for more param groups.*a captured CUDA graph points to it"):
+        rows += [block.claim_row() for _ in range(2 * SPARE)]
+    with pytest.raises(RuntimeError, match="no room for more parameters with state"):
+        counts += [block.claim_count() for _ in range(2 * SPARE)]
+    assert (block.tensor is memory[0], block.counts is memory[1]) == (True, True)
 
 
 @pytest.mark.parametrize("platform", [TORCH, MIRRORED], ids=["local", "remote"])
 def test_view_is_live_both_ways(platform: Platform) -> None:
-    block = ControlBlock(CPU, 0, platform)
-    block.add_group()
+    block = ControlBlock(CPU, 0, 0, platform)
+    row = block.claim_row()
+    assert row.index == 0
     view = block.view(0, "lr")
     assert (view.shape, view.dtype) == (torch.Size([]), torch.float64)
     block.write(block.slot(0, "lr"), 0.5)

@@ -240,7 +240,7 @@ def test_the_scan_compares_devices(cuda: CudaBackend) -> None:
     optimizer = AdamW(params, lr=0.01, backend=cuda)
     set_gradients(params, 1)
     optimizer.step()
-    t = optimizer._table
+    t = optimizer._tables[0]
     arguments = t.lists, t.ids, t.layouts, t.records, t.needed
     assert [_C.scan(*arguments), _C.scan(*arguments, 1, 0)] == [UNCHANGED] * 2
     assert [_C.scan(*arguments, 2, 0), _C.scan(*arguments, 1, 1)] == [REBUILD] * 2

@@ -276,12 +276,13 @@ def test_a_block_that_grows_takes_what_the_device_has(known: bool) -> None:
     scheduler = _make("CosineAnnealingLR", made, fused=True)
     for _ in range(5):
         _step(made, scheduler)
-    block, before = made._block, on_the_device(made)
+    memory, before = made._block.tensor, on_the_device(made)
     assert seen(made) != before
     if not known:
         made._block.expire()
-    made.add_param_group({"params": [torch.nn.Parameter(torch.ones(1)) for _ in range(90)], "lr": 0.2})
-    assert made._block is not block
+    for _ in range(90):
+        made.add_param_group({"params": [torch.nn.Parameter(torch.ones(1))], "lr": 0.2})
+    assert made._block.tensor is not memory
     assert on_the_device(made)[:3] == before
     assert (seen(made)[:3] != before) == known  # nobody has asked the device
     made._block.expire()

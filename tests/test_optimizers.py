@@ -141,8 +141,6 @@ def test_differentiable_is_refused(name: str) -> None:
 
 UNSUPPORTED: list[tuple[str, Callable[[], Tensor], str]] = [
     ("sparse", lambda: torch.zeros(3).to_sparse(), "sparse"),
-    ("int64", lambda: torch.zeros(3, dtype=torch.int64), "int64"),
-    ("bool", lambda: torch.zeros(3, dtype=torch.bool), "bool"),
     ("float8", lambda: torch.zeros(3).to(torch.float8_e4m3fn), "float8"),
     ("meta", lambda: torch.zeros(3, device="meta"), "meta"),
 ]
@@ -154,12 +152,12 @@ def test_unsupported_parameters_are_refused_by_name(name: str, what: str, backen
     make, match = next((m, t) for w, m, t in UNSUPPORTED if w == what)
     cls = getattr(fused_sched.optim, name)
     with pytest.raises(TypeError, match=match):
-        cls([make()], backend=backend)
+        cls([make().requires_grad_()], backend=backend)
     twins = make_twins(name, backend, generator(1))
     twins.run(generator(2), 1)
     before = snapshot(twins.ours)
     with pytest.raises(TypeError, match=match):
-        twins.ours.add_param_group({"params": [make()]})
+        twins.ours.add_param_group({"params": [make().requires_grad_()]})
     assert_unchanged(twins.ours, before)
     assert len(twins.ours.param_groups) == 1
     twins.run(generator(3), 1)
@@ -611,20 +609,20 @@ def test_add_param_group_mid_run(name: str, backend: str, seed: int) -> None:
 
 @every_optimizer
 def test_add_param_group_beyond_the_first_capacity(name: str, backend: str, seed: int) -> None:
-    """Thirty groups after one parameter: the control block moves, and counts and hyperparameters with it."""
+    """Seventy groups after one: the control block moves, and hyperparameters with it; counts stay theirs."""
     g = generator(seed)
     twins = make_twins(name, backend, g, shapes=(3,))
     kept = twins.ours.param_groups[0]
     scheduler = fused_sched.lr_scheduler.ExponentialLR(twins.ours, 0.5)
     torchs_scheduler = torch.optim.lr_scheduler.ExponentialLR(twins.torchs, 0.5)
     twins.run(g, 3)
-    block = twins.ours._block
-    for i in range(30):
+    memory = twins.ours._block.tensor
+    for i in range(70):
         value = normal(g, 2)
         for optimizer, groups in ((twins.ours, twins.our_groups), (twins.torchs, twins.torch_groups)):
             groups.append([value.clone().requires_grad_()])
             optimizer.add_param_group({"params": groups[-1], "lr": 0.01 * (i + 1), "initial_lr": 0.01 * (i + 1)})
-    assert twins.ours._block is not block
+    assert twins.ours._block.tensor is not memory
     twins.run(g, 2)
     assert_same(twins)
     scheduler.step()
@@ -634,19 +632,6 @@ def test_add_param_group_beyond_the_first_capacity(name: str, backend: str, seed
     twins.run(g, 2)
     assert_same(twins)
     assert [x["lr"] for x in twins.ours.param_groups] == [x["lr"] for x in twins.torchs.param_groups]
-
-
-def test_more_groups_than_the_control_block_has_rows(backend: str) -> None:
-    from fused_sched.control_block import GROUP_CAPACITY
-
-    params = [torch.zeros(1, requires_grad=True) for _ in range(GROUP_CAPACITY + 1)]
-    optimizer = SGD([{"params": [p]} for p in params[:-1]], backend=backend)
-    with pytest.raises(ValueError, match=f"at most {GROUP_CAPACITY} param groups"):
-        optimizer.add_param_group({"params": [params[-1]]})
-    assert len(optimizer.param_groups) == GROUP_CAPACITY
-    params[0].grad = torch.ones(1)
-    optimizer.step()
-    assert params[0].item() == pytest.approx(-1e-3)
 
 
 @every_optimizer

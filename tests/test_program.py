@@ -67,11 +67,12 @@ def _advance_host(program: Program, memory: list[float], control: list[float]) -
 def _schedule(program: Program, backend: str, control: list[float], guarded: bool = False) -> Schedule:
     device = torch.device(device_of(backend))
     chosen = backends.choose(device, backend)
-    block = ControlBlock(device, 0, chosen.platform)
-    for _ in range(program.n_groups):
-        block.add_group()
+    block = ControlBlock(device, program.n_groups, 0, chosen.platform)
+    rows = [block.claim_row() for _ in range(program.n_groups)]
     block.write_range(0, control)
-    return Schedule(program, range(program.n_groups), block, chosen, guarded)
+    schedule = Schedule(program, [row.index for row in rows], block, chosen, guarded)
+    schedule.owners = rows  # type: ignore[attr-defined]  # of the rows, which would be free without them
+    return schedule
 
 
 # -- building ----------------------------------------------------------------------------------------------

@@ -255,13 +255,14 @@ def test_groups_reordered_and_put_in_by_hand(first: str, host_backend: str, mirr
 
 def test_schedule_follows_a_control_block_that_had_to_grow(host_backend: str, mirrored: bool) -> None:
     pair = twins("ExponentialLR", lrs=[0.1], backend=host_backend)
-    block = pair.our_optimizer._block
+    memory = pair.our_optimizer._block.tensor
     for made in (pair.our_optimizer, pair.torch_optimizer):
-        made.param_groups[0]["params"].extend(parameters(60))
+        for _ in range(80):
+            made.add_param_group({"params": parameters(1), "initial_lr": 0.5})
     for _ in range(3):
         pair.optimizer_step()
         compare_steps(pair, 1)
-    assert pair.our_optimizer._block is not block
+    assert pair.our_optimizer._block.tensor is not memory
 
 
 # -- tensor lr ---------------------------------------------------------------------------------------------

@@ -133,12 +133,12 @@ def test_backends_agree_with_the_host(name: str, backend: str) -> None:
     b.set_register("last_epoch", epoch)
     b.set_field("lr", traced.emit(b, epoch)[0])
     device = torch.device(device_of(backend))
-    block = ControlBlock(device, 0)
-    block.add_group()
-    schedule = Schedule(b.finish(name), [0], block, backends.choose(device, backend), False)
+    block = ControlBlock(device, 1, 0)
+    row = block.claim_row()
+    schedule = Schedule(b.finish(name), [row.index], block, backends.choose(device, backend), False)
     for step in range(40):
         schedule.advance()
-        found = block.read(block.slot(0, "lr"))
+        found = block.read(block.slot(row.index, "lr"))
         assert math.isclose(found, float(IMAGINED[name](step)), rel_tol=SCHEDULE_RELATIVE), step
 
 

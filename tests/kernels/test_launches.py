@@ -202,7 +202,7 @@ def test_tables_of_a_capture_are_kept_and_not_rewritten(triton: TritonBackend, p
     with platform.captured():
         optimizer.step()
     backend = optimizer._backend
-    tracked = backend._tracked[optimizer._table]
+    tracked = backend._tracked[optimizer._tables[0]]
     grads = tracked.device.grads
     before = grads.clone()
     for p in params:
@@ -223,7 +223,7 @@ def test_memory_of_every_table_that_is_replaced_waits_for_the_stream(
     own = ExponentialLR(optimizer, gamma=0.5)
     optimizer.step()
     own.step()
-    tracked = triton._tracked[optimizer._table]
+    tracked = triton._tracked[optimizer._tables[0]]
     table, plan, advance = tracked.device, tracked.plan, triton._advances[own._schedule]
     replaced = [table.records, table.grads, *(part.chunks for part in table.parts)]
     replaced += [t for t in (*plan.kept, *advance.kept) if isinstance(t, torch.Tensor)]
@@ -238,7 +238,7 @@ def test_gradients_that_moved_leave_their_addresses_to_the_stream(triton: Triton
     params = parameters(2)
     optimizer = AdamW(params, backend=triton)
     optimizer.step()
-    grads = triton._tracked[optimizer._table].device.grads
+    grads = triton._tracked[optimizer._tables[0]].device.grads
     for p in params:
         p.grad = torch.ones_like(p)
     optimizer.step()

@@ -93,13 +93,13 @@ def _assert_device_agrees(made: Any, relative: float) -> None:
     block = made._block
     for group in made.param_groups:
         for name in ("lr", "momentum", "beta1"):
-            slot = block.slot(group.index, name)
+            slot = block.slot(group.row, name)
             device, host = block.tensor[slot].item(), block.host[slot]
             assert (
                 device == host
                 or (math.isnan(device) and math.isnan(host))
                 or (relative and math.isclose(device, host, rel_tol=relative))
-            ), f"{name} of group {group.index} is {device!r} on the device, {host!r} on the host"
+            ), f"{name} of row {group.row} is {device!r} on the device, {host!r} on the host"
 
 
 @pytest.mark.parametrize("edited", [False, True], ids=["untouched", "edited by hand"])
