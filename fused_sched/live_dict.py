@@ -32,15 +32,21 @@ class Changes:
 
     def hand_out(self, tensor: torch.Tensor) -> None:
         """The user has a state tensor now, and may give it another storage, which no assignment tells of."""
-        self._handed_out[id(tensor)] = weakref.ref(tensor), _memory(tensor)
+        known = self._handed_out.get(id(tensor))
+        if known is None or known[0]() is not tensor:
+            self._handed_out[id(tensor)] = weakref.ref(tensor), _memory(tensor)
 
     def look_at_handed_out(self) -> None:
-        """Notice state tensors with another storage; forget those that only the state has any more."""
+        """Notice state tensors in another memory; forget those that nobody else has any more."""
         for key, (reference, memory) in list(self._handed_out.items()):
             tensor = reference()
-            if tensor is not None and _memory(tensor) != memory:
+            if tensor is None:
+                del self._handed_out[key]
+                continue
+            if _memory(tensor) != memory:
                 self.structure = True
-            if tensor is None or sys.getrefcount(tensor) <= _REFERENCES_OF_STATE:
+                self._handed_out[key] = reference, _memory(tensor)
+            elif sys.getrefcount(tensor) <= _REFERENCES and _users_of_storage(tensor) <= _USERS:
                 del self._handed_out[key]
 
     @property
@@ -53,18 +59,22 @@ def _memory(tensor: torch.Tensor) -> Any:
     return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
 
 
-def _references_of_state() -> int:
-    # as in look_at_handed_out, of a tensor that only a dict has
-    state = {"buffer": torch.empty(0)}
-    reference = weakref.ref(state["buffer"])
-    for key, (again, _) in [("buffer", (reference, None))]:
-        tensor = again()
-        if key:
-            return sys.getrefcount(tensor)
+def _users_of_storage(tensor: torch.Tensor) -> int:
+    return int(torch._C._storage_Use_Count(tensor.untyped_storage()._cdata))  # type: ignore[attr-defined]
+
+
+def _of_a_state() -> tuple[int, int]:
+    """References to a state tensor, and users of its storage, where only a state and a table have it."""
+    state = {"buffer": torch.empty(1)}
+    table = state["buffer"].detach()
+    for reference in [weakref.ref(state["buffer"])]:  # as in look_at_handed_out
+        tensor = reference()
+        if tensor is not None and table is not None:
+            return sys.getrefcount(tensor), _users_of_storage(tensor)
     raise AssertionError
 
 
-_REFERENCES_OF_STATE = _references_of_state()
+_REFERENCES, _USERS = _of_a_state()
 
 
 class LiveDict(dict[str, Any]):

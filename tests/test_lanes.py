@@ -19,7 +19,8 @@ from schedule_twins import device_of
 from fused_sched import backends
 from fused_sched.backends.cuda import CudaBackend
 from fused_sched.builder import Builder
-from fused_sched.control_block import GROUP_STRIDE, GROUPS_OFFSET, HostedArray
+from fused_sched.control_block import GROUP_STRIDE, GROUPS_OFFSET
+from fused_sched.hosted_array import HostedArray
 from fused_sched.lr_scheduler import StepLR
 from fused_sched.optim import SGD
 from fused_sched.platforms import TORCH, Platform
@@ -39,6 +40,7 @@ class Rows(HostedArray):
         numbers[:GROUPS_OFFSET] = 0.0
         super().__init__(numbers, torch.device(device), platform=platform)
         self.integers = self.tensor.view(torch.int64)
+        self.row_capacity = n_rows
 
     def row(self, index: int) -> torch.Tensor:
         start = GROUPS_OFFSET + index * GROUP_STRIDE

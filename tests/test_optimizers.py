@@ -738,7 +738,7 @@ STATE_EDITS: dict[str, Callable[[torch.optim.Optimizer, Tensor, str], Any]] = {
 
 
 @every_optimizer
-@pytest.mark.parametrize("edit", [e for e in STATE_EDITS if e != "data replaced"])
+@pytest.mark.parametrize("edit", STATE_EDITS)
 def test_state_edited(edit: str, name: str, backend: str, seed: int) -> None:
     g = generator(seed)
     twins = make_twins(name, backend, g)
@@ -748,12 +748,6 @@ def test_state_edited(edit: str, name: str, backend: str, seed: int) -> None:
     for _ in range(2):
         twins.run(g, 1)
         assert_same(twins)
-
-
-@every_optimizer
-@pytest.mark.xfail(strict=True, reason="the address of a state tensor is taken once, not looked up at every step")
-def test_data_of_a_state_tensor_replaced(name: str, backend: str, seed: int) -> None:
-    test_state_edited("data replaced", name, backend, seed)
 
 
 @pytest.mark.parametrize("name", ["Adam", "AdamW"])

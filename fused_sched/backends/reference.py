@@ -96,7 +96,7 @@ class ReferenceBackend(Backend):
         block = update.block
         skip = None if update.found_inf is None else update.found_inf.reshape(()) != 0
         block.integers[HEADER["skipped"]] = 0 if skip is None else skip
-        entries = [entry for entry in update.table.entries if entry.param.grad is not None]
+        entries = [e for e in update.table.entries if e.param.grad is not None and not e.inert]
         rows = {index: _Row(block, index) for index in {entry.row for entry in entries}}
         for entry in entries:
             self._update_one(update, entry, rows[entry.row], block.counts[entry.count], skip)
