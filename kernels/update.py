@@ -184,13 +184,14 @@ def finish_step(
     """Count the update, note whether it was ``skipped`` (int64), advance the fused schedules."""
     tl.store(control.to(tl.pointer_type(tl.int64)) + SKIPPED, skipped)
     if skipped == 0:
-        # so many times as many before it waits for memory; SGD reads two more words of each
-        depth: tl.constexpr = 8 if RULE == ADAM else 4
-        rows = tl.arange(0, depth)[:, None] * COUNT_LANES
+        # so many times as many before it waits for memory; more would cost the whole kernel registers
+        depth: tl.constexpr = 4 if RULE == ADAM else 2
+        lanes = tl.arange(0, depth)[:, None] * COUNT_LANES + tl.arange(0, COUNT_LANES)[None, :]
+        words = (2 * lanes)[:, :, None] + tl.arange(0, 2)[None, None, :]
         for first in range(0, n_records, depth * COUNT_LANES):
-            i = first + rows + tl.arange(0, COUNT_LANES)[None, :]
-            words = 2 * i[:, :, None] + tl.arange(0, 2)[None, None, :]  # both in one access
-            grad, slot = tl.split(tl.load(grads + words, mask=(i < n_records)[:, :, None], other=0))
+            i = first + lanes
+            pairs = tl.multiple_of(grads + 2 * first, 16) + words  # one access for both
+            grad, slot = tl.split(tl.load(pairs, mask=(i < n_records)[:, :, None], other=0))
             counted = grad != 0
             if RULE == SGD:
                 row = tl.load(records + i * WIDTH + ROW, mask=counted, other=0)

@@ -48,9 +48,9 @@ class Case:
         self.control = torch.full((GROUPS_OFFSET + 8 * GROUP_STRIDE,), UNUSED, dtype=torch.float64)
         self.control[:GROUPS_OFFSET] = 0.0
         self.integers = self.control.view(torch.int64)
-        for row, fields in zip(ROWS, groups, strict=True):
+        for place, fields in zip(ROWS, groups, strict=True):
             for name, value in {**BASE, "flags": 0.0, **fields}.items():
-                self.control[GROUPS_OFFSET + row * GROUP_STRIDE + FIELDS[name]] = value
+                self.control[GROUPS_OFFSET + place * GROUP_STRIDE + FIELDS[name]] = value
         generator = torch.Generator().manual_seed(7)
         slots = torch.randperm(len(SIZES) * 2 + 3, generator=generator).tolist()  # in no order, with holes
         self.counts = torch.full((len(slots),), -1)
@@ -91,7 +91,8 @@ class Case:
         """Arguments of the Triton backend's update kernel, in order; without fused schedules nothing is read of any."""
         (part,), none = device.parts, self.control
         return [
-            self.control, self.counts, device.records, device.grads, part.chunks, none if schedules is None else schedules,
+            self.control, self.counts, device.records, device.grads, part.chunks,
+            none if schedules is None else schedules,
             none if scale is None else scale, none if found is None else found, len(self.records), part.size,
         ]  # fmt: skip
 
