@@ -5,6 +5,7 @@ Only what users have is asked: ``param_groups``, ``state``, ``state_dict()``, th
 
 from __future__ import annotations
 
+import copy
 import gc
 import math
 import warnings
@@ -46,6 +47,7 @@ class Side:
         optimizer: ours or torch's.
         params: every parameter ever made; its place in this list is its name.
         schedulers: those that the user holds; ``None`` where one was let go.
+        kept: torch's schedulers that stand beside fused ones of ours that were let go.
         device: of the parameters.
     """
 
@@ -54,6 +56,7 @@ class Side:
         self.optimizer: Any = None
         self.params: list[Tensor] = []
         self.schedulers: list[Any] = []
+        self.kept: list[Any] = []
 
     @property
     def is_ours(self) -> bool:
@@ -257,6 +260,17 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(v) for v in value]
     return "nan" if isinstance(value, float) and math.isnan(value) else value
+
+
+def copied(value: Any) -> Any:
+    """A state dict of its own, on the CPU."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu().clone()
+    if isinstance(value, dict):
+        return {k: copied(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(copied(v) for v in value)
+    return copy.deepcopy(value)
 
 
 def let_go(side: Side, place: int) -> None:
