@@ -62,7 +62,7 @@ def _clear_and_refill(side: Side) -> None:
 def _clear_and_refill_with_copies(side: Side) -> None:
     kept = [dict(g) for g in side.groups]
     del side.groups[:]
-    side.groups += kept[1:] + kept[:1]
+    side.groups.extend(kept[1:] + kept[:1])
 
 
 def _clear_and_add(side: Side) -> None:
@@ -198,12 +198,13 @@ def test_base_values_stay_with_the_place_in_the_list_as_in_torch(
 def test_groups_that_come_and_go_for_ever(host_backend: str, mirrored: bool) -> None:
     """Three are alive at a time; the rows of those that went are used again."""
     pair = Lockstep("SGD", THREE, host_backend, momentum=0.9)
+
+    def turn_over(side: Side) -> None:
+        gone = side.groups.pop(0)["params"]
+        side.optimizer.add_param_group({"params": gone, "lr": 1.0 / (1 + turn % 7)})
+
     for turn in range(1100):
-        pair.both(lambda side: side.groups.pop(0))
-        pair.both(lambda side, turn=turn: _add(side, lr=1.0 / (1 + turn % 7), name=turn % 6 if turn % 6 < 4 else FRESH)
-                  if all(p is not side.params[turn % 6 if turn % 6 < 4 else FRESH] for p in side.listed()) else None)
-        if len(pair.torchs.groups) < 2:
-            pair.both(lambda side: side.groups.append({**side.groups[0], "params": [side.params[5]], "lr": 0.2}))
+        pair.both(turn_over)
         if turn % 50 == 0:
             pair.step()
     pair.step(2)
@@ -212,6 +213,8 @@ def test_groups_that_come_and_go_for_ever(host_backend: str, mirrored: bool) -> 
 @pytest.mark.parametrize("fused", [None, False, True], ids=["no schedule", "separate", "fused"])
 @pytest.mark.parametrize("n", [1100, pytest.param(5000, marks=pytest.mark.slow)])
 def test_any_number_of_groups(n: int, fused: bool | None, backend: str) -> None:
+    if patience(backend, 10) < 10:
+        pytest.skip("Triton's interpreter takes minutes: the compiled kernels do it")
     params = [[Parameter(torch.ones(2, dtype=torch.float64)) for _ in range(n)] for _ in range(2)]
     made = [
         module([{"params": [p], "lr": 1.0 / (1 + i)} for i, p in enumerate(given)], momentum=0.5, **more)
@@ -220,7 +223,7 @@ def test_any_number_of_groups(n: int, fused: bool | None, backend: str) -> None:
     schedulers = []
     if fused is not None:
         schedulers = [OURS.StepLR(made[0], 2, fused=fused), torch.optim.lr_scheduler.StepLR(made[1], 2)]
-    for _ in range(min(3, patience(backend, 3))):
+    for _ in range(3):
         for i in range(n):
             for given in params:
                 given[i].grad = torch.full_like(given[i], 1.0 + i)
