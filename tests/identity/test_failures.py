@@ -229,15 +229,19 @@ def test_a_step_that_torch_refuses_changes_nothing(
         lambda side: side.groups[1]["params"].append("abc"),
         lambda side: side.groups[1].pop("lr"),
     ]
-    for fault in faults:
+    for number, fault in enumerate(faults):
         pair.gradients()
         kept = [dict(g, params=list(g["params"])) for g in pair.ours.groups]
         state = {p: dict(s) for p, s in pair.ours.state.items()}
         values = [p.detach().clone() for p in pair.ours.params]
         last = pair.ours.schedulers[0].get_last_lr()
         fault(pair.ours)
-        with pytest.raises((*REFUSALS, AttributeError)):
+        try:
             pair.ours.optimizer.step()
+        except (*REFUSALS, AttributeError):
+            pass
+        else:
+            pytest.fail(f"fault {number} is not refused")
         assert all(map(torch.equal, pair.ours.params, values))
         assert pair.ours.schedulers[0].get_last_lr() == last
         for group, before in zip(pair.ours.groups, kept, strict=True):
