@@ -46,6 +46,7 @@ class Side:
         optimizer: ours or torch's.
         params: every parameter ever made; its place in this list is its name.
         schedulers: those that the user holds; ``None`` where one was let go.
+        kept: torch's schedulers that stand beside fused ones of ours that were let go.
         device: of the parameters.
     """
 
@@ -54,6 +55,7 @@ class Side:
         self.optimizer: Any = None
         self.params: list[Tensor] = []
         self.schedulers: list[Any] = []
+        self.kept: list[Any] = []
 
     @property
     def is_ours(self) -> bool:
