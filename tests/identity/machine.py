@@ -7,7 +7,6 @@ What it leaves out, because ours differs from torch there, and says so (README, 
 - A tensor from ``state["step"]`` that is kept across steps: it is a snapshot. Each edit reads it anew.
 - A group object that is listed twice, across a load: torch makes two of it.
 - Copies of an optimizer while a fused schedule has no scheduler any more: torch has nothing to compare with.
-- In graphs: what would move memory that a graph points to is refused, and ends a sequence.
 """
 
 from __future__ import annotations
@@ -25,7 +24,6 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import seed as start_from
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from schedule_twins import Decay, Parts, advance, build, inverse_square_root
-from torch import Tensor
 
 from identity.lockstep import EVERY, MOMENTS, OPTIONS, Lockstep, Side
 from identity.transaction import attempt
@@ -74,6 +72,10 @@ class Machine(RuleBasedStateMachine):
 
     @initialize(which=st.sampled_from(EVERY), sizes=st.lists(st.integers(1, 2), min_size=1, max_size=3))
     def start(self, which: tuple[str, str], sizes: list[int]) -> None:
+        self.begin(which, sizes)
+
+    def begin(self, which: tuple[str, str], sizes: list[int]) -> None:
+        """A new optimizer with groups of so many parameters."""
         self.kind, case = which
         names = iter(range(6))
         groups = [{"params": [next(names) for _ in range(n)], "lr": 0.1 / (1 + i)} for i, n in enumerate(sizes)]
@@ -82,7 +84,7 @@ class Machine(RuleBasedStateMachine):
         self.saved: list[Any] = []  # state dicts of both
         self.states: dict[bool, list[Any]] = {True: [], False: []}
         self.fused: list[bool] = []  # for each scheduler
-        self.ended = False
+        self.age: dict[int, int] = {}  # of torch's schedulers
 
     # -- what is drawn ---------------------------------------------------------------------------------------
 
@@ -104,8 +106,9 @@ class Machine(RuleBasedStateMachine):
         spots = [(g, i) for g, group in enumerate(self.groups) for i in range(len(group["params"]))]
         return spots[n % len(spots)] if spots else None
 
-    def do(self, act: Callable[[Side], Any]) -> bool:
-        return attempt(self.pair, act)
+    def do(self, act: Callable[[Side], Any], ours: Callable[[Side], Any] | None = None) -> bool:
+        """An act on both sides, or refused by both. Whether it was done."""
+        return attempt(self.pair, act, ours)
 
     def stateful(self, n: int) -> int | None:
         """A parameter with a state."""
@@ -135,17 +138,13 @@ class Machine(RuleBasedStateMachine):
             for i, _ in held:
                 side.schedulers[i].step()  # bookkeeping
 
-        return attempt(self.pair, torchs, ours)
+        return self.do(torchs, ours)
 
     @property
     def in_order(self) -> list[Any]:
         """torch's schedulers whose twins are fused, as they were made."""
         fused = [s for i, s in enumerate(self.pair.torchs.schedulers) if self.fused[i : i + 1] == [True] and s]
         return sorted([*fused, *self.pair.torchs.kept], key=lambda s: self.age[id(s)])
-
-    @property
-    def age(self) -> dict[int, int]:
-        return self.__dict__.setdefault("_age", {})  # type: ignore[no-any-return]
 
     @rule(n=N, times=st.integers(1, 3))
     def train(self, n: int, times: int) -> None:
@@ -283,7 +282,9 @@ class Machine(RuleBasedStateMachine):
                 self.pair.both(lambda side: side.groups[g]["params"].pop(i))
             else:
                 self.pair.both(
-                    lambda side: side.groups[g].update(params=[p for j, p in enumerate(side.groups[g]["params"]) if j != i])
+                    lambda side: side.groups[g].update(
+                        params=[p for j, p in enumerate(side.groups[g]["params"]) if j != i]
+                    )
                 )
 
     @rule(n=N, m=N)
@@ -454,7 +455,9 @@ class Machine(RuleBasedStateMachine):
     def load(self, n: int, which: str) -> None:
         if self.saved:
             ours, torchs = self.saved[n % len(self.saved)]
-            given = {"own": (ours, torchs), "ours": (ours, ours), "torch's": (torchs, torchs)}.get(which, (torchs, ours))
+            given = {"own": (ours, torchs), "ours": (ours, ours), "torch's": (torchs, torchs)}.get(
+                which, (torchs, ours)
+            )
             self.do(lambda side: side.optimizer.load_state_dict(copy.deepcopy(given[not side.is_ours])))
 
     @rule(n=N, which=st.sampled_from(["own", "ours", "torch's"]))
@@ -510,14 +513,18 @@ class Machine(RuleBasedStateMachine):
     @rule(n=N)
     def detach(self, n: int) -> None:
         """A fused schedule ends."""
-        if self.fused and self.fused[n % len(self.fused)] and self.pair.ours.schedulers[n % len(self.fused)] is not None:
+        if (
+            self.fused
+            and self.fused[n % len(self.fused)]
+            and self.pair.ours.schedulers[n % len(self.fused)] is not None
+        ):
             i = n % len(self.fused)
             self.pair.ours.schedulers[i].detach()
             self.pair.both(lambda side: side.schedulers.__setitem__(i, None))
 
     @invariant()
     def check(self) -> None:
-        if hasattr(self, "pair") and not self.ended:
+        if hasattr(self, "pair"):
             self.pair.check()
 
 

@@ -29,7 +29,9 @@ def _only_reference_counts() -> Iterator[None]:
 def _make(kind: str, backend: Any) -> Any:
     params = [Parameter(torch.ones(3, 4)), Parameter(torch.ones(2)), Parameter(torch.ones(4, 6)[:, ::2])]
     groups = [{"params": params[:2], "lr": 0.1}, {"params": params[2:], "lr": torch.tensor(0.2)}]
-    return getattr(fused_sched.optim, kind)(groups, lr=0.1, backend=backend, **({"momentum": 0.9} if kind == "SGD" else {}))
+    return getattr(fused_sched.optim, kind)(
+        groups, lr=0.1, backend=backend, **({"momentum": 0.9} if kind == "SGD" else {})
+    )
 
 
 def _run(optimizer: Any, schedulers: list[Any], steps: int) -> None:
@@ -119,9 +121,7 @@ CASES: dict[str, Scheduled] = {
     "tabulated": _tabulated,
     "nested": _nested,
     "ParamScheduler": lambda optimizer: [ParamScheduler(optimizer, "weight_decay", lambda step: 0.01 * step)],
-    "get_scheduler": lambda optimizer: [
-        get_scheduler("cosine", optimizer, num_warmup_steps=2, num_training_steps=9)
-    ],
+    "get_scheduler": lambda optimizer: [get_scheduler("cosine", optimizer, num_warmup_steps=2, num_training_steps=9)],
     "on_device": lambda optimizer: [on_device(_Own(optimizer))],
     "torch's own": lambda optimizer: [torch.optim.lr_scheduler.StepLR(optimizer, 2)],
     "two": lambda optimizer: _one("StepLR", fused=True)(optimizer) + _one("CyclicLR")(optimizer),

@@ -218,7 +218,9 @@ def test_any_number_of_groups(n: int, fused: bool | None, backend: str) -> None:
     params = [[Parameter(torch.ones(2, dtype=torch.float64)) for _ in range(n)] for _ in range(2)]
     made = [
         module([{"params": [p], "lr": 1.0 / (1 + i)} for i, p in enumerate(given)], momentum=0.5, **more)
-        for module, given, more in zip((SGD, torch.optim.SGD), params, ({"backend": backend}, {"foreach": False}))
+        for module, given, more in zip(
+            (SGD, torch.optim.SGD), params, ({"backend": backend}, {"foreach": False}), strict=True
+        )
     ]
     schedulers = []
     if fused is not None:

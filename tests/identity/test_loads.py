@@ -261,7 +261,9 @@ SCHEDULER_FAULTS: dict[str, Callable[[State], Any]] = {
 
 @pytest.mark.parametrize("fault", SCHEDULER_FAULTS)
 @pytest.mark.parametrize("name", EVERY)
-def test_a_refused_load_of_a_scheduler_changes_nothing(name: str, fault: str, host_backend: str, mirrored: bool) -> None:
+def test_a_refused_load_of_a_scheduler_changes_nothing(
+    name: str, fault: str, host_backend: str, mirrored: bool
+) -> None:
     """What torch takes in, to fail later, may be refused at once; but then nothing may have changed."""
     pair = Lockstep("SGD", TWO, host_backend, momentum=0.5)
     pair.both(lambda side: side.schedulers.append(build(side.home, name, side.optimizer, **DEFAULTS[name])))

@@ -94,7 +94,9 @@ SHARED: dict[str, Values] = {
 APART: dict[str, Values] = {"interleaved": _interleaved, "neighbours": _neighbours}
 
 
-def _run(module: Any, kind: str, values: list[Tensor], wrap: Callable[[Tensor], Tensor], **options: Any) -> list[Tensor]:
+def _run(
+    module: Any, kind: str, values: list[Tensor], wrap: Callable[[Tensor], Tensor], **options: Any
+) -> list[Tensor]:
     params = [wrap(v) for v in values]
     made = getattr(module, kind)(params, lr=0.1, **options)
     for step in range(3):
@@ -114,7 +116,8 @@ def test_shared_memory_is_updated_as_in_torch_or_refused(how: str, kind: str, ba
     try:
         found = _run(fused_sched.optim, kind, SHARED[how](), Parameter, backend=backend)
     except (ValueError, RuntimeError, TypeError) as reason:
-        assert "memory" in str(reason) or "storage" in str(reason)
+        if "memory" not in str(reason) and "storage" not in str(reason):
+            raise
         return
     for mine, theirs in zip(found, _torchs(kind, SHARED[how](), Parameter), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=RELATIVE, atol=RELATIVE)
@@ -160,7 +163,8 @@ def test_views_move_the_right_way(view: str, kind: str, case: str, host_backend:
         try:
             mine = _run(fused_sched.optim, kind, [VIEWS[view]()], leaf, backend=host_backend, **options)[0]
         except (ValueError, RuntimeError, TypeError) as reason:
-            assert "view" in str(reason)
+            if "view" not in str(reason):
+                raise
             return
     assert theirs is not None, "torch refuses it"
     torch.testing.assert_close(mine.resolve_neg().resolve_conj(), theirs.resolve_neg().resolve_conj())

@@ -143,7 +143,7 @@ def _new_state(pair: Lockstep) -> None:
 
 def _new_state_with_the_old_entries(pair: Lockstep) -> None:
     def act(side: Side) -> None:
-        side.optimizer.state = defaultdict(dict, {p: s for p, s in reversed(side.state.items())})
+        side.optimizer.state = defaultdict(dict, dict(reversed(side.state.items())))
 
     pair.both(act)
 
@@ -303,9 +303,7 @@ def test_replaced_memory_counts_on_every_backend(how: str, backend: str) -> None
     pair = Lockstep("SGD", TWO, backend, momentum=0.9)
     pair.step()
     values = pair.draw((2, 2))
-    pair.both(
-        lambda side: REPLACEMENTS[how](side.state[side.params[1]], "momentum_buffer", side.on_device(values))
-    )
+    pair.both(lambda side: REPLACEMENTS[how](side.state[side.params[1]], "momentum_buffer", side.on_device(values)))
     pair.step(2)
 
 
