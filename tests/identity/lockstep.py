@@ -5,6 +5,7 @@ Only what users have is asked: ``param_groups``, ``state``, ``state_dict()``, th
 
 from __future__ import annotations
 
+import copy
 import gc
 import math
 import warnings
@@ -259,6 +260,17 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(v) for v in value]
     return "nan" if isinstance(value, float) and math.isnan(value) else value
+
+
+def copied(value: Any) -> Any:
+    """A state dict of its own, on the CPU."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu().clone()
+    if isinstance(value, dict):
+        return {k: copied(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(copied(v) for v in value)
+    return copy.deepcopy(value)
 
 
 def let_go(side: Side, place: int) -> None:
