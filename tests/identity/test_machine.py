@@ -8,7 +8,7 @@ from tolerances import SCHEDULE_RELATIVE
 
 from identity.machine import Machine, run
 
-SEQUENCES = {"cpu": 25, "reference": 5}
+SEQUENCES = {"cpu": 20, "reference": 5}
 
 
 def test_whatever_python_allows(backend: AnyBackend, mirrored: bool, seed: int) -> None:
