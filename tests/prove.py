@@ -82,12 +82,16 @@ class Proof:
 
 
 _NESTED, _PROGRAMS, _TRACE = "tests/parity/test_nested.py", "tests/test_program.py", "tests/test_trace.py"
+_MACHINE = "tests/identity/test_machine.py"
 _RACES, _FIBERS = {"FUSED_SCHED_TEST_PTX": "races"}, {"FUSED_SCHED_TEST_PTX": "fibers"}
 PROOFS = {
     "nestings": Proof([_NESTED, "-k", "have_torchs_bits"], "nestings", 200, size=4000, part=200),
     "histories": Proof(
         [_NESTED, "-k", "by_hand or back_and_forth or random_nestings_go_on"], "histories", 68, size=1360, part=136
     ),
+    "configurations": Proof(["tests/parity/test_configurations.py"], "configurations", 40, size=4000, part=200),
+    "identity": Proof([_MACHINE, "-k", "cpu or reference"], "sequences", 50, size=5000, part=200),
+    "identity-sanitized": Proof([_MACHINE, "-k", "cpu"], "sequences", 40, size=520, part=40, prepare=sanitized),
     "programs": Proof([_PROGRAMS, "-k", "random_programs and not triton"], "programs", 1000, size=20_000, part=2000),
     "functions": Proof(
         [_TRACE, "-k", "transformers or stable_decay or any_order"], "steps", 400_000, size=8_000_000, part=400_000

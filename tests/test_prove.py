@@ -35,7 +35,7 @@ def test_result(text: str, whole: bool, result: str, tests: int, tmp_path: Path)
 
 def test_every_proof_is_described() -> None:
     text = (prove.ROOT / "CONTRIBUTING.md").read_text()
-    described = re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE)
+    described = re.findall(r"^\| `([\w-]+)` \|", text, re.MULTILINE)
     assert described == [*prove.PROOFS]
 
 

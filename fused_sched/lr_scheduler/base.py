@@ -62,7 +62,8 @@ class OnDevice(Programmed):
             return
         optimizer = self.__dict__.get("optimizer")
         if isinstance(optimizer, FusedOptimizer) and schedule in optimizer._schedules:
-            schedule.before_advance.keep(self)
+            schedule.before_advance.point_to(self)
+            optimizer._kept_schedulers.append(self)
             for one in self._family():
                 one.__dict__["optimizer"] = weakref.proxy(optimizer)
 
@@ -126,11 +127,33 @@ class OnDevice(Programmed):
 
     def _step_on_host(self, epoch: float | None = None) -> None:
         """One step by torch's Python code."""
-        self.optimizer._block.refuse_in_capture(f"the lr of {type(self).__name__} was computed by Python")
+        self.optimizer._block.refuse_in_capture(f"{self._sets} of {type(self).__name__} was computed by Python")
         if getattr(self, "_is_initial", False):
             self._ensure_source()  # before torch calls the user's function, which may never return
+        with self._untouched_on_error(), groups_untouched_on_error(self.optimizer):
+            self._torchs_step(epoch)
+
+    def _torchs_step(self, epoch: float | None) -> None:
         self._step_count += 1
         self._update_lr(epoch)  # type: ignore[attr-defined]
+
+    @contextmanager
+    def _untouched_on_error(self) -> Iterator[None]:
+        """Put back what torch's code had changed, here and in the parts, before it raised."""
+        before = []
+        for one in self._family():
+            state = one.__dict__
+            names = [name for name in (*one._registers, LAST_LR) if name in state]
+            before.append((one, dict(state), [(name, getattr(one, name)) for name in names]))
+        try:
+            yield
+        except Exception:
+            for one, state, values in before:
+                one.__dict__.clear()
+                one.__dict__.update(state)
+                for name, value in values:
+                    setattr(one, name, value)
+            raise
 
     def _step_by_python(self) -> None:
         """The program trapped: let torch's code make the step, or raise what it raises there."""
@@ -191,7 +214,7 @@ class OnDevice(Programmed):
         groups = self.optimizer.param_groups
         if len(values) == len(groups):
             pairs = zip(values, groups, strict=True)
-            return [torch.tensor(x, dtype=torch.float64) if torch.is_tensor(g["lr"]) else x for x, g in pairs]
+            return [torch.tensor(x, dtype=torch.float64) if torch.is_tensor(g.get("lr")) else x for x, g in pairs]
         return values
 
     def _raise_if_trapped(self) -> None:
@@ -211,6 +234,10 @@ class OnDevice(Programmed):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a state of this class or of torch's. As in torch, load the optimizer's state too."""
+        with self._untouched_on_error():
+            self._load(state_dict)
+
+    def _load(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)  # type: ignore[misc]
         (self._outer or self)._touched = True  # torch's code writes to __dict__
         if self._schedule is not None:

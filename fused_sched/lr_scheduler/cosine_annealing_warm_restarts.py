@@ -56,6 +56,5 @@ class CosineAnnealingWarmRestarts(OnDevice, lr_scheduler.CosineAnnealingWarmRest
         if epoch is not None or not self._advance():
             self._step_on_host(epoch)
 
-    def _step_on_host(self, epoch: float | None = None) -> None:
-        self.optimizer._block.refuse_in_capture(f"the lr of {type(self).__name__} was computed by Python")
+    def _torchs_step(self, epoch: float | None) -> None:
         lr_scheduler.CosineAnnealingWarmRestarts.step(self, epoch)

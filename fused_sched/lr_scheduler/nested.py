@@ -48,8 +48,7 @@ class _Nested(OnDevice):
         if not self._advance():
             self._step_on_host()
 
-    def _step_on_host(self, epoch: float | None = None) -> None:
-        self.optimizer._block.refuse_in_capture(f"the lr of {type(self).__name__} was computed by Python")
+    def _torchs_step(self, epoch: float | None) -> None:
         self._torch_class.step(self)  # type: ignore[arg-type]
 
     def _pull(self) -> None:

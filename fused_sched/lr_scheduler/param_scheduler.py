@@ -157,10 +157,6 @@ class ParamScheduler(OnDevice, _HostParamScheduler):
         b.group_register(LAST_LR, [float(x) for x in self.__dict__[LAST_LR]])
         b.set_register(LAST_LR, b.field("lr"))
 
-    def _step_on_host(self, epoch: float | None = None) -> None:
-        what = f"{self.name} of {type(self).__name__} was computed by Python"
-        self.optimizer._block.refuse_in_capture(what)
-        if self._is_initial:
-            self._ensure_source()
-        self._step_count += 1
-        self._update_lr(epoch)
+    @property
+    def _sets(self) -> str:  # type: ignore[override]
+        return self.name

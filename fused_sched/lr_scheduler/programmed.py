@@ -44,6 +44,7 @@ class Programmed:
     _constants: ClassVar[tuple[str, ...]] = ()
     _group_constants: ClassVar[tuple[str, ...]] = ()  # the same, kept by torch in the param groups
     _registers: ClassVar[tuple[str, ...]] = (LAST_EPOCH, STEP_COUNT)
+    _sets: ClassVar[str] = "the lr"  # for messages
     _order_matters: ClassVar[bool] = True  # torch warns if the first step comes before the optimizer's
     _torch_class: ClassVar[type[LRScheduler]]
 
@@ -408,22 +409,22 @@ class Programmed:
 
 
 class Hold:
-    """What an optimizer has of the scheduler of a fused schedule: weakly, as long as the user has it too.
+    """The scheduler of a fused schedule, as the schedule has it: weakly.
 
-    A scheduler that the user let go of is held strongly, and has its optimizer weakly from then on: the schedule goes on.
+    The user has it, and it has the optimizer. When the user lets go of it, it is the optimizer that has it, and it has
+    the optimizer weakly from then on: so the schedule goes on, and there is never a cycle.
     """
 
     def __init__(self, scheduler: Programmed) -> None:
-        self._weak = weakref.ref(scheduler)
-        self._kept: Programmed | None = None
+        self.point_to(scheduler)
 
-    def keep(self, scheduler: Programmed) -> None:
-        """The user let go of it."""
-        self._kept = scheduler
+    def point_to(self, scheduler: Programmed) -> None:
+        """Have this one; what collected a cycle has cleared the reference."""
+        self._weak = weakref.ref(scheduler)
 
     def __call__(self) -> None:
         """What has to be done before an advance."""
-        scheduler = self._kept or self._weak()
+        scheduler = self._weak()
         if scheduler is not None:
             scheduler._before_advance()
 

@@ -55,6 +55,7 @@ class FusedOptimizer(Optimizer):
         self._backend_given = backend
         self._backend = backends.choose(device, backend)
         self._schedules: list[Schedule] = []
+        self._kept_schedulers: list[Any] = []  # of them, those that the user let go of
         self._scheduled_fields: set[str] = set()  # what programs may write, unseen by the host
         self._changes = Changes()
         n_tensors = sum(len(g["params"]) for g in self.param_groups)
@@ -103,11 +104,11 @@ class FusedOptimizer(Optimizer):
         schedules = self._schedules
         if changes.lr_by_hand and not self._block.capturing():  # there is nothing to be read there
             schedules = self._without_trial_step(schedules)
-        if self._out_of_date() or not all(map(self._backend.scan, self._tables)):
-            self.sync()
-        for schedule in schedules:
+        for schedule in schedules:  # what can fail first: nothing has been made for the step yet
             if schedule.before_advance is not None:
                 schedule.before_advance()
+        if self._out_of_date() or not all(map(self._backend.scan, self._tables)):
+            self.sync()
         self._update(schedules)
         for schedule in schedules:
             schedule.follow()
@@ -115,11 +116,30 @@ class FusedOptimizer(Optimizer):
         return loss
 
     def _update(self, schedules: list[Schedule]) -> None:
+        if any(table.staged for table in self._tables):
+            self._update_staged(schedules)
+        else:
+            self._launch(schedules)
+
+    def _launch(self, schedules: list[Schedule]) -> None:
         scale, found = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         *earlier, last = self._tables
         for table in earlier:
             self._backend.update(backends.Update(self._rule.name, table, self._block, scale, found, ()))
         self._backend.update(backends.Update(self._rule.name, last, self._block, scale, found, schedules))
+
+    def _update_staged(self, schedules: list[Schedule]) -> None:
+        """As :meth:`_launch`. If the results cannot be copied back, no count and no schedule has advanced."""
+        counts = self._block.counts
+        before = None if self._block.capturing() else counts.clone()
+        try:
+            self._launch([])
+        except Exception:
+            if before is not None:
+                counts[:] = before
+            raise
+        for schedule in schedules:
+            self._backend.advance(schedule)
 
     def _without_trial_step(self, schedules: list[Schedule]) -> list[Schedule]:
         """No schedule advances on the step by which torch's distributed checkpoint creates the state.

@@ -36,7 +36,8 @@ def _ours(pair: Lockstep) -> None:
 
 
 def _both_of_them(pair: Lockstep) -> None:
-    pair.both(lambda side: side.optimizer.load_state_dict(side.optimizer.state_dict()))
+    # torch refuses where a parameter that is in no group any more has a state
+    pair.alike(lambda side: side.optimizer.load_state_dict(side.optimizer.state_dict()))
     _own(pair)
 
 
@@ -55,7 +56,12 @@ def _drive(pair: Lockstep, fused: bool) -> bool:
             (pair.ours.optimizer.step if fused else lambda: advance(pair.ours.schedulers[0]))()
         assert snapshot(pair.ours) == before
         return False
-    pair.both(lambda side: side.optimizer.step())
+    try:
+        pair.ours.optimizer.step()
+    except ValueError as reason:  # a program is for so many groups; torch's class would fail at some later step
+        assert fused and "make a new scheduler after adding or removing a group" in str(reason)
+        return False
+    pair.torchs.optimizer.step()
     pair.both(lambda side: advance(side.schedulers[0]))
     pair.check()
     return True
@@ -106,6 +112,10 @@ def test_a_sequence_with_groups_added_is_loaded(fused: bool, host_backend: str, 
     for load in LOADS.values():
         load(pair)
         pair.check("loaded")
+        if fused:  # torch's class would fail at the milestone
+            with pytest.raises(ValueError, match="make a new scheduler after adding or removing a group"):
+                pair.ours.optimizer.step()
+            return
         pair.step(2)
 
 
@@ -191,7 +201,8 @@ def test_a_refused_load_changes_nothing(
     pair.step(2)  # so that the state, too, is another one
     spoil, reason = ALL_FAULTS[fault]
     spoil(state)
-    state["param_groups"][0]["lr"] = 0.77  # a group that would be good
+    if "param_groups" in state:
+        state["param_groups"][0]["lr"] = 0.77  # a group that would be good
     before, kept = snapshot(pair.ours), copy.deepcopy(state)
     for _ in range(2):
         with pytest.raises(reason):
