@@ -73,7 +73,7 @@ def _bytes_moved(kernel: variants.Kernel) -> int | None:
     if "BLOCK" not in given:
         return None
     param, grad, state = (given[name].primitive_bitwidth // 8 for name in ("P", "G", "S"))
-    states = (2 if given["RULE"] == variants.rules.ADAM else 0) + given["EXTRA"]
+    states = given["REQUIRED"] + given["EXTRA"]
     return int(2 * (param + states * state) + grad * (1 + given["SCALED"]))
 
 

@@ -118,8 +118,8 @@ class FusedOptimizer(Optimizer):
         scale, found = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         *earlier, last = self._tables
         for table in earlier:
-            self._backend.update(backends.Update(self._rule.name, table, self._block, scale, found, ()))
-        self._backend.update(backends.Update(self._rule.name, last, self._block, scale, found, schedules))
+            self._backend.update(backends.Update(self._rule, table, self._block, scale, found, ()))
+        self._backend.update(backends.Update(self._rule, last, self._block, scale, found, schedules))
 
     def _without_trial_step(self, schedules: list[Schedule]) -> list[Schedule]:
         """No schedule advances on the step by which torch's distributed checkpoint creates the state.
