@@ -1,4 +1,4 @@
-"""A rule that no kernel knows: on every backend it runs as torch operations, with counts, schedules and all the rest."""
+"""A rule that no kernel knows runs as torch operations on every backend, with its counts and schedules."""
 
 from __future__ import annotations
 
