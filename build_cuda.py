@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent
 NAME = "fused_sched._cuda"
 FILE = Path("fused_sched", "_cuda.so")
-SOURCES = ["csrc/cuda/ops.cpp", "csrc/cuda/kernels_adam.cu", "csrc/cuda/kernels_sgd.cu"]
+SOURCES = ["csrc/cuda/ops.cpp", *sorted(f"csrc/cuda/{path.name}" for path in (ROOT / "csrc/cuda").glob("*.cu"))]
 HEADERS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc/cuda").glob("*.cuh"))
 DEFAULT_ARCHITECTURES = "8.0;8.6;9.0;10.0;12.0+PTX"
 TORCH_TARGET = "0x020b000000000000"  # torch 2.11, the oldest that is supported

@@ -5,8 +5,8 @@
 
 A row is one kernel on one architecture. ``loads`` and ``stores`` count global accesses by bytes
 (``16x4``: four of 16 bytes); ``/element`` is machine instructions of the aligned path for each element;
-``formed fma`` are float64 multiply-adds that the compiler made of separate operations. Programs are
-compiled as ``scheduler.step()`` runs them.
+``formed fma`` are float64 multiply-adds that the compiler made of separate operations; ``chain``: so many global
+loads wait for one another before an update kernel touches the data. Programs are compiled as ``scheduler.step()`` runs them.
 """
 
 from __future__ import annotations
@@ -73,13 +73,15 @@ def programs() -> Iterator[tuple[str, Program]]:
 
 def rows(architectures: list[str], only: str = "") -> Iterator[dict[str, Any]]:
     """One dict for each architecture and each kernel whose name matches ``only``."""
-    from fused_sched.kernels import codegen, variants
+    from machine_code import inspect, target
+
+    from fused_sched.kernels import variants
     from fused_sched.kernels.program_source import advance_function
 
     cosine = advance_function([(dict(programs())["CosineAnnealingLR"], False)])
     kernels: list[tuple[str, str, Any]] = []
     for arch in architectures:
-        size = codegen.target(arch).warp_size
+        size = target(arch).warp_size
         for name, (rule, extra) in RULES.items():
             for dtypes, signature in SIGNATURES.items():
                 if (rule, extra) == ("sgd", False) and signature[2] != signature[0]:
@@ -96,7 +98,7 @@ def rows(architectures: list[str], only: str = "") -> Iterator[dict[str, Any]]:
             kernels.append((arch, f"program {name}", variants.advance(advance_function([(program, False)]))))
     for arch, name, kernel in kernels:
         if re.search(only, name) is not None:
-            yield {"arch": arch, "kernel": name, **dataclasses.asdict(codegen.inspect(kernel, arch))}
+            yield {"arch": arch, "kernel": name, **dataclasses.asdict(inspect(kernel, arch))}
 
 
 def _widths(counts: dict[int, int]) -> str:
@@ -106,9 +108,10 @@ def _widths(counts: dict[int, int]) -> str:
 def _line(row: dict[str, Any]) -> str:
     per_element = "" if row["instructions_per_element"] is None else f"{row['instructions_per_element']:.1f}"
     formed = "?" if row["formed_fma64"] is None else row["formed_fma64"]
+    chain = "" if row["dependent_loads"] is None else row["dependent_loads"]
     return (
         f"{row['arch']:7} {row['kernel']:38} {row['registers']:4} {row['spilled_bytes']:6} {row['shared_bytes']:6} "
-        f"{row['instructions']:6} {per_element:>8} {row['fma64']:6} {formed:>6}  "
+        f"{row['instructions']:6} {per_element:>8} {row['fma64']:6} {formed:>6} {chain:>5}  "
         f"{_widths(row['loads']):24} {_widths(row['stores'])}"
     )
 
@@ -122,7 +125,7 @@ def main() -> int:
     import triton
 
     print(f"triton {triton.__version__}")
-    print(f"{'arch':7} {'kernel':38} regs spills shared instrs /element  fma64 formed  {'loads':24} stores")
+    print(f"{'arch':7} {'kernel':38} regs spills shared instrs /element  fma64 formed chain  {'loads':24} stores")
     found = []
     try:
         for row in rows(arguments.arch, arguments.only):

@@ -1,4 +1,4 @@
-// Adam and AdamW: the scalars of one parameter, and the update of one element.
+// Adam and AdamW, as csrc/rules.h wants a rule.
 #pragma once
 
 #include "arithmetic.h"
@@ -32,64 +32,70 @@ FUSED_SCHED_HD inline double square_root_of_correction(double x) {
 #endif
 }
 
-// The scalars that go with one power: part 0 with that of beta1, part 1 with that of beta2. On a GPU a
-// thread computes each part, so that there is the time of one power.
-// row: the group's row of the control block. count: updates applied to the parameter so far.
-template <typename T>
-FUSED_SCHED_HD inline void adam_scalars(const double* row, int64_t count, int part,
-                                        AdamScalars<T>& s) {
-  const double beta = row[part == 0 ? kFieldBeta1 : kFieldBeta2];
-  const double correction = 1.0 - pow(beta, static_cast<double>(count) + 1.0);
-  if (part == 1) {
-    s.beta2 = static_cast<T>(beta);
-    s.square_weight = static_cast<T>(1.0 - beta);
-    s.root_correction = static_cast<T>(square_root_of_correction(correction));
-    return;
+struct Adam {
+  static constexpr const char* kName = "adam";
+  template <typename T>
+  using Scalars = AdamScalars<T>;
+  static constexpr int kScalarParts = 2;  // one for each power: on a GPU there is the time of one
+  static constexpr int kRequiredStates = 2;
+  static constexpr int kModes = 2;  // 1: with the largest square
+  FUSED_SCHED_HD static constexpr bool reads_optional(int mode) { return mode != 0; }
+
+  // Part 0 goes with the power of beta1, part 1 with that of beta2.
+  template <typename T>
+  FUSED_SCHED_HD static void scalars(const double* row, int64_t count, int part, AdamScalars<T>& s) {
+    const double beta = row[part == 0 ? kFieldBeta1 : kFieldBeta2];
+    const double correction = 1.0 - pow(beta, static_cast<double>(count) + 1.0);
+    if (part == 1) {
+      s.beta2 = static_cast<T>(beta);
+      s.square_weight = static_cast<T>(1.0 - beta);
+      s.root_correction = static_cast<T>(square_root_of_correction(correction));
+      return;
+    }
+    const int flags = static_cast<int>(row[kFieldFlags]);
+    const bool decoupled = (flags & kFlagDecoupledWeightDecay) != 0;
+    const double lr = row[kFieldLr];
+    const double decay = row[kFieldWeightDecay];
+    s.sign = (flags & kFlagMaximize) != 0 ? T(-1) : T(1);
+    s.decay = static_cast<T>(decoupled && decay != 0.0 ? 1.0 - lr * decay : 1.0);
+    s.coupled_decay = static_cast<T>(decoupled ? 0.0 : decay);
+    s.grad_weight = static_cast<T>(1.0 - beta);
+    s.eps = static_cast<T>(row[kFieldEps]);
+    s.step = static_cast<T>(-(lr / correction));
   }
-  const int flags = static_cast<int>(row[kFieldFlags]);
-  const bool decoupled = (flags & kFlagDecoupledWeightDecay) != 0;
-  const double lr = row[kFieldLr];
-  const double decay = row[kFieldWeightDecay];
-  s.sign = (flags & kFlagMaximize) != 0 ? T(-1) : T(1);
-  s.decay = static_cast<T>(decoupled && decay != 0.0 ? 1.0 - lr * decay : 1.0);
-  s.coupled_decay = static_cast<T>(decoupled ? 0.0 : decay);
-  s.grad_weight = static_cast<T>(1.0 - beta);
-  s.eps = static_cast<T>(row[kFieldEps]);
-  s.step = static_cast<T>(-(lr / correction));
-}
 
-FUSED_SCHED_HD inline AdamScalars<double> adam_scalars(const double* row, int64_t count) {
-  AdamScalars<double> s;
-  adam_scalars(row, count, 0, s);
-  adam_scalars(row, count, 1, s);
-  return s;
-}
+  template <typename T>
+  FUSED_SCHED_HD static AdamScalars<T> rounded(const AdamScalars<double>& s) {
+    return {static_cast<T>(s.sign),          static_cast<T>(s.decay),
+            static_cast<T>(s.coupled_decay), static_cast<T>(s.grad_weight),
+            static_cast<T>(s.beta2),         static_cast<T>(s.square_weight),
+            static_cast<T>(s.root_correction), static_cast<T>(s.eps),
+            static_cast<T>(s.step)};
+  }
 
-template <typename T>
-FUSED_SCHED_HD inline AdamScalars<T> round_scalars(const AdamScalars<double>& s) {
-  return {static_cast<T>(s.sign),          static_cast<T>(s.decay),
-          static_cast<T>(s.coupled_decay), static_cast<T>(s.grad_weight),
-          static_cast<T>(s.beta2),         static_cast<T>(s.square_weight),
-          static_cast<T>(s.root_correction), static_cast<T>(s.eps),
-          static_cast<T>(s.step)};
-}
+  FUSED_SCHED_HD static int mode(const double* row, int64_t) {
+    return (static_cast<int>(row[kFieldFlags]) & kFlagAmsgrad) != 0 ? 1 : 0;
+  }
 
-// Every branch is on a scalar of the same type as the elements: compilers turn those into selects
-// with a mask that stays the same for the whole loop.
-template <bool kAmsgrad, typename T>
-FUSED_SCHED_HD inline void adam_element(const AdamScalars<T>& s, T g, T& p, T& m, T& v, T& v_max) {
-  g = s.sign < T(0) ? -g : g;
-  p = p * s.decay;
-  g = s.coupled_decay != T(0) ? multiply_add(s.coupled_decay, p, g) : g;
-  // torch.lerp(m, g, w) starts from the nearer end.
-  const bool near_m = s.grad_weight < T(0.5);
-  const T weight = near_m ? s.grad_weight : s.grad_weight - T(1);
-  m = multiply_add(weight, g - m, near_m ? m : g);
-  v = multiply_add(s.square_weight * g, g, s.beta2 * v);
-  if (kAmsgrad) v_max = maximum(v_max, v);
-  const T root = square_root(kAmsgrad ? v_max : v);
-  p = p + (s.step * m) / (root / s.root_correction + s.eps);
-}
+  FUSED_SCHED_HD static bool counts(const double*) { return true; }
+
+  // Every branch is on a scalar of the same type as the elements: compilers turn those into selects
+  // with a mask that stays the same for the whole loop.
+  template <int kMode, typename T>
+  FUSED_SCHED_HD static void element(const AdamScalars<T>& s, T g, T& p, T& m, T& v, T& v_max) {
+    g = s.sign < T(0) ? -g : g;
+    p = p * s.decay;
+    g = s.coupled_decay != T(0) ? multiply_add(s.coupled_decay, p, g) : g;
+    // torch.lerp(m, g, w) starts from the nearer end.
+    const bool near_m = s.grad_weight < T(0.5);
+    const T weight = near_m ? s.grad_weight : s.grad_weight - T(1);
+    m = multiply_add(weight, g - m, near_m ? m : g);
+    v = multiply_add(s.square_weight * g, g, s.beta2 * v);
+    if (kMode == 1) v_max = maximum(v_max, v);
+    const T root = square_root(kMode == 1 ? v_max : v);
+    p = p + (s.step * m) / (root / s.root_correction + s.eps);
+  }
+};
 
 }  // namespace FUSED_SCHED_ISA
 }  // namespace fused_sched

@@ -52,7 +52,7 @@ bool read_schedules(PyObject* tuple, const Control& control) {
 bool read_update(PyObject* const* args, Update* update, Control* control) {
   Argument counts, records, chunks;
   int64_t rule;
-  if (!read_int(args[0], "rule", 0, 1, &rule) ||
+  if (!read_int(args[0], "rule", 0, kRuleCount - 1, &rule) ||
       !read_control(args[1], control) ||
       !read_tensor(args[2], {"counts", kDLInt, 64, "int64", 0, 0}, &counts) ||
       !read_tensor(args[3], {"records", kDLInt, 64, "int64", kRecordWidth, 0}, &records) ||
@@ -61,7 +61,7 @@ bool read_update(PyObject* const* args, Update* update, Control* control) {
     return false;
   }
   update->kernels = chosen_capability.kernels;
-  update->rule = static_cast<Rule>(rule);
+  update->rule = static_cast<int>(rule);
   update->control = control->data;
   update->n_rows = control->n_rows;
   update->counts = static_cast<int64_t*>(counts.data);
@@ -85,7 +85,7 @@ PyMethodDef methods[] = {
     {"update", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(update)), METH_FASTCALL,
      "update(rule, control, counts, records, chunks, chunk, grad_scale, found_inf, schedules)\n"
      "    -> None\n\n"
-     "One optimizer step (rule 0: SGD, 1: Adam), then an advance of each schedule\n"
+     "One optimizer step by the rule at that position of rules(), then an advance of each schedule\n"
      "(code, n_uniform, memory, n_lanes, rows_offset, guarded)."},
     {"advance", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(advance_schedule)),
      METH_FASTCALL,
@@ -96,6 +96,7 @@ PyMethodDef methods[] = {
      METH_FASTCALL,
      "check_program(code, n_uniform, memory_size, n_lanes, rows_offset) -> None\n\n"
      "Raise ValueError if the code would touch what is not its own."},
+    {"rules", rules, METH_NOARGS, "rules() -> tuple[str, ...]\n\nThe update rules."},
     {"capability", capability, METH_NOARGS,
      "capability() -> str\n\nThe instruction set in use: portable, avx2 or avx512."},
     {nullptr, nullptr, 0, nullptr},
@@ -140,6 +141,22 @@ PyObject* update(PyObject*, PyObject* const* args, Py_ssize_t n_args) {
   Py_END_ALLOW_THREADS;
   Py_RETURN_NONE;
 }
+
+template <typename... Rs>
+PyObject* names_of(List<Rs...>) {
+  PyObject* names = PyTuple_New(sizeof...(Rs));
+  Py_ssize_t i = 0;
+  for (const char* name : {Rs::kName...}) {
+    PyObject* item = names == nullptr ? nullptr : PyUnicode_FromString(name);
+    if (item == nullptr || PyTuple_SetItem(names, i++, item) != 0) {
+      Py_XDECREF(names);
+      return nullptr;
+    }
+  }
+  return names;
+}
+
+PyObject* rules(PyObject*, PyObject*) { return names_of(common::Rules{}); }
 
 PyObject* capability(PyObject*, PyObject*) {
   return PyUnicode_FromString(chosen_capability.name);

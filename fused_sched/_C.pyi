@@ -33,7 +33,10 @@ def update(
     found_inf: Tensor | None,
     schedules: tuple[tuple[Tensor, int, Tensor, int, int, int], ...],
 ) -> None:
-    """One optimizer step (rule 0 SGD, 1 Adam), then the fused schedules: what :func:`advance` takes after control."""
+    """One optimizer step by the rule at that position of :func:`rules`, then the fused schedules.
+
+    schedules: of each, what :func:`advance` takes after control.
+    """
 
 def advance(
     control: Tensor, code: Tensor, n_uniform: int, memory: Tensor, n_lanes: int, rows_offset: int, guarded: int
@@ -45,6 +48,9 @@ def advance(
 
 def check_program(code: Tensor, n_uniform: int, memory_size: int, n_lanes: int, rows_offset: int) -> None:
     """Raise ValueError unless all that a program reads and writes is its own."""
+
+def rules() -> tuple[str, ...]:
+    """The update rules, in the order of their codes."""
 
 def capability() -> str:
     """portable, avx2 or avx512."""

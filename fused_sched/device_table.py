@@ -8,6 +8,7 @@ import torch
 
 from .parameter_table import RECORD, ParameterTable, widest_of
 from .platforms import TORCH, Platform
+from .rules import Rule
 
 GRAD, COUNT = RECORD["grad"], RECORD["count"]
 UNIT = 1024  # elements; chunks start at multiples of it
@@ -70,14 +71,21 @@ class DeviceTable:
 
     Args:
         table: filled.
+        rule: by which it will be updated.
         device: where the kernels run.
         size: elements of a chunk, a multiple of ``UNIT``; default: what suits the number of elements.
         platform: what is asked about ``device``.
     """
 
     def __init__(
-        self, table: ParameterTable, device: torch.device, size: int | None = None, platform: Platform = TORCH
+        self,
+        table: ParameterTable,
+        rule: Rule,
+        device: torch.device,
+        size: int | None = None,
+        platform: Platform = TORCH,
     ) -> None:
+        self.rule = rule
         self.device = device
         self.platform = platform
         self.host = table.records.clone()
@@ -97,8 +105,8 @@ class DeviceTable:
         for kind in torch.unique(kinds[filled]).tolist():
             positions = torch.nonzero(filled & (kinds == kind)).flatten()
             rows = self.host[positions]
-            adam = bool((rows[:, RECORD["state1"]] != 0).any())
-            extra = bool((rows[:, RECORD["state2" if adam else "state0"]] != 0).any())
+            optional = rows[:, [RECORD["state0"] + i for i in range(self.rule.optional_state, len(self.rule.states))]]
+            extra = bool((optional != 0).any())
             size = given or chunk_size(int(rows[:, RECORD["numel"]].sum()), widest_of(kind), processors)
             chunks = chunk_map(self.host, positions, size)
             at_once = len(chunks) <= PROGRAMS_AT_ONCE * processors

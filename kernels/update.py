@@ -11,7 +11,6 @@ import triton.language as tl
 from .layout import (
     CHUNK_UNIT,
     GROUPS,
-    MOMENTUM,
     NUMEL,
     PARAM,
     ROW,
@@ -24,7 +23,6 @@ from .layout import (
     WIDTH,
 )
 from .numerics import divide, narrow
-from .rules import ADAM, SGD, adam_block, adam_scalars, sgd_block, sgd_scalars
 
 COUNT_LANES = tl.constexpr(128)  # records that the last program counts side by side
 
@@ -43,12 +41,36 @@ def at(address, T: tl.constexpr, HINT: tl.constexpr):
 
 
 @triton.jit
+def load_state(
+    absent,
+    K: tl.constexpr,  # which of the states
+    address,  # int64: of it, at the chunk's first element
+    first,  # and the following as in load_block
+    end,
+    extra_end,
+    REQUIRED: tl.constexpr,
+    S: tl.constexpr,
+    EXTRA: tl.constexpr,
+    BLOCK: tl.constexpr,
+    HINT: tl.constexpr,
+):
+    """Elements of a state; ``absent`` for one that the rule does not have."""
+    i = first + tl.arange(0, BLOCK)
+    if K < REQUIRED:
+        return tl.load(at(address, S, HINT) + i, mask=i < end)
+    elif (K == REQUIRED) and EXTRA:
+        return tl.load(at(address, S, HINT) + i, mask=i < extra_end, other=0.0)
+    else:
+        return absent
+
+
+@triton.jit
 def load_block(
     addresses,  # int64: parameter, gradient, three states, at the chunk's first element
     first,
     end,  # elements [first, min(end, first + BLOCK)) of the chunk
-    extra_end,  # end, or 0 where the optional state (SGD's buffer, Adam's maximum) is not in use
-    RULE: tl.constexpr,
+    extra_end,  # end, or 0 where the rule's optional state is not in use
+    REQUIRED: tl.constexpr,  # states that every parameter has
     P: tl.constexpr,
     G: tl.constexpr,
     S: tl.constexpr,
@@ -63,15 +85,32 @@ def load_block(
     p = tl.load(at(addresses[0], P, HINT16 if P.primitive_bitwidth == 16 else HINT) + i, mask=mask)
     g = tl.load(at(addresses[1], G, HINT16 if G.primitive_bitwidth == 16 else HINT) + i, mask=mask)
     hint: tl.constexpr = HINT16 if S.primitive_bitwidth == 16 else HINT
-    state0, state1, state2 = g, g, g
-    if RULE == ADAM:
-        state0 = tl.load(at(addresses[2], S, hint) + i, mask=mask)
-        state1 = tl.load(at(addresses[3], S, hint) + i, mask=mask)
-        if EXTRA:
-            state2 = tl.load(at(addresses[4], S, hint) + i, mask=i < extra_end, other=0.0)
-    elif EXTRA:
-        state0 = tl.load(at(addresses[2], S, hint) + i, mask=i < extra_end, other=0.0)
+    state0 = load_state(g, 0, addresses[2], first, end, extra_end, REQUIRED, S, EXTRA, BLOCK, hint)
+    state1 = load_state(g, 1, addresses[3], first, end, extra_end, REQUIRED, S, EXTRA, BLOCK, hint)
+    state2 = load_state(g, 2, addresses[4], first, end, extra_end, REQUIRED, S, EXTRA, BLOCK, hint)
     return p, g, state0, state1, state2
+
+
+@triton.jit
+def store_state(
+    values,
+    K: tl.constexpr,  # and the following as in load_state
+    address,
+    first,
+    end,
+    extra_end,
+    REQUIRED: tl.constexpr,
+    S: tl.constexpr,
+    EXTRA: tl.constexpr,
+    BLOCK: tl.constexpr,
+    HINT: tl.constexpr,
+):
+    """Store a state, if the rule has it."""
+    i = first + tl.arange(0, BLOCK)
+    if K < REQUIRED:
+        tl.store(at(address, S, HINT) + i, narrow(values, S), mask=i < end)
+    elif (K == REQUIRED) and EXTRA:
+        tl.store(at(address, S, HINT) + i, narrow(values, S), mask=i < extra_end)
 
 
 @triton.jit
@@ -83,7 +122,8 @@ def update_block(
     extra_end,
     scalars,
     scale,
-    RULE: tl.constexpr,
+    COMPUTE: tl.constexpr,  # KernelRule.block
+    REQUIRED: tl.constexpr,
     P: tl.constexpr,
     G: tl.constexpr,
     S: tl.constexpr,
@@ -103,17 +143,12 @@ def update_block(
         g = divide(g, scale)
         grads = at(addresses[1], G, HINT16 if G.primitive_bitwidth == 16 else HINT) + i
         tl.store(grads, narrow(g, G), mask=mask)
-    if RULE == ADAM:
-        m, v, largest = data[2].to(T), data[3].to(T), data[4].to(T)
-        p, m, v, largest = adam_block(scalars, p, g, m, v, largest, extra_end > 0, EXTRA)
-        tl.store(at(addresses[2], S, hint) + i, narrow(m, S), mask=mask)
-        tl.store(at(addresses[3], S, hint) + i, narrow(v, S), mask=mask)
-        if EXTRA:
-            tl.store(at(addresses[4], S, hint) + i, narrow(largest, S), mask=i < extra_end)
-    else:
-        p, buffer = sgd_block(scalars, p, g, data[2].to(T), EXTRA)
-        if EXTRA:
-            tl.store(at(addresses[2], S, hint) + i, narrow(buffer, S), mask=i < extra_end)
+    p, state0, state1, state2 = COMPUTE(
+        scalars, p, g, data[2].to(T), data[3].to(T), data[4].to(T), extra_end > 0, EXTRA
+    )
+    store_state(state0, 0, addresses[2], first, end, extra_end, REQUIRED, S, EXTRA, BLOCK, hint)
+    store_state(state1, 1, addresses[3], first, end, extra_end, REQUIRED, S, EXTRA, BLOCK, hint)
+    store_state(state2, 2, addresses[4], first, end, extra_end, REQUIRED, S, EXTRA, BLOCK, hint)
     tl.store(at(addresses[0], P, HINT16 if P.primitive_bitwidth == 16 else HINT) + i, narrow(p, P), mask=mask)
 
 
@@ -124,14 +159,16 @@ def locate_chunk(
     record,  # int32: position in the table
     unit,  # int32: the chunk's first element, in units of CHUNK_UNIT
     chunk_size,
+    REQUIRED: tl.constexpr,
     P: tl.constexpr,
     G: tl.constexpr,
     S: tl.constexpr,
 ):
-    """Row of the control block, whether there is a first and a third state, addresses and number of the elements."""
+    """Row of the control block, whether there is an optional state, addresses and number of the chunk's elements."""
     words = records + record.to(tl.int64) * WIDTH
     row, numel, param = tl.load(words + ROW), tl.load(words + NUMEL), tl.load(words + PARAM)
     state0, state1, state2 = tl.load(words + STATE0), tl.load(words + STATE1), tl.load(words + STATE2)
+    optional = state0 if REQUIRED == 0 else (state1 if REQUIRED == 1 else state2)
     start = unit.to(tl.int64) * CHUNK_UNIT
     n = tl.minimum(numel - start, chunk_size.to(tl.int64)).to(tl.int32)
     offset = start * (S.primitive_bitwidth // 8)
@@ -142,28 +179,7 @@ def locate_chunk(
         state1 + offset,
         state2 + offset,
     )
-    return row, state0 != 0, state2 != 0, addresses, n
-
-
-@triton.jit
-def read_scalars(
-    control,
-    row,
-    count,  # updates applied to the parameter so far
-    has_buffer,  # of SGD
-    has_maximum,  # of Adam
-    RULE: tl.constexpr,
-    T: tl.constexpr,
-):
-    """The rule's scalars, and whether the optional state is in use: all that a program reads of the control block."""
-    fields = control + GROUPS + row * STRIDE
-    if RULE == ADAM:
-        keeps = has_maximum
-        scalars = adam_scalars(fields, count, T)
-    else:
-        keeps = (tl.load(fields + MOMENTUM) != 0.0) & has_buffer
-        scalars = sgd_scalars(fields, count, keeps, T)
-    return scalars, keeps
+    return row, optional != 0, addresses, n
 
 
 @triton.jit
@@ -179,13 +195,13 @@ def take_ticket(control):
 
 @triton.jit
 def finish_step(
-    control, counts, records, grads, schedules, skipped, n_records, RULE: tl.constexpr, ADVANCE: tl.constexpr
+    control, counts, records, grads, schedules, skipped, n_records, COUNTS: tl.constexpr, ADVANCE: tl.constexpr
 ):
     """Count the update, note whether it was ``skipped`` (int64), advance the fused schedules."""
     tl.store(control.to(tl.pointer_type(tl.int64)) + SKIPPED, skipped)
     if skipped == 0:
         # so many times as many before it waits for memory; more would cost the whole kernel registers
-        depth: tl.constexpr = 4 if RULE == ADAM else 2
+        depth: tl.constexpr = 4 if COUNTS is None else 2
         lanes = tl.arange(0, depth)[:, None] * COUNT_LANES + tl.arange(0, COUNT_LANES)[None, :]
         words = (2 * lanes)[:, :, None] + tl.arange(0, 2)[None, None, :]
         for first in range(0, n_records, depth * COUNT_LANES):
@@ -193,10 +209,9 @@ def finish_step(
             pairs = tl.multiple_of(grads + 2 * first, 16) + words  # one access for both
             grad, slot = tl.split(tl.load(pairs, mask=(i < n_records)[:, :, None], other=0))
             counted = grad != 0
-            if RULE == SGD:
+            if COUNTS is not None:
                 row = tl.load(records + i * WIDTH + ROW, mask=counted, other=0)
-                momentum = tl.load(control + GROUPS + row * STRIDE + MOMENTUM, mask=counted, other=0.0)
-                counted = counted & (momentum != 0.0)
+                counted = counted & COUNTS(control + GROUPS + row * STRIDE, counted)
             tl.store(counts + slot, tl.load(counts + slot, mask=counted) + 1, mask=counted)
     if ADVANCE is not None:
         # another thread may still be reading a momentum that a schedule is about to write
@@ -216,12 +231,15 @@ def update_kernel(
     found_inf,  # float32 (1), if GUARDED
     n_records,
     chunk_size,  # elements
-    RULE: tl.constexpr,
+    SCALARS: tl.constexpr,  # and the following as in KernelRule
+    COMPUTE: tl.constexpr,
+    COUNTS: tl.constexpr,
+    REQUIRED: tl.constexpr,
     P: tl.constexpr,  # types of parameter, gradient, state, and the one computed in
     G: tl.constexpr,
     S: tl.constexpr,
     T: tl.constexpr,
-    EXTRA: tl.constexpr,  # some parameter has SGD's buffer or Adam's maximum
+    EXTRA: tl.constexpr,  # some parameter has the rule's optional state
     SCALED: tl.constexpr,
     GUARDED: tl.constexpr,
     LAST: tl.constexpr,  # this launch ends the step
@@ -239,11 +257,11 @@ def update_kernel(
     unit = tl.load(chunks + 2 * pid + 1)
     grad = tl.load(grads + 2 * record)
     count = tl.load(counts + tl.load(grads + 2 * record + 1))
-    row, has_buffer, has_maximum, addresses, n = locate_chunk(records, grad, record, unit, chunk_size, P, G, S)
+    row, has_optional, addresses, n = locate_chunk(records, grad, record, unit, chunk_size, REQUIRED, P, G, S)
     n = tl.where((grad != 0) & (skipped == 0), n, 0)
     aligned = ((addresses[0] | addresses[1] | addresses[2] | addresses[3] | addresses[4]) & 15) == 0
     wide = tl.multiple_of(tl.where(aligned, (n // 8) * 8, 0), 8)
-    scalars, keeps = read_scalars(control, row, count, has_buffer, has_maximum, RULE, T)
+    scalars, keeps = SCALARS(control + GROUPS + row * STRIDE, count, has_optional, T)  # all that is read of the block
     ends_step = False
     if LAST:
         ends_step = take_ticket(control)  # before the stores, so that it does not wait for them
@@ -253,20 +271,20 @@ def update_kernel(
     extra_wide = tl.multiple_of(tl.where(keeps, wide, 0), 8)
     extra_n = tl.where(keeps, n, 0)
     for i in range(0, wide, BLOCK):
-        data = load_block(addresses, i, wide, extra_wide, RULE, P, G, S, EXTRA, BLOCK, 16, HINT16)
+        data = load_block(addresses, i, wide, extra_wide, REQUIRED, P, G, S, EXTRA, BLOCK, 16, HINT16)
         update_block(
             data, addresses, i, wide, extra_wide, scalars, scale,
-            RULE, P, G, S, T, EXTRA, SCALED, BLOCK, 16, HINT16,
+            COMPUTE, REQUIRED, P, G, S, T, EXTRA, SCALED, BLOCK, 16, HINT16,
         )  # fmt: skip
     for i in range(wide, n, SMALL_BLOCK):
-        data = load_block(addresses, i, n, extra_n, RULE, P, G, S, EXTRA, SMALL_BLOCK, 0, 0)
+        data = load_block(addresses, i, n, extra_n, REQUIRED, P, G, S, EXTRA, SMALL_BLOCK, 0, 0)
         update_block(
             data, addresses, i, n, extra_n, scalars, scale,
-            RULE, P, G, S, T, EXTRA, SCALED, SMALL_BLOCK, 0, 0,
+            COMPUTE, REQUIRED, P, G, S, T, EXTRA, SCALED, SMALL_BLOCK, 0, 0,
         )  # fmt: skip
     if LAST:  # noqa: SIM102  # decided when the kernel is compiled, the other when it runs
         if ends_step:
-            finish_step(control, counts, records, grads, schedules, skipped, n_records, RULE, ADVANCE)
+            finish_step(control, counts, records, grads, schedules, skipped, n_records, COUNTS, ADVANCE)
             tl.store(control.to(tl.pointer_type(tl.int64)) + TICKET, 0)
 
 
@@ -279,7 +297,7 @@ def finish_kernel(
     schedules,
     found_inf,
     n_records,
-    RULE: tl.constexpr,
+    COUNTS: tl.constexpr,
     GUARDED: tl.constexpr,
     ADVANCE: tl.constexpr,
 ):
@@ -288,7 +306,7 @@ def finish_kernel(
         skipped = (tl.load(found_inf) != 0.0).to(tl.int64)
     else:
         skipped = tl.full((), 0, tl.int64)
-    finish_step(control, counts, records, grads, schedules, skipped, n_records, RULE, ADVANCE)
+    finish_step(control, counts, records, grads, schedules, skipped, n_records, COUNTS, ADVANCE)
 
 
 @triton.jit

@@ -9,13 +9,12 @@ import torch
 import triton.language as tl
 
 from ..parameter_table import dtypes_of, widest_of
-from . import rules
+from .rules import RULES
 from .update import advance_kernel, finish_kernel, update_kernel
 
 WARPS = 4
 WARP_SIZE = 32 if torch.version.hip is None else 64
 _TYPES = {torch.float32: tl.float32, torch.float64: tl.float64, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
-_RULES = {"sgd": rules.SGD, "adam": rules.ADAM}
 
 
 @dataclass(frozen=True)
@@ -50,8 +49,8 @@ class Options:
     """What an update kernel is specialised for, besides dtypes; hyperparameters are not among it.
 
     Attributes:
-        rule: ``"sgd"`` or ``"adam"``.
-        extra: some parameter has SGD's momentum buffer or Adam's ``max_exp_avg_sq``.
+        rule: name of it, in :data:`RULES`.
+        extra: some parameter has the rule's optional state.
         scaled, guarded: a ``grad_scale``, a ``found_inf`` is given.
         last: the launch ends the step.
         advance: jitted function that runs the fused schedules, or None.
@@ -79,25 +78,18 @@ def block_shape(kind: int, warps: int = WARPS, warp_size: int = WARP_SIZE) -> tu
 
 
 def most_registers(kind: int, options: Options) -> int | None:
-    """The most registers a thread may have; None: what the compiler takes by itself is right.
-
-    With 64, eight programs fit a processor. Where that is enough for all of a launch, nothing is worth more; else
-    float32 is faster with some more registers and fewer programs.
-    """
-    if options.rule != "adam" or torch.version.hip is not None:
+    """The most registers a thread may have; None: what the compiler takes by itself is right."""
+    most = RULES[options.rule].most_registers
+    if most is None or torch.version.hip is not None:
         return None
-    alone, with_maximum = {
-        2: (64, 88),
-        4: (64, 72) if options.at_once and not options.scaled else (72, 80),
-        8: (80, 96),
-    }[widest_of(kind)]
-    return with_maximum if options.extra else alone
+    return most(widest_of(kind), options.extra, options.at_once and not options.scaled)
 
 
 def update(kind: int, options: Options, warp_size: int = WARP_SIZE, tuning: Tuning = DEFAULT) -> Kernel:
     """The update kernel for one dtype signature."""
     param, grad, state = (_TYPES[dtype] for dtype in dtypes_of(kind))
     block, small_block, hint16 = block_shape(kind, tuning.warps, warp_size)
+    rule = RULES[options.rule]
     return Kernel(
         update_kernel,
         (
@@ -113,7 +105,10 @@ def update(kind: int, options: Options, warp_size: int = WARP_SIZE, tuning: Tuni
             ("chunk_size", "i32"),
         ),
         (
-            ("RULE", _RULES[options.rule]),
+            ("SCALARS", rule.scalars),
+            ("COMPUTE", rule.block),
+            ("COUNTS", rule.counts),
+            ("REQUIRED", rule.required),
             ("P", param),
             ("G", grad),
             ("S", state),
@@ -145,7 +140,7 @@ def finish(options: Options) -> Kernel:
             ("found_inf", "*fp32"),
             ("n_records", "i32"),
         ),
-        (("RULE", _RULES[options.rule]), ("GUARDED", options.guarded), ("ADVANCE", options.advance)),
+        (("COUNTS", RULES[options.rule].counts), ("GUARDED", options.guarded), ("ADVANCE", options.advance)),
     )
 
 

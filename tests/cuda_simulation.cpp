@@ -11,39 +11,31 @@ namespace {
 
 constexpr int kThreads = kBlockThreads;
 
-template <Rule kRule, bool kExtra, typename P, typename G, typename S>
+template <typename R, bool kExtra, typename P, typename G, typename S>
 void run_block(const Step& step, int block) {
   using T = typename ComputeType<P>::type;
   const ChunkPlace& place = step.chunks[block];
   const Gradient& grad = step.grads[place.record];
   if (grad.address == 0 || common::is_skipped(step)) return;
   const Record& r = step.records[place.record];
-  typename ScalarsOf<kRule, T>::type scalars;
-  for (int part = kScalarParts<kRule>; part-- > 0;) {
-    common::chunk_scalars<kRule, T>(step, r, step.counts[grad.count], part, scalars);
+  ChunkScalars<R, T> scalars;
+  for (int part = R::kScalarParts; part-- > 0;) {
+    common::chunk_scalars<R, T>(step, r, step.counts[grad.count], part, scalars);
   }
   const int64_t start = static_cast<int64_t>(place.unit) * step.unit;
   const int count = static_cast<int>(std::min<int64_t>(r.numel - start, step.chunk_size));
   const Arrays<P, G, S> arrays = common::arrays_of<P, G, S>(r, grad.address, start);
   for (int thread = kThreads; thread-- > 0;) {
-    common::update_elements<kRule, kExtra>(arrays, scalars, count, thread, kThreads);
+    common::update_elements<R, kExtra>(arrays, scalars, count, thread, kThreads);
   }
 }
 
 using Block = void (*)(const Step&, int);
 
-template <Rule kRule, bool kExtra>
-Block find_block(int kind) {
+template <typename R, bool kExtra, typename... Ks>
+Block find_block(int kind, List<Ks...>) {
   static constexpr Block kBlocks[] = {
-      run_block<kRule, kExtra, float, float, float>,
-      run_block<kRule, kExtra, double, double, double>,
-      run_block<kRule, kExtra, BFloat16, BFloat16, BFloat16>,
-      run_block<kRule, kExtra, Float16, Float16, Float16>,
-      run_block<kRule, kExtra, BFloat16, BFloat16, float>,
-      run_block<kRule, kExtra, Float16, Float16, float>,
-      run_block<kRule, kExtra, float, BFloat16, float>,
-      run_block<kRule, kExtra, float, Float16, float>,
-  };
+      run_block<R, kExtra, typename Ks::Param, typename Ks::Grad, typename Ks::State>...};
   return kBlocks[kind];
 }
 
@@ -57,26 +49,34 @@ void advance(const DeviceSchedule& s, double* control, bool skipped) {
   }
 }
 
-template <Rule kRule>
+template <typename R>
 void finish(const Step& step) {
   const bool skipped = common::is_skipped(step);
   reinterpret_cast<int64_t*>(step.control)[kHeaderSkipped] = skipped ? 1 : 0;
   for (int thread = kThreads; !skipped && thread-- > 0;) {
-    common::count_updates<kRule>(step, thread, kThreads);
+    common::count_updates<R>(step, thread, kThreads);
   }
   for (int i = 0; i < step.n_schedules; ++i) advance(step.schedules[i], step.control, skipped);
 }
 
-template <Rule kRule>
+template <typename R>
 int run_launch(const Launch& l, const Step& step) {
   const int kind = find_kind(l.kind);
   if (kind == kKindCount) return 1;
   if (kind >= 0) {
-    const Block block = (l.extra != 0 ? find_block<kRule, true> : find_block<kRule, false>)(kind);
+    const Block block =
+        l.extra != 0 ? find_block<R, true>(kind, Kinds{}) : find_block<R, false>(kind, Kinds{});
     for (int i = static_cast<int>(l.n_blocks); i-- > 0;) block(step, i);
   }
-  if (step.last != 0) finish<kRule>(step);
+  if (step.last != 0) finish<R>(step);
   return 0;
+}
+
+template <typename... Rs>
+int run_rule(const Launch& l, const Step& step, List<Rs...>) {
+  using Run = int (*)(const Launch&, const Step&);
+  static constexpr Run kRun[] = {run_launch<Rs>...};
+  return kRun[l.rule](l, step);
 }
 
 }  // namespace
@@ -87,8 +87,7 @@ extern "C" int simulate_update(const fused_sched::Launch* plan, int64_t count, d
   using namespace fused_sched;
   for (int64_t i = 0; i < count; ++i) {
     const Step step = step_of(plan[i], control, grad_scale, found_inf);
-    const bool sgd = plan[i].rule == static_cast<int>(Rule::kSgd);
-    if ((sgd ? run_launch<Rule::kSgd> : run_launch<Rule::kAdam>)(plan[i], step) != 0) return 1;
+    if (run_rule(plan[i], step, common::Rules{}) != 0) return 1;
   }
   return 0;
 }

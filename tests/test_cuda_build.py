@@ -20,6 +20,8 @@ from typing import NamedTuple
 import pytest
 import torch
 
+from fused_sched.rules import RULES
+
 ROOT = Path(__file__).parent.parent
 REQUESTED = os.environ.get("FUSED_SCHED_TEST_CUDA_ARCHITECTURES", "9.0")
 TYPES = ["float", "double", "BFloat16", "Float16"]
@@ -53,9 +55,9 @@ def _tool(name: str) -> str:
 
 
 class Kernel(NamedTuple):
-    """An update kernel: rule 0 SGD, 1 Adam; ``extra``: with SGD's buffer or Adam's largest square."""
+    """An update kernel; ``extra``: with the rule's optional state."""
 
-    rule: int
+    rule: str
     extra: bool
     types: tuple[str, str, str]
 
@@ -81,8 +83,8 @@ def _plain(name: str) -> str:
 
 
 def _kernel(name: str) -> Kernel | None:
-    found = re.search(r"update_kernel<\(Rule\)(\d), (true|false), (\w+), (\w+), (\w+)>", name)
-    return None if found is None else Kernel(int(found[1]), found[2] == "true", (found[3], found[4], found[5]))
+    found = re.search(r"update_kernel<common::(\w+), (true|false), (\w+), (\w+), (\w+)>", name)
+    return None if found is None else Kernel(found[1].lower(), found[2] == "true", (found[3], found[4], found[5]))
 
 
 def _demangle(text: str) -> str:
@@ -132,7 +134,7 @@ def test_every_kernel_is_there_for_every_architecture(library: Library) -> None:
     options = build_cuda.architectures(NVCC, None if REQUESTED == "default" else text)
     expected = {found[1] for option in options if (found := re.search(r"code=(sm_\w+)", option))}
     assert set(library.code) == expected
-    wanted = {Kernel(rule, extra, kind) for rule in (0, 1) for extra in (False, True) for kind in KINDS}
+    wanted = {Kernel(rule, extra, kind) for rule in RULES for extra in (False, True) for kind in KINDS}
     for architecture in expected:
         assert {k for name in library.code[architecture] if (k := _kernel(name))} == wanted
 
@@ -151,17 +153,17 @@ def test_registers_leave_room_for_many_threads(library: Library) -> None:
         for usage in usages:
             print(usage.architecture, usage.registers, name)
             limit = 64
-            if kernel and kernel.rule:
+            if kernel and kernel.rule == "adam":
                 limit = 80 if kernel.extra else 72 if kernel.types[2].endswith("16") else 64
             assert usage.registers <= (128 if kernel and "double" in kernel.types else limit), (name, usage)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rule", [0, 1], ids=["sgd", "adam"])
+@pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("type_", ["float", "BFloat16", "Float16", "double"])
 def test_aligned_arrays_are_accessed_by_16_bytes(library: Library, type_: str, rule: int) -> None:
     # parameter, gradient and states; the gradient is written back where a scale is given
-    arrays = {(0, False): (2, 2), (0, True): (3, 3), (1, False): (4, 4), (1, True): (5, 5)}
+    arrays = {("sgd", False): (2, 2), ("sgd", True): (3, 3), ("adam", False): (4, 4), ("adam", True): (5, 5)}
     for functions in library.code.values():
         for name, code in functions.items():
             kernel = _kernel(name)

@@ -12,8 +12,8 @@ from fused_sched.backends.cuda import LAUNCH, LAUNCH_WIDTH
 from fused_sched.control_block import FIELDS, FLAGS, GROUP_STRIDE, GROUPS_OFFSET
 from fused_sched.device_table import UNIT, DeviceTable
 from fused_sched.parameter_table import CHUNK, RECORD, RECORD_WIDTH, kind_code
+from fused_sched.rules import RULES
 
-_RULES = {"sgd": 0, "adam": 1}
 BASE = {"lr": 0.01, "weight_decay": 0.1, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "momentum": 0.0, "dampening": 0.0}
 GROUPS: dict[str, list[dict[str, float]]] = {
     "sgd": [
@@ -29,7 +29,6 @@ GROUPS: dict[str, list[dict[str, float]]] = {
         {"flags": FLAGS["amsgrad"] | FLAGS["decoupled_weight_decay"]},
     ],
 }
-STATES = {"sgd": [0, 1, 1, 1], "adam": [2, 2, 2, 3]}
 SIZES = [0, 1, 7, 8, 130, 1024, 1031, 2050]
 ROWS = [5, 0, 6, 2]  # of the control block, one a group: in no order, with holes
 UNUSED = -7.5  # what no launch may touch
@@ -37,6 +36,11 @@ UNUSED = -7.5  # what no launch may touch
 
 def id_of(kind: tuple[torch.dtype, torch.dtype, torch.dtype]) -> str:
     return "-".join(str(d).removeprefix("torch.") for d in kind)
+
+
+def _states(rule: str, fields: dict[str, float]) -> int:
+    given = {**BASE, **fields, "amsgrad": int(fields.get("flags", 0)) & FLAGS["amsgrad"]}
+    return RULES[rule].states_needed(given)
 
 
 class Case:
@@ -58,7 +62,7 @@ class Case:
         rows = []
         for i, size in enumerate(SIZES * 2):
             group = i % len(groups)
-            states = STATES[rule][group]
+            states = _states(rule, groups[group])
             dtypes = [kind[0], kind[1], *[kind[2]] * states]
             row = [torch.randn(size + offset, generator=generator).to(d)[offset:] for d in dtypes]
             for s in row[3:]:
@@ -74,12 +78,12 @@ class Case:
     def update_in_c(self, scale: torch.Tensor | None, found: torch.Tensor | None) -> None:
         pieces = [(i, s) for i, r in enumerate(self.records.tolist()) for s in range(0, r[RECORD["numel"]], CHUNK)]
         chunks = torch.tensor(pieces, dtype=torch.int64)
-        _C.update(_RULES[self.rule], self.control, self.counts, self.records, chunks, CHUNK, scale, found, ())
+        _C.update(RULES[self.rule].code, self.control, self.counts, self.records, chunks, CHUNK, scale, found, ())
 
     def device_table(self) -> DeviceTable:
         """The records as a launch has them; they are all of one kind, so there is one launch."""
         table = SimpleNamespace(records=self.records, layouts=torch.zeros(len(self.records)))
-        return DeviceTable(table, torch.device("cpu"))  # type: ignore[arg-type]
+        return DeviceTable(table, RULES[self.rule], torch.device("cpu"))  # type: ignore[arg-type]
 
     def triton_arguments(
         self,
@@ -100,7 +104,7 @@ class Case:
         """The plan of the CUDA backend's update."""
         (part,) = device.parts
         values = {
-            "rule": _RULES[self.rule], "kind": part.kind, "extra": int(part.extra), "last": 1,
+            "rule": RULES[self.rule].code, "kind": part.kind, "extra": int(part.extra), "last": 1,
             "n_blocks": len(part.chunks), "chunks": part.chunks.data_ptr(), "chunk_size": part.size, "unit": UNIT,
             "records": device.records.data_ptr(), "grads": device.grads.data_ptr(), "n_records": len(self.records),
             "counts": self.counts.data_ptr(), "schedules": 0, "n_schedules": 0,

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <new>
 #include <vector>
 
 #include "../control_block.h"
@@ -25,7 +26,7 @@ struct Task {
 // Kept from step to step, so that a step allocates nothing.
 struct Plan {
   std::vector<Task> tasks;  // one a record
-  std::vector<Scalars> scalars;
+  std::vector<AnyScalars> scalars;
   int64_t elements;
 };
 thread_local Plan plan;
@@ -33,7 +34,7 @@ thread_local Plan plan;
 struct Work {
   const Update* update;
   const Task* tasks;
-  const Scalars* scalars;
+  const AnyScalars* scalars;
   int64_t batch;
   std::atomic<int64_t> next;
 };
@@ -42,11 +43,28 @@ const double* row_of(const Update& u, const Record& r) {
   return u.control + kGroupsOffset + r.row * kGroupStride;
 }
 
-int find_kind(int64_t kind) {
-  const int64_t* end = kKinds + kKindCount;
-  const int64_t* found = std::find(kKinds, end, kind);
-  return found == end ? -1 : static_cast<int>(found - kKinds);
+// What the work list has to know of a rule.
+struct Facts {
+  int required_states;
+  void (*compute)(const double* row, int64_t count, AnyScalars* scalars);
+  int (*mode)(const double* row, int64_t count);
+  bool (*counts)(const double* row);
+};
+
+template <typename R>
+void compute_scalars(const double* row, int64_t count, AnyScalars* scalars) {
+  auto* own = new (scalars->bytes) typename R::template Scalars<double>;
+  for (int part = 0; part < R::kScalarParts; ++part) R::scalars(row, count, part, *own);
 }
+
+template <typename... Rs>
+const Facts& facts_of(int rule, List<Rs...>) {
+  static constexpr Facts kFacts[] = {
+      {Rs::kRequiredStates, compute_scalars<Rs>, Rs::mode, Rs::counts}...};
+  return kFacts[rule];
+}
+
+const Facts& facts_of(const Update& u) { return facts_of(u.rule, common::Rules{}); }
 
 // Consecutive records mostly share their row, count and kind, and then all of this.
 struct Choice {
@@ -63,31 +81,21 @@ bool same_choice(const Choice& c, const Record& r, int64_t count) {
 
 // count: updates applied so far. Returns what is wrong with a kind or row that is not known, else null.
 const char* choose(const Update& u, const Record& r, int64_t count, Choice* choice) {
-  const int kind = find_kind(r.kind);
-  if (kind < 0) return "has an unknown kind: use a supported combination of dtypes";
+  const int kind = common::find_kind(r.kind);
+  if (kind == kKindCount) return "has an unknown kind: use a supported combination of dtypes";
   if (r.row < 0 || r.row >= u.n_rows) {
     return "has a row outside of the control block: rebuild the records";
   }
   const double* row = row_of(u, r);
-  // Scalars cost two calls of pow; the kind does not matter to them.
+  const Facts& rule = facts_of(u);
+  // Scalars cost calls of pow; the kind does not matter to them.
   if (choice->row != r.row || choice->count != count) {
-    Scalars scalars;
-    if (u.rule == Rule::kSgd) {
-      scalars.sgd = common::sgd_scalars(row);
-    } else {
-      scalars.adam = common::adam_scalars(row, count);
-    }
-    plan.scalars.push_back(scalars);
+    plan.scalars.emplace_back();
+    rule.compute(row, count, &plan.scalars.back());
   }
-  if (u.rule == Rule::kSgd) {
-    const Momentum momentum = common::momentum_mode(row, count);
-    choice->states_needed = momentum == Momentum::kNone ? 0 : 1;
-    choice->task.kernel = u.kernels->sgd[kind][u.scaled][static_cast<int>(momentum)];
-  } else {
-    const bool amsgrad = (static_cast<int>(row[kFieldFlags]) & kFlagAmsgrad) != 0;
-    choice->states_needed = amsgrad ? 3 : 2;
-    choice->task.kernel = u.kernels->adam[kind][u.scaled][amsgrad];
-  }
+  const int mode = rule.mode(row, count);
+  choice->states_needed = rule.required_states + (mode != 0 ? 1 : 0);
+  choice->task.kernel = u.kernels->kernels[u.rule][kind][u.scaled][mode];
   choice->task.scalars = static_cast<int64_t>(plan.scalars.size()) - 1;
   choice->row = r.row;
   choice->count = count;
@@ -190,11 +198,10 @@ void run_update(const Update& u) {
             std::clamp<int64_t>(share, 1, kMostChunksAtOnce), {0}};
   if (threads > 1) run_on_threads(threads, work_until_done, &work);
   work_until_done(&work);  // all that is left: everything if there is one thread, else nothing
+  const Facts& rule = facts_of(u);
   for (int64_t i = 0; i < u.n_records; ++i) {
     const Record& r = u.records[i];
-    if (r.grad == 0) continue;
-    const bool counted = u.rule == Rule::kAdam || row_of(u, r)[kFieldMomentum] != 0.0;
-    u.counts[r.count] += counted ? 1 : 0;
+    if (r.grad != 0 && rule.counts(row_of(u, r))) u.counts[r.count] += 1;
   }
 }
 

@@ -12,7 +12,7 @@ struct Chunk {
 
 struct Update {
   const KernelTable* kernels;
-  Rule rule;
+  int rule;  // its position among Rules
   const double* control;
   int64_t n_rows;  // of the control block
   int64_t* counts;

@@ -1,19 +1,8 @@
-// The kernels of SGD, and of a schedule's own step.
+// The kernels of SGD.
 #include "kernels.cuh"
 
 namespace fused_sched {
-namespace {
 
-__global__ void __launch_bounds__(kThreads)
-    schedule_kernel(const DeviceSchedule* schedule, double* control) {
-  const bool skipped = reinterpret_cast<const int64_t*>(control)[kHeaderSkipped] != 0;
-  advance_all(schedule, 1, control, skipped);
-}
-
-}  // namespace
-
-const void* sgd_kernel(int kind, bool extra) { return find_kernel<Rule::kSgd>(kind, extra); }
-
-const void* advance_kernel() { return reinterpret_cast<const void*>(&schedule_kernel); }
+template const void* find_kernel<common::Sgd>(int kind, bool extra);
 
 }  // namespace fused_sched

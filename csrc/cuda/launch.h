@@ -5,9 +5,10 @@
 
 namespace fused_sched {
 
-// kind: position in kKinds, or -1 for a step in which no tensor has elements; null for others.
-const void* sgd_kernel(int kind, bool extra);
-const void* adam_kernel(int kind, bool extra);
+// kind: position among Kinds, or -1 for a step in which no tensor has elements; null for others.
+// Each rule has its own in kernels_<rule>.cu.
+template <typename R>
+const void* find_kernel(int kind, bool extra);
 const void* advance_kernel();
 
 constexpr int kBlockThreads = 128;

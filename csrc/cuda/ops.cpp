@@ -76,10 +76,16 @@ void launch(const void* kernel, int64_t n_blocks, void** arguments, cudaStream_t
         "a kernel was not launched");
 }
 
+template <typename... Rs>
+const void* kernel_at(const Launch& l, List<Rs...>) {
+  using Find = const void* (*)(int, bool);
+  static constexpr Find kFind[] = {find_kernel<Rs>...};
+  return kFind[l.rule](find_kind(l.kind), l.extra != 0);
+}
+
 const void* kernel_of(const Launch& l) {
-  const bool sgd = l.rule == static_cast<int>(Rule::kSgd);
-  require(sgd || l.rule == static_cast<int>(Rule::kAdam), "the plan has an unknown rule");
-  const void* kernel = (sgd ? sgd_kernel : adam_kernel)(find_kind(l.kind), l.extra != 0);
+  require(l.rule >= 0 && l.rule < kRuleCount, "the plan has an unknown rule");
+  const void* kernel = kernel_at(l, common::Rules{});
   require(kernel != nullptr, "the plan has an unknown kind: use a supported combination of dtypes");
   return kernel;
 }

@@ -1,17 +1,15 @@
 // The launches of a step, as Python hands them over.
 #pragma once
 
-#include <algorithm>
-
 #include "step.h"
 
 namespace fused_sched {
 
 // A row of the plan. Addresses are integers.
 struct Launch {
-  int64_t rule;
+  int64_t rule;  // position among Rules
   int64_t kind;  // as in Record, or kNoKind
-  int64_t extra;  // whether some parameter has SGD's buffer or Adam's largest square
+  int64_t extra;  // whether some parameter has the rule's optional state
   int64_t last;
   int64_t n_blocks;
   int64_t chunks;
@@ -30,11 +28,8 @@ static_assert(sizeof(Launch) == kLaunchWidth * sizeof(int64_t), "a launch is a r
 
 constexpr int64_t kNoKind = -1;  // no tensor has elements: one block ends the step
 
-// Position in kKinds; -1 for kNoKind, kKindCount for what is unknown.
-inline int find_kind(int64_t kind) {
-  if (kind == kNoKind) return -1;
-  return static_cast<int>(std::find(kKinds, kKinds + kKindCount, kind) - kKinds);
-}
+// Position among Kinds; -1 for kNoKind, kKindCount for what is unknown.
+inline int find_kind(int64_t kind) { return kind == kNoKind ? -1 : common::find_kind(kind); }
 
 inline Step step_of(const Launch& l, double* control, const float* grad_scale,
                     const float* found_inf) {

@@ -57,14 +57,12 @@ FUSED_SCHED_HD inline const double* row_of(const double* control, const Record& 
 }
 
 // Counts the update of every record that was updated, as csrc/cpu/update.cpp does.
-template <Rule kRule>
+template <typename R>
 FUSED_SCHED_HD inline void count_updates(const Step& step, int thread, int n_threads) {
   for (int i = thread; i < step.n_records; i += n_threads) {
     const Gradient grad = step.grads[i];
     if (grad.address == 0) continue;
-    const bool counted =
-        kRule == Rule::kAdam || row_of(step.control, step.records[i])[kFieldMomentum] != 0.0;
-    if (counted) step.counts[grad.count] += 1;
+    if (R::counts(row_of(step.control, step.records[i]))) step.counts[grad.count] += 1;
   }
 }
 

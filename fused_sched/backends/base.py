@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
 from ..control_block import ControlBlock
 from ..parameter_table import ParameterTable
 from ..platforms import TORCH, Platform
+from ..rules import Rule
 
 if TYPE_CHECKING:
     from ..schedule import Schedule
@@ -21,7 +22,7 @@ class Update:
     """One optimizer step, as a backend gets it.
 
     Attributes:
-        rule: ``"sgd"`` or ``"adam"``.
+        rule: by which the parameters are updated.
         table: the tensors; refreshed by :meth:`Backend.scan`.
         block: hyperparameters and counts.
         grad_scale: one-element float32 tensor to divide the gradients by, or None.
@@ -29,7 +30,7 @@ class Update:
         schedules: advanced afterwards, in this order.
     """
 
-    rule: str
+    rule: Rule
     table: ParameterTable
     block: ControlBlock
     grad_scale: torch.Tensor | None
@@ -40,7 +41,8 @@ class Update:
 class Backend:
     """Runs updates and programs on one kind of device.
 
-    ``walks_memory``: the kernels follow addresses, so tensors with gaps are staged for them.
+    ``walks_memory``: the kernels follow addresses, so tensors with gaps are staged for them. ``rules``: those with
+    kernels, by name.
 
     Optimizers share a backend: a copy of it is the same one, and it is pickled as its name.
 
@@ -50,6 +52,7 @@ class Backend:
 
     name: str
     walks_memory = False
+    rules: ClassVar[Mapping[str, Rule]] = {}
 
     def __init__(self, platform: Platform = TORCH) -> None:
         self.platform = platform
@@ -71,8 +74,33 @@ class Backend:
         """Take note that another table takes the place of this one."""
 
     def update(self, update: Update) -> None:
-        """Apply one update to every tensor that has a gradient, then advance the fused schedules."""
+        """Apply one update to every tensor that has a gradient, then advance the fused schedules.
+
+        A rule without kernels runs as torch operations.
+
+        Raises:
+            RuntimeError: such a rule inside a CUDA graph capture.
+        """
+        if self.rules.get(update.rule.name) is update.rule:
+            self._update(update)
+        else:
+            self._update_by_reference(update)
+
+    def _update(self, update: Update) -> None:
+        """:meth:`update`, by a rule that there are kernels for."""
         raise NotImplementedError
+
+    def _update_by_reference(self, update: Update) -> None:
+        from .reference import ReferenceBackend  # which is a backend itself
+
+        if self.platform.is_capturing(update.block.device):
+            raise RuntimeError(
+                f"backend {self.name!r} has no kernels for the rule {update.rule.name!r}, and what torch operations "
+                "point to cannot be kept for a CUDA graph: step outside of captures, or add the kernels"
+            )
+        ReferenceBackend(self.platform).update(replace(update, schedules=()))
+        for schedule in update.schedules:
+            self.advance(schedule)
 
     def advance(self, schedule: Schedule) -> None:
         """Run a schedule's program once."""

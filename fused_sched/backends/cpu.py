@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
 from ..parameter_table import CHUNK, ParameterTable
 from ..platforms import Platform
+from ..rules import RULES
 from .base import Backend, Update
 
 try:
@@ -21,13 +22,13 @@ except ImportError as error:
 if TYPE_CHECKING:
     from ..schedule import Schedule
 
-_RULES = {"sgd": 0, "adam": 1}
 _REBUILD = 2
 
 
 class CpuBackend(Backend):
     name = "cpu"
     walks_memory = True
+    rules: ClassVar = {name: RULES[name] for name in _C.rules()}
 
     def prepare(self, table: ParameterTable) -> None:
         """Remember the memory layout of every parameter; 0: kernels do not walk its own memory."""
@@ -39,12 +40,12 @@ class CpuBackend(Backend):
             return False
         return all(e.is_current() for e in table.watched)
 
-    def update(self, update: Update) -> None:
+    def _update(self, update: Update) -> None:
         table, block = update.table, update.block
         if table.staged:
             table.stage_in()
         _C.update(
-            _RULES[update.rule],
+            update.rule.code,
             block.tensor,
             block.counts,
             table.records,

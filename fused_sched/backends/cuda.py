@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from ..device_table import UNIT, DeviceTable, Part
 from ..platforms import TORCH, Platform
+from ..rules import ADAM, SGD
 from .base import Backend, Update
 from .device_backend import DeviceBackend, one_float, same
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 
 _C: Any = _extension
 _PACKAGE = Path(__file__).parent.parent
-_RULES = {"sgd": 0, "adam": 1}
 BLOCK_THREADS = 128  # as in csrc/cuda/launch.h
 
 # Words of a launch, in the order of csrc/cuda/ops.cpp, and of a schedule, as in csrc/cuda/step.h.
@@ -86,6 +86,7 @@ class CudaBackend(DeviceBackend):
     """
 
     name = "cuda"
+    rules: ClassVar = {rule.name: rule for rule in (SGD, ADAM)}  # as csrc/rules.h, of which the library is made
 
     def __init__(self, operators: Any, platform: Platform = TORCH) -> None:
         super().__init__(platform=platform)
@@ -126,7 +127,7 @@ class CudaBackend(DeviceBackend):
     def _make_plan(self, update: Update, table: DeviceTable, key: tuple[Any, ...]) -> _Plan:
         schedules, kept = self._schedule_table(update.schedules, table.device)
         values = {
-            "rule": _RULES[update.rule],
+            "rule": update.rule.code,
             "unit": UNIT,
             "records": table.records.data_ptr(),
             "grads": table.grads.data_ptr(),

@@ -72,7 +72,7 @@ class DeviceBackend(Backend):
         tracked.moved |= result == pointers.MOVED
         return result != pointers.REBUILD
 
-    def update(self, update: Update) -> None:
+    def _update(self, update: Update) -> None:
         table, block = update.table, update.block
         if table.staged:
             table.stage_in()
@@ -131,7 +131,9 @@ class DeviceBackend(Backend):
                 )
             if tracked.device is not None:
                 self.platform.record_stream(tracked.device.tensors)
-            tracked.device = DeviceTable(update.table, update.block.device, self._chunk_size, self.platform)
+            tracked.device = DeviceTable(
+                update.table, update.rule, update.block.device, self._chunk_size, self.platform
+            )
         elif tracked.rebuilt or tracked.moved or update.table.staged:
             tracked.device.follow(update.table)
         tracked.rebuilt = tracked.moved = False

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..control_block import FIELDS, FLAGS, GROUP_STRIDE, GROUPS_OFFSET, HEADER, ControlBlock
+from ..control_block import FIELDS, FLAGS, GROUP_STRIDE, GROUPS_OFFSET, HEADER, NO_COUNT, ControlBlock
 from ..platforms import TORCH, Platform
 from ..program import Operation, Program
+from ..rules import Scalar, is_zero
 from .base import Backend, Update
 
 if TYPE_CHECKING:
     from ..parameter_table import Entry
     from ..schedule import Schedule
 
-Scalar = Any  # a Python float on the CPU, a 0-d float64 tensor elsewhere
 Function = Callable[..., torch.Tensor]
 
 
@@ -37,44 +37,12 @@ class _Row:
         return self._block.tensor[slot] if self._block.remote else self._block.host[slot]
 
 
-def _is_zero(x: Scalar) -> bool:
-    return not isinstance(x, torch.Tensor) and x == 0.0
-
-
 def _wide(x: torch.Tensor) -> torch.Tensor:
     """16-bit types are computed in float32."""
     x = x.detach()
     if x.is_complex():
         x = torch.view_as_real(x.resolve_conj())
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-
-
-def _sgd(p: torch.Tensor, g: torch.Tensor, state: list[torch.Tensor], row: _Row, count: Scalar) -> list[torch.Tensor]:
-    if not state or _is_zero(row.momentum):
-        return [p - row.lr * g, *state]
-    buf = row.momentum * state[0] + (1 - row.dampening) * g
-    buf = torch.where(torch.as_tensor(count, device=p.device) == 0, g, buf)
-    step = g + row.momentum * buf if row.flags["nesterov"] else buf
-    if isinstance(row.momentum, torch.Tensor):  # it may be 0 without the host's knowing
-        buf, step = torch.where(row.momentum != 0, buf, state[0]), torch.where(row.momentum != 0, step, g)
-    return [p - row.lr * step, buf]
-
-
-def _adam(p: torch.Tensor, g: torch.Tensor, state: list[torch.Tensor], row: _Row, count: Scalar) -> list[torch.Tensor]:
-    t = count + 1
-    bias1, bias2 = 1 - row.beta1**t, 1 - row.beta2**t
-    if row.flags["decoupled_weight_decay"] and not _is_zero(row.weight_decay):
-        p = p * (1 - row.lr * row.weight_decay)
-    m = torch.lerp(state[0], g, torch.as_tensor(1 - row.beta1, dtype=g.dtype, device=g.device))
-    v = row.beta2 * state[1] + ((1 - row.beta2) * g) * g
-    new = [m, v]
-    if row.flags["amsgrad"]:
-        new.append(torch.maximum(state[2], v))
-    denominator = new[-1].sqrt() / bias2**0.5 + row.eps
-    return [p + (-(row.lr / bias1) * m) / denominator, *new]
-
-
-_RULES: dict[str, Callable[..., list[torch.Tensor]]] = {"sgd": _sgd, "adam": _adam}
 
 
 class ReferenceBackend(Backend):
@@ -114,14 +82,13 @@ class ReferenceBackend(Backend):
         if row.flags["maximize"]:
             g = -g
         p = _wide(entry.param)
-        coupled = update.rule == "sgd" or not row.flags["decoupled_weight_decay"]
-        if coupled and not _is_zero(row.weight_decay):
+        if update.rule.decay_is_coupled(row) and not is_zero(row.weight_decay):
             if update.block.remote:
                 g = torch.where(row.weight_decay != 0, g + row.weight_decay * p, g)
             else:  # the very operation of torch's for-loop: what decay leaves of a gradient may be rounding
                 g = torch.add(g, p, alpha=row.weight_decay)
         number: Scalar = count.double() if update.block.remote else int(count)
-        new = _RULES[update.rule](p, g, [_wide(s) for s in entry.state], row, number)
+        new = update.rule.compute(p, g, [_wide(s) for s in entry.state], row, number)
         targets = [entry.param, *entry.state]
         if unscaled is not None:
             targets.append(grad)
@@ -131,9 +98,11 @@ class ReferenceBackend(Backend):
             if place.is_complex():
                 value = torch.view_as_complex(value.contiguous())
             place.copy_(value if skip is None else torch.where(skip, place, value))
+        if entry.count == NO_COUNT:
+            return
         counted = torch.ones((), dtype=torch.int64, device=count.device)
-        if update.rule == "sgd":
-            counted = counted * int(bool(entry.state)) * (torch.as_tensor(row.momentum, device=count.device) != 0)
+        if update.rule.counts is not None:
+            counted = counted * update.rule.counts(row)
         count += counted if skip is None else counted * ~skip
 
     def advance(self, schedule: Schedule) -> None:

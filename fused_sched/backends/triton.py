@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from ..device_table import DeviceTable
+from ..kernels import rules as kernel_rules
 from ..kernels import variants
 from ..kernels.launcher import Launcher, make_launcher
 from ..kernels.program_source import advance_function
 from ..platforms import TORCH, Platform
+from ..rules import RULES
 from .base import Backend, Update
 from .device_backend import DeviceBackend, one_float, same
 
@@ -56,6 +58,7 @@ class TritonBackend(DeviceBackend):
     """
 
     name = "triton"
+    rules: ClassVar = {name: RULES[name] for name in kernel_rules.RULES}
 
     def __init__(
         self,
@@ -106,7 +109,7 @@ class TritonBackend(DeviceBackend):
         control, device = update.block.tensor, table.device
         advance, schedules = self._schedules(update.schedules, control)
         options = variants.Options(
-            update.rule, False, update.grad_scale is not None, update.found_inf is not None, True, advance
+            update.rule.name, False, update.grad_scale is not None, update.found_inf is not None, True, advance
         )
         tensors = {
             "control": control,

@@ -125,8 +125,8 @@ class FusedOptimizer(Optimizer):
         scale, found = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         *earlier, last = self._tables
         for table in earlier:
-            self._backend.update(backends.Update(self._rule.name, table, self._block, scale, found, ()))
-        self._backend.update(backends.Update(self._rule.name, last, self._block, scale, found, schedules))
+            self._backend.update(backends.Update(self._rule, table, self._block, scale, found, ()))
+        self._backend.update(backends.Update(self._rule, last, self._block, scale, found, schedules))
 
     def _update_staged(self, schedules: list[Schedule]) -> None:
         """As :meth:`_launch`. If the results cannot be copied back, no count and no schedule has advanced."""

@@ -62,6 +62,13 @@ def test_adam_fits_64_registers(rows: dict[str, dict[str, Any]], kernel: str) ->
     assert rows[kernel]["registers"] <= 64
 
 
+def test_three_loads_in_turn_come_before_the_data(rows: dict[str, dict[str, Any]]) -> None:
+    """Chunk, then gradient and record, then count and fields."""
+    updates = {name: row["dependent_loads"] for name, row in rows.items() if not name.startswith("program")}
+    assert updates
+    assert set(updates.values()) == {3}
+
+
 def test_products_and_sums_stay_separate(rows: dict[str, dict[str, Any]]) -> None:
     assert rows["program products and sums"]["fma64"] == 0
     assert all(row["formed_fma64"] == 0 for row in rows.values())

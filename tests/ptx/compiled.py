@@ -50,12 +50,12 @@ def nvcc() -> str:
 
 
 @cache
-def nvcc_ptx(rule: str) -> str:
-    """What nvcc makes of ``"adam"`` or ``"sgd"`` for sm_90, compiled as the library is."""
+def nvcc_ptx(name: str) -> str:
+    """What nvcc makes of csrc/cuda/kernels_NAME.cu for sm_90, compiled as the library is."""
     compiler = nvcc()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "kernels.ptx")
-        source = ROOT / f"csrc/cuda/kernels_{rule}.cu"
+        source = ROOT / f"csrc/cuda/kernels_{name}.cu"
         command = [compiler, *_build_cuda().FLAGS, "-arch=sm_90", "-ptx", str(source), "-o", str(path)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:

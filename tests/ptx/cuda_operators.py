@@ -10,6 +10,7 @@ import torch
 
 from fused_sched.backends.cuda import BLOCK_THREADS, LAUNCH, LAUNCH_WIDTH, SCHEDULE_WIDTH
 from fused_sched.parameter_table import DTYPES
+from fused_sched.rules import RULES
 
 from .compiled import entries, nvcc_ptx
 from .kernel import Kernel
@@ -52,23 +53,23 @@ class PtxOperators:
 
     def advance(self, schedule: torch.Tensor, control: torch.Tensor) -> None:
         assert schedule.shape == (1, SCHEDULE_WIDTH)
-        self._run("sgd", "schedule_kernel", 1, [schedule.data_ptr(), control.data_ptr()])
+        self._run("schedule", "schedule_kernel", 1, [schedule.data_ptr(), control.data_ptr()])
 
     def prepare(self, plan: torch.Tensor, device: int | None) -> None:
         pass
 
-    def _run(self, rule: str, name: str, blocks: int, arguments: list[int | bytes]) -> None:
+    def _run(self, source: str, name: str, blocks: int, arguments: list[int | bytes]) -> None:
         self._launches += 1
-        kernel = _kernel(self._edit(nvcc_ptx(rule)), name, self._mode)
+        kernel = _kernel(self._edit(nvcc_ptx(source)), name, self._mode)
         kernel(blocks, arguments, threads=BLOCK_THREADS, seed=self._seed + self._launches)
 
 
 def _update_rule(row: dict[str, int]) -> str:
-    return "adam" if row["rule"] else "sgd"
+    return next(rule.name for rule in RULES.values() if rule.code == row["rule"])
 
 
 def _update_name(row: dict[str, int]) -> str:
-    rule, kind = f"(Rule){row['rule']}", row["kind"]
+    rule, kind = f"common::{_update_rule(row).capitalize()}", row["kind"]
     if kind == _NO_KIND:
         return f"finish_kernel<{rule}>"
     types = (_TYPES[_BY_CODE[code]] for code in (kind % 16, kind // 16 % 16, kind // 256))

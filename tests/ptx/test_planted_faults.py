@@ -110,7 +110,7 @@ def _within(function: str, edit: Edit) -> Edit:
 
 def cuda_update(edit: Edit, offset: int, mode: str = "races") -> Case:
     case = Case("adam", FLOAT32, offset)
-    name = "update_kernel<(Rule)1, true, float, float, float>"
+    name = "update_kernel<common::Adam, true, float, float, float>"
     operators = PtxOperators(mode, lambda ptx: edit(_alone(ptx, name)))
     device = case.device_table()
     operators.update(case.cuda_row(device), case.control, None, torch.zeros(1))
@@ -177,7 +177,7 @@ def test_cuda_schedules_that_overtake_one_another() -> None:
             p.grad = torch.ones(3)
         optimizer.step()
 
-    name = "update_kernel<(Rule)0, true, float, float, float>"
+    name = "update_kernel<common::Sgd, true, float, float, float>"
     train(lambda ptx: _alone(ptx, name))
     edit = _within("advance_all", replaced(r"bar\.sync\s+0;", ""))
     with pytest.raises(Fault, match="race: "):

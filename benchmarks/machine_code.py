@@ -21,8 +21,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.compiler import get_ptxas
 
-from . import variants
-from .launcher import compile_kernel
+from fused_sched.kernels import variants
+from fused_sched.kernels.launcher import compile_kernel
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 _INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(.*?);", re.MULTILINE)
@@ -47,6 +47,7 @@ class Report:
     fma64: int = 0
     formed_fma64: int | None = None
     barrier_before_ticket: bool | None = None
+    dependent_loads: int | None = None  # global loads before the ticket that wait for one another
 
 
 def target(arch: str) -> GPUTarget:
@@ -64,6 +65,7 @@ def inspect(kernel: variants.Kernel, arch: str) -> Report:
     compiled = compile_kernel(kernel, chosen)
     report = _inspect_cuda(compiled, _bytes_moved(kernel)) if chosen.backend == "cuda" else _inspect_hip(compiled)
     report.formed_fma64 = _formed_fma64(compiled)
+    report.dependent_loads = _dependent_loads(compiled.asm.get("ptx", ""))
     return report
 
 
@@ -73,7 +75,7 @@ def _bytes_moved(kernel: variants.Kernel) -> int | None:
     if "BLOCK" not in given:
         return None
     param, grad, state = (given[name].primitive_bitwidth // 8 for name in ("P", "G", "S"))
-    states = (2 if given["RULE"] == variants.rules.ADAM else 0) + given["EXTRA"]
+    states = given["REQUIRED"] + given["EXTRA"]
     return int(2 * (param + states * state) + grad * (1 + given["SCALED"]))
 
 
@@ -173,6 +175,34 @@ def _inspect_hip(compiled: Any) -> Report:
         len(instructions),
         fma64=text.count("v_fma_f64"),
     )
+
+
+def _dependent_loads(ptx: str) -> int | None:
+    """The longest chain of global loads before the ticket, each of which needs what the one before it loaded."""
+    head, ticket, _ = ptx.partition("atom.")
+    if not ticket:
+        return None
+    depth: dict[str, int] = {}
+    for line in head[head.find("{", head.find(".entry")) :].splitlines():
+        names = re.findall(r"%[a-z]+\d+", line)
+        if not names or line.strip().startswith((".reg", "bra")):
+            continue
+        targets, sources = _operands(line)
+        found = max((depth.get(name, 0) for name in sources), default=0) + ("ld.global" in line)
+        depth.update({name: max(found, depth.get(name, 0)) for name in targets})
+    return max(depth.values(), default=0)
+
+
+def _operands(line: str) -> tuple[list[str], list[str]]:
+    """Registers that an instruction of PTX writes, and those that it reads, a predicate among them."""
+    predicate = re.match(r"\s*@!?(%p\d+)", line)
+    body = line[predicate.end() :] if predicate else line
+    first = re.search(r"\{[^}]*\}|%[a-z]+\d+", body)
+    writes = first is not None and not re.match(r"\s*(?:st|bar|bra|red|ret)\b", body)
+    targets = re.findall(r"%[a-z]+\d+", first[0]) if writes and first is not None else []
+    rest = body[first.end() :] if writes and first is not None else body
+    sources = re.findall(r"%[a-z]+\d+", rest) + ([predicate[1]] if predicate else [])
+    return targets, sources
 
 
 def _formed_fma64(compiled: Any) -> int | None:

@@ -1,0 +1,65 @@
+// The combinations of dtypes that there are kernels for. Whatever exists once for each of them is made from
+// this list.
+#pragma once
+
+#include "dtypes.h"
+
+namespace fused_sched {
+
+template <typename... Items>
+struct List {
+  static constexpr int kCount = sizeof...(Items);
+};
+
+// DType codes of Record::kind.
+enum DType : int { kFloat32 = 0, kFloat64 = 1, kBFloat16 = 2, kFloat16 = 3 };
+
+template <typename T>
+struct DTypeOf;
+template <>
+struct DTypeOf<float> {
+  static constexpr DType kCode = kFloat32;
+};
+template <>
+struct DTypeOf<double> {
+  static constexpr DType kCode = kFloat64;
+};
+template <>
+struct DTypeOf<BFloat16> {
+  static constexpr DType kCode = kBFloat16;
+};
+template <>
+struct DTypeOf<Float16> {
+  static constexpr DType kCode = kFloat16;
+};
+
+// Types of parameter, gradient and state.
+template <typename P, typename G, typename S>
+struct Kind {
+  using Param = P;
+  using Grad = G;
+  using State = S;
+  static constexpr int64_t kCode = DTypeOf<P>::kCode + 16 * DTypeOf<G>::kCode + 256 * DTypeOf<S>::kCode;
+};
+
+using Kinds =
+    List<Kind<float, float, float>, Kind<double, double, double>, Kind<BFloat16, BFloat16, BFloat16>,
+         Kind<Float16, Float16, Float16>, Kind<BFloat16, BFloat16, float>, Kind<Float16, Float16, float>,
+         Kind<float, BFloat16, float>, Kind<float, Float16, float>>;
+constexpr int kKindCount = Kinds::kCount;
+
+namespace FUSED_SCHED_ISA {
+
+template <typename... Ks>
+inline int find_kind(int64_t code, List<Ks...>) {
+  constexpr int64_t kCodes[] = {Ks::kCode...};
+  int position = 0;
+  while (position < kKindCount && kCodes[position] != code) ++position;
+  return position;
+}
+
+// Position among Kinds of a record's kind; kKindCount for one that is not there.
+inline int find_kind(int64_t code) { return find_kind(code, Kinds{}); }
+
+}  // namespace FUSED_SCHED_ISA
+}  // namespace fused_sched

@@ -1,0 +1,70 @@
+"""Adam and AdamW: the scalars of one parameter, and the update of a block of elements; see rules.py."""
+
+import triton
+import triton.language as tl
+
+from .layout import BETA1, BETA2, DECOUPLED, EPS, FLAGS_FIELD, LR, MAXIMIZE, WEIGHT_DECAY
+from .numerics import divide, maximum, power, square_root
+
+
+@triton.jit
+def scalars(row, count, has_maximum, T: tl.constexpr):
+    """Scalars of Adam, as type T; see :class:`rules.KernelRule`."""
+    flags = tl.load(row + FLAGS_FIELD).to(tl.int32)
+    decoupled = (flags & DECOUPLED) != 0
+    lr = tl.load(row + LR)
+    decay = tl.load(row + WEIGHT_DECAY)
+    beta1 = tl.load(row + BETA1)
+    beta2 = tl.load(row + BETA2)
+    eps = tl.load(row + EPS)
+    t = count.to(tl.float64) + 1.0
+    sign = tl.where((flags & MAXIMIZE) != 0, -1.0, 1.0)
+    shrink = tl.where(decoupled & (decay != 0.0), 1.0 - lr * decay, 1.0)
+    coupled = tl.where(decoupled, 0.0, decay)
+    root_correction = tl.sqrt(1.0 - power(beta2, t))
+    step = (lr / (1.0 - power(beta1, t))) * -1.0
+    grad_weight = (1.0 - beta1).to(T)
+    # torch.lerp(m, g, w) starts from the nearer end
+    near = grad_weight < 0.5
+    weight = tl.where(near, grad_weight, grad_weight - 1.0)
+    values = (
+        sign.to(T),
+        shrink.to(T),
+        coupled.to(T),
+        near,
+        weight,
+        beta2.to(T),
+        (1.0 - beta2).to(T),
+        root_correction.to(T),
+        eps.to(T),
+        step.to(T),
+    )
+    return values, has_maximum
+
+
+@triton.jit
+def block(scalars, p, g, m, v, largest, amsgrad, AMSGRAD: tl.constexpr):
+    """New (p, m, v, largest); see :class:`rules.KernelRule`."""
+    sign, shrink, coupled, near, weight, beta2, square_weight, root_correction, eps, step = scalars
+    g = g * sign
+    p = p * shrink
+    g = tl.where(coupled != 0.0, tl.fma(coupled, p, g), g)
+    m = tl.fma(weight, g - m, tl.where(near, m, g))
+    v = tl.fma(square_weight * g, g, beta2 * v)
+    under_root = v
+    if AMSGRAD:
+        largest = maximum(largest, v)
+        under_root = tl.where(amsgrad, largest, v)
+    root = square_root(under_root)
+    p = p + divide(step * m, divide(root, root_correction) + eps)
+    return p, m, v, largest
+
+
+def most_registers(width: int, extra: bool, roomy: bool) -> int:
+    """See :class:`rules.KernelRule`.
+
+    With 64, eight programs fit a processor. Where that is enough for all of a launch, nothing is worth more; else
+    float32 is faster with some more registers and fewer programs.
+    """
+    alone, with_maximum = {2: (64, 88), 4: (64, 72) if roomy else (72, 80), 8: (80, 96)}[width]
+    return with_maximum if extra else alone

@@ -1,0 +1,44 @@
+"""SGD: the scalars of one parameter, and the update of a block of elements; see rules.py."""
+
+import triton
+import triton.language as tl
+
+from .layout import DAMPENING, FLAGS_FIELD, LR, MAXIMIZE, MOMENTUM, NESTEROV, WEIGHT_DECAY
+
+
+@triton.jit
+def scalars(row, count, has_buffer, T: tl.constexpr):
+    """Scalars of SGD, as type T; see :class:`rules.KernelRule`."""
+    used = (tl.load(row + MOMENTUM) != 0.0) & has_buffer
+    flags = tl.load(row + FLAGS_FIELD).to(tl.int32)
+    values = (
+        tl.where((flags & MAXIMIZE) != 0, -1.0, 1.0).to(T),
+        tl.load(row + WEIGHT_DECAY).to(T),
+        tl.load(row + MOMENTUM).to(T),
+        (1.0 - tl.load(row + DAMPENING)).to(T),
+        (flags & NESTEROV) != 0,
+        used,
+        count == 0,
+        (tl.load(row + LR) * -1.0).to(T),
+    )
+    return values, used
+
+
+@triton.jit
+def block(scalars, p, g, buffer, state1, state2, has_buffer, MOMENTUM_USED: tl.constexpr):
+    """New (p, buffer, ...); see :class:`rules.KernelRule`."""
+    sign, decay, momentum, grad_weight, nesterov, used, first, step = scalars
+    g = g * sign
+    g = tl.where(decay != 0.0, tl.fma(decay, p, g), g)
+    if MOMENTUM_USED:
+        buffer = tl.where(first, g, tl.fma(grad_weight, g, momentum * buffer))
+        along = tl.where(nesterov, tl.fma(momentum, buffer, g), buffer)
+        g = tl.where(used, along, g)
+    p = tl.fma(step, g, p)
+    return p, buffer, state1, state2
+
+
+@triton.jit
+def counts(rows, mask):
+    """Whether an update counts; see :class:`rules.KernelRule`."""
+    return tl.load(rows + MOMENTUM, mask=mask, other=0.0) != 0.0
