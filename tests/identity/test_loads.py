@@ -61,6 +61,7 @@ def _drive(pair: Lockstep, fused: bool) -> bool:
     return True
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("fused", [False, True], ids=["separate", "fused"])
 @pytest.mark.parametrize("change", ["add", "add two", "delete", "delete and add"])
 @pytest.mark.parametrize("load", LOADS)
@@ -179,6 +180,7 @@ ALL_FAULTS = {
 }
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("fused", [False, True], ids=["separate", "fused"])
 @pytest.mark.parametrize(("kind", "case", "fault"), CASES)
 def test_a_refused_load_changes_nothing(
@@ -259,6 +261,7 @@ SCHEDULER_FAULTS: dict[str, Callable[[State], Any]] = {
 }
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("fault", SCHEDULER_FAULTS)
 @pytest.mark.parametrize("name", EVERY)
 def test_a_refused_load_of_a_scheduler_changes_nothing(
