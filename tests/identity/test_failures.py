@@ -103,6 +103,7 @@ _USUAL: dict[str, dict[str, Any]] = {
 CONSTRUCTORS += [(name, {**_USUAL[name], "last_epoch": 3}) for name in SCHEDULERS]  # there is no initial_lr
 
 
+@pytest.mark.thin
 @pytest.mark.filterwarnings("ignore:fused_sched")
 @pytest.mark.parametrize("before", ["fresh", "scheduled", "initial_lr"])
 @pytest.mark.parametrize("fused", [False, True], ids=["separate", "fused"])

@@ -112,6 +112,7 @@ def _edit_all(side: Side, factor: float) -> None:
         group["weight_decay"] = 0.01 * place
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(("kind", "case"), STATEFUL)
 def test_each_group_is_updated_by_its_own_values(
@@ -152,6 +153,7 @@ def test_edits_between_two_rearrangements(way: str, host_backend: str, mirrored:
     pair.step(3)
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("fused", [False, True], ids=["separate", "fused"])
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", ["StepLR", "LinearLR"])  # these go on with any number of groups
@@ -173,6 +175,7 @@ SAME_NUMBER = ["pop and append", "swap", "reverse", "clear and refill", "clear a
                "delete and add", "clear and add"]  # fmt: skip
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("fused", [False, True], ids=["separate", "fused"])
 @pytest.mark.parametrize("way", SAME_NUMBER)
 @pytest.mark.parametrize(
@@ -233,10 +236,10 @@ def test_any_number_of_groups(n: int, fused: bool | None, backend: str) -> None:
             one.step()
     assert [g["lr"] for g in made[0].param_groups] == [g["lr"] for g in made[1].param_groups]
     torch.testing.assert_close(torch.stack(params[0]), torch.stack(params[1]), rtol=1e-12, atol=1e-12)
-    made[0].param_groups[n - 1]["lr"] = 0.75
-    params[0][n - 1].grad.zero_()
-    assert made[0].param_groups[n - 1]["lr"] == 0.75
-    assert made[0].param_groups[n - 2]["lr"] == made[1].param_groups[n - 2]["lr"]
+    for one in made:
+        one.param_groups[n - 2]["lr"] = 0.75
+        one.step()
+    torch.testing.assert_close(torch.stack(params[0]), torch.stack(params[1]), rtol=1e-12, atol=1e-12)
 
 
 def _calls(act: Callable[[], Any]) -> int:

@@ -67,6 +67,7 @@ def _drive(pair: Lockstep, fused: bool) -> bool:
     return True
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("fused", [False, True], ids=["separate", "fused"])
 @pytest.mark.parametrize("change", ["add", "add two", "delete", "delete and add"])
 @pytest.mark.parametrize("load", LOADS)
@@ -189,6 +190,7 @@ ALL_FAULTS = {
 }
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("fused", [False, True], ids=["separate", "fused"])
 @pytest.mark.parametrize(("kind", "case", "fault"), CASES)
 def test_a_refused_load_changes_nothing(
@@ -270,6 +272,7 @@ SCHEDULER_FAULTS: dict[str, Callable[[State], Any]] = {
 }
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("fault", SCHEDULER_FAULTS)
 @pytest.mark.parametrize("name", EVERY)
 def test_a_refused_load_of_a_scheduler_changes_nothing(

@@ -180,6 +180,7 @@ MOVES: dict[str, Callable[[Lockstep], None]] = {
 }
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("move", MOVES)
 @pytest.mark.parametrize(("kind", "case"), STATEFUL)
 def test_moves(kind: str, case: str, move: str, host_backend: str, mirrored: bool) -> None:
@@ -282,6 +283,7 @@ REPLACEMENTS = {
 }
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("how", REPLACEMENTS)
 @pytest.mark.parametrize(("kind", "case"), STATEFUL)
 def test_replaced_memory_counts(kind: str, case: str, how: str, host_backend: str, mirrored: bool) -> None:
