@@ -8,7 +8,7 @@ import torch
 from torch.optim.optimizer import ParamsT
 
 from ..backends import Backend
-from ..rules import ADAM
+from .. import rules
 from .fused_optimizer import FusedOptimizer
 
 
@@ -27,7 +27,7 @@ class Adam(FusedOptimizer, torch.optim.Adam):
         TypeError: a parameter's dtype or layout is not supported.
     """
 
-    _rule = ADAM
+    _rule = rules.ADAM
 
     def __init__(
         self,

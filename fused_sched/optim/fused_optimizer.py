@@ -272,7 +272,7 @@ class FusedOptimizer(Optimizer):
             super().__setstate__(state)
             self._start(self.__dict__.get("_backend_given"))
             return
-        before = self.param_groups, self.state, self.defaults
+        before: Any = self.param_groups, self.state, self.defaults
         by_hand = self._changes.lr_by_hand
         try:
             super().__setstate__(state)

@@ -8,7 +8,7 @@ import torch
 from torch.optim.optimizer import ParamsT
 
 from ..backends import Backend
-from ..rules import SGD
+from .. import rules
 from .fused_optimizer import FusedOptimizer
 
 
@@ -27,7 +27,7 @@ class SGD(FusedOptimizer, torch.optim.SGD):
         TypeError: a parameter's dtype or layout is not supported.
     """
 
-    _rule = SGD
+    _rule = rules.SGD
 
     def __init__(
         self,

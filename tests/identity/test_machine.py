@@ -8,11 +8,7 @@ from tolerances import SCHEDULE_RELATIVE
 
 from identity.machine import Machine, run
 
-<<<<<<< HEAD
-SEQUENCES = {"cpu": 25, "reference": 5}
-=======
 SEQUENCES = {"cpu": 20, "reference": 5}
->>>>>>> 5c519ecce9e91d50a8b92739b186c6febf9f8844
 
 
 def test_whatever_python_allows(backend: AnyBackend, mirrored: bool, seed: int) -> None:
