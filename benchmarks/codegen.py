@@ -6,7 +6,8 @@
 A row is one kernel on one architecture. ``loads`` and ``stores`` count global accesses by bytes
 (``16x4``: four of 16 bytes); ``/element`` is machine instructions of the aligned path for each element;
 ``formed fma`` are float64 multiply-adds that the compiler made of separate operations; ``chain``: so many global
-loads wait for one another before an update kernel touches the data. Programs are compiled as ``scheduler.step()`` runs them.
+loads wait for one another before an update kernel touches the data. Programs are compiled as
+``scheduler.step()`` runs them.
 """
 
 from __future__ import annotations

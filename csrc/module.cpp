@@ -75,9 +75,10 @@ bool read_update(PyObject* const* args, Update* update, Control* control) {
 
 PyMethodDef methods[] = {
     {"scan", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(scan)), METH_FASTCALL,
-     "scan(groups, ids, layouts, records, needed[, device_type, device_id]) -> int\n\n"
+     "scan(groups, ids, layouts, records, needed, held[, device_type, device_id]) -> int\n\n"
      "Compare the parameter table with the tensors and follow moved gradients; needed counts the\n"
-     "state tensors of each record. All tensors have to be on the device, as __dlpack_device__\n"
+     "state tensors of each record. held is emptied, and then has the gradients that only it\n"
+     "keeps until the update. All tensors have to be on the device, as __dlpack_device__\n"
      "writes it; the default is the CPU.\n"
      "0: nothing changed; 1: a gradient's address changed; 2: rebuild the table."},
     {"layout", layout, METH_O,

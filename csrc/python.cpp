@@ -5,18 +5,26 @@ namespace {
 
 const DLPackExchangeAPI* exchange = nullptr;
 PyTypeObject* tensor_type = nullptr;
+PyTypeObject* parameter_type = nullptr;
 
 constexpr uint32_t kDLPackMajor = 1;
+
+PyObject* fetch(const char* module_name, const char* name) {
+  PyObject* module = PyImport_ImportModule(module_name);
+  if (module == nullptr) return nullptr;
+  PyObject* found = PyObject_GetAttrString(module, name);
+  Py_DECREF(module);
+  return found;
+}
 
 }  // namespace
 
 bool load_torch() {
-  PyObject* torch = PyImport_ImportModule("torch");
-  if (torch == nullptr) return false;
-  PyObject* type = PyObject_GetAttrString(torch, "Tensor");
-  Py_DECREF(torch);
-  if (type == nullptr) return false;
+  PyObject* type = fetch("torch", "Tensor");
+  PyObject* parameter = fetch("torch.nn", "Parameter");
+  if (type == nullptr || parameter == nullptr) return false;
   tensor_type = reinterpret_cast<PyTypeObject*>(type);  // kept for the life of the process
+  parameter_type = reinterpret_cast<PyTypeObject*>(parameter);
   PyObject* capsule = PyObject_GetAttrString(type, "__dlpack_c_exchange_api__");
   if (capsule == nullptr) return false;
   exchange = static_cast<const DLPackExchangeAPI*>(
@@ -35,6 +43,10 @@ bool load_torch() {
 }
 
 bool is_tensor(PyObject* object) { return PyObject_TypeCheck(object, tensor_type); }
+
+bool is_plain_tensor(PyObject* object) {
+  return Py_TYPE(object) == parameter_type || Py_TYPE(object) == tensor_type;
+}
 
 bool view_tensor(PyObject* object, DLTensor* view) {
   return exchange->dltensor_from_py_object_no_sync(object, view) == 0;

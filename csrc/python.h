@@ -16,6 +16,9 @@ bool load_torch();
 
 bool is_tensor(PyObject* object);
 
+// Whether it is a tensor or a parameter of torch's own class, of which nothing is overridden.
+bool is_plain_tensor(PyObject* object);
+
 // Non-owning view, valid while the tensor is neither resized nor freed.
 // Returns false with a Python exception set, as for sparse tensors; object must be a tensor.
 bool view_tensor(PyObject* object, DLTensor* view);

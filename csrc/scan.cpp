@@ -20,6 +20,7 @@ struct Table {
   Record* records;
   int64_t count;
   DLDevice device;  // where all tensors have to be
+  PyObject* held;   // list: gradients that must not be freed before the update
 };
 
 bool is_on(const DLTensor& view, const DLDevice& device) {
@@ -82,22 +83,28 @@ Result scan_gradient(const DLTensor& param, PyObject* grad, int64_t needed, Reco
   return follow(record, reinterpret_cast<int64_t>(data_pointer(view)));
 }
 
-Result scan_parameter(const Table& table, int64_t i, PyObject* param) {
-  if (reinterpret_cast<int64_t>(param) != table.ids[2 * i]) return kRebuild;
-  if (table.layouts[i] == 0) return kUnchanged;  // Python looks after this one
+Result compare(const Table& table, int64_t i, PyObject* param, PyObject* grad) {
   Record* record = &table.records[i];
   DLTensor view;
-  if (!is_tensor(param)) return kRebuild;
   if (!view_tensor(param, &view)) return rebuild_instead_of_error();
   if (!is_on(view, table.device) || layout_hash(view) != table.layouts[i] ||
       reinterpret_cast<int64_t>(data_pointer(view)) != record->param) {
     return kRebuild;
   }
+  return grad == Py_None ? follow(record, 0)
+                         : scan_gradient(view, grad, table.needed[i], record);
+}
+
+Result scan_parameter(const Table& table, int64_t i, PyObject* param) {
+  if (reinterpret_cast<int64_t>(param) != table.ids[2 * i]) return kRebuild;
+  if (table.layouts[i] == 0) return kUnchanged;  // Python looks after this one
+  if (!is_tensor(param)) return kRebuild;
+  // First, because a subclass may do anything when it is asked.
   PyObject* grad = PyObject_GetAttr(param, grad_name);
   if (grad == nullptr) return kError;
-  const Result result = grad == Py_None
-                            ? follow(record, 0)
-                            : scan_gradient(view, grad, table.needed[i], record);
+  Result result = compare(table, i, param, grad);
+  // What a subclass answers may be a tensor that nobody else has.
+  if (!is_plain_tensor(param) && PyList_Append(table.held, grad) != 0) result = kError;
   Py_DECREF(grad);
   return result;
 }
@@ -118,7 +125,9 @@ Result scan_groups(const Table& table, PyObject* groups) {
       PyObject* param = PyList_GetItem(params, k);
       if (param == nullptr) return kError;
       if (table.ids[2 * position + 1] != g) return kRebuild;
+      Py_INCREF(param);
       const Result result = scan_parameter(table, position, param);
+      Py_DECREF(param);
       if (result == kRebuild || result == kError) return result;
       moved |= result == kMoved;
     }
@@ -135,14 +144,14 @@ bool load_scan() {
   return grad_name != nullptr && is_neg_name != nullptr;
 }
 
-// Arguments 5 and 6 of scan(): a device as DLPack writes it; the CPU if there are none.
+// Arguments 6 and 7 of scan(): a device as DLPack writes it; the CPU if there are none.
 bool read_device(PyObject* const* args, Py_ssize_t n_args, DLDevice* device) {
   *device = {kDLCPU, 0};
-  if (n_args == 5) return true;
+  if (n_args == 6) return true;
   int64_t type, index;
-  if (!check_argument_count("scan", n_args, 7) ||
-      !read_int(args[5], "device_type", 1, INT32_MAX, &type) ||
-      !read_int(args[6], "device_id", 0, INT32_MAX, &index)) {
+  if (!check_argument_count("scan", n_args, 8) ||
+      !read_int(args[6], "device_type", 1, INT32_MAX, &type) ||
+      !read_int(args[7], "device_id", 0, INT32_MAX, &index)) {
     return false;
   }
   *device = {static_cast<DLDeviceType>(type), static_cast<int32_t>(index)};
@@ -163,10 +172,16 @@ PyObject* scan(PyObject*, PyObject* const* args, Py_ssize_t n_args) {
     PyErr_Format(PyExc_TypeError, "groups=%R must be a list of lists of parameters", args[0]);
     return nullptr;
   }
+  PyObject* held = args[5];
+  if (!PyList_Check(held)) {
+    PyErr_Format(PyExc_TypeError, "held=%R must be a list", held);
+    return nullptr;
+  }
+  if (PyList_SetSlice(held, 0, PyList_Size(held), nullptr) != 0) return nullptr;
   const Table table{static_cast<const int64_t*>(ids.data),
                     static_cast<const int64_t*>(layouts.data),
                     static_cast<const int64_t*>(needed.data), static_cast<Record*>(records.data),
-                    ids.count / 2, device};
+                    ids.count / 2, device, held};
   const Result result = scan_groups(table, args[0]);
   return result == kError ? nullptr : PyLong_FromLong(result);
 }

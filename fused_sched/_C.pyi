@@ -10,6 +10,7 @@ def scan(
     layouts: Tensor,
     records: Tensor,
     needed: Tensor,
+    held: list[Tensor | None],
     device_type: int = 1,
     device_id: int = 0,
     /,

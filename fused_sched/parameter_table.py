@@ -192,7 +192,8 @@ class ParameterTable:
 
     ``ids`` (addresses of the parameter objects, and which list has them), ``layouts`` (a hash of shape and strides, 0
     when kernels do not walk the parameter itself) and ``needed`` (state tensors) let a scan notice without Python work
-    that a record is out of date.
+    that a record is out of date. ``held`` has, from a scan to the end of the update, the gradients of parameters whose
+    class is not torch's own: what such a class answers may be a tensor that nobody else has.
 
     Args:
         lists: the params of every param group; those of the user, so that changes in them are seen.
@@ -212,6 +213,7 @@ class ParameterTable:
         self.watched = [e for e in self.entries if e.asleep or (e.staging is not None and not e.inert)]
         self.records = torch.zeros(len(self.entries), RECORD_WIDTH, dtype=torch.int64)
         self.chunks = torch.empty(0, 2, dtype=torch.int64)
+        self.held: list[torch.Tensor | None] = []
         self.fill()
 
     def has_these_params(self) -> bool:

@@ -45,7 +45,7 @@ def where_in_c(table: ParameterTable, platform: Platform) -> tuple[int, int] | N
     if _C is None or not table.entries:
         return None
     where = platform.dlpack_device(table.entries[0].param)
-    found = _C.scan(table.lists, table.ids, table.layouts, table.records, table.needed, *where)
+    found = _C.scan(table.lists, table.ids, table.layouts, table.records, table.needed, table.held, *where)
     return None if found == REBUILD else where
 
 
@@ -60,7 +60,7 @@ def scan(table: ParameterTable, where: tuple[int, int] | None) -> int:
         ``UNCHANGED``, ``MOVED`` (some gradient's address changed) or ``REBUILD``.
     """
     if where:
-        result = int(_C.scan(table.lists, table.ids, table.layouts, table.records, table.needed, *where))
+        result = int(_C.scan(table.lists, table.ids, table.layouts, table.records, table.needed, table.held, *where))
     else:
         result = _scan(table)
     if not all(e.is_current() for e in table.watched):
@@ -71,16 +71,19 @@ def scan(table: ParameterTable, where: tuple[int, int] | None) -> int:
 def _scan(table: ParameterTable) -> int:
     if not table.has_these_params():
         return REBUILD
+    table.held.clear()
     moved = False
     seen = _seen.setdefault(table, {})
     for position, entry in enumerate(table.entries):
         if entry.inert or entry.staging is not None:
             continue
         p, g = entry.param, entry.param.grad
+        if type(p) not in (torch.Tensor, torch.nn.Parameter):
+            table.held.append(g)
         key = p.data_ptr(), p.shape, p.stride(), p.dtype, None if g is None else _key(g)
         if seen.get(position) != key:
             moved = True
-            grad = _grad_address(p, table, position)
+            grad = _grad_address(p, g, table, position)
             if grad is None:
                 return REBUILD
             table.records[position, RECORD["grad"]] = grad
@@ -94,12 +97,11 @@ def _key(g: torch.Tensor) -> tuple[Any, ...]:
     return g.data_ptr(), g.stride(), g.dtype, g.is_neg()
 
 
-def _grad_address(p: torch.Tensor, table: ParameterTable, position: int) -> int | None:
+def _grad_address(p: torch.Tensor, g: torch.Tensor | None, table: ParameterTable, position: int) -> int | None:
     """Address of the gradient, 0 for none, 1 if it is empty; None if the record does not suit it."""
     record = table.records[position].tolist()
     if p.data_ptr() != record[RECORD["param"]] or int(table.layouts[position]) != _layout(p):
         return None
-    g = p.grad
     if g is None:
         return 0
     if g.layout != torch.strided or g.is_neg() or not same_layout(p, g) or g.device != p.device:

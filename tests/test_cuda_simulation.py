@@ -241,10 +241,10 @@ def test_the_scan_compares_devices(cuda: CudaBackend) -> None:
     set_gradients(params, 1)
     optimizer.step()
     t = optimizer._tables[0]
-    arguments = t.lists, t.ids, t.layouts, t.records, t.needed
+    arguments = t.lists, t.ids, t.layouts, t.records, t.needed, t.held
     assert [_C.scan(*arguments), _C.scan(*arguments, 1, 0)] == [UNCHANGED] * 2
     assert [_C.scan(*arguments, 2, 0), _C.scan(*arguments, 1, 1)] == [REBUILD] * 2
-    with pytest.raises(TypeError, match="takes 7 positional arguments, but 6 were given"):
+    with pytest.raises(TypeError, match="takes 8 positional arguments, but 7 were given"):
         _C.scan(*arguments, 1)
 
 

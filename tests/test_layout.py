@@ -81,7 +81,7 @@ def test_record_is_the_same_in_cpp() -> None:
 
 # A module may import what is to the left of it. `optim` and `lr_scheduler` are the user's side.
 LAYERS = (
-    ("live_dict", "platforms"),
+    ("live_dict", "platforms", "rules"),
     ("control_block",),
     ("program",),
     ("builder",),

@@ -85,6 +85,7 @@ class Backend:
             self._update(update)
         else:
             self._update_by_reference(update)
+        update.table.held.clear()
 
     def _update(self, update: Update) -> None:
         """:meth:`update`, by a rule that there are kernels for."""

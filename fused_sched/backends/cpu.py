@@ -36,7 +36,7 @@ class CpuBackend(Backend):
         table.layouts = torch.tensor(layouts, dtype=torch.int64)
 
     def scan(self, table: ParameterTable) -> bool:
-        if _C.scan(table.lists, table.ids, table.layouts, table.records, table.needed) == _REBUILD:
+        if _C.scan(table.lists, table.ids, table.layouts, table.records, table.needed, table.held) == _REBUILD:
             return False
         return all(e.is_current() for e in table.watched)
 
