@@ -159,7 +159,7 @@ class HostedArray:
         self.expire()
 
     def grow(self, length: int) -> None:
-        """Go on in a larger tensor, whose new elements are 0; the caller has made sure that no graph points to this one."""
+        """Go on in a larger tensor, whose new elements are 0; no graph may point to the present one."""
         old = self.tensor
         self.tensor = torch.zeros(length, dtype=torch.float64, device=self.device)
         self.tensor[: old.numel()].copy_(old)

@@ -60,7 +60,7 @@ def _memory(tensor: torch.Tensor) -> Any:
 
 
 def _users_of_storage(tensor: torch.Tensor) -> int:
-    return int(torch._C._storage_Use_Count(tensor.untyped_storage()._cdata))  # type: ignore[attr-defined]
+    return int(torch._C._storage_Use_Count(tensor.untyped_storage()._cdata))
 
 
 def _of_a_state() -> tuple[int, int]:

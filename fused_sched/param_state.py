@@ -177,7 +177,9 @@ class OptimizerState(defaultdict[torch.Tensor, Any]):
         values: to begin with.
     """
 
-    def __init__(self, rule: Rule, block: ControlBlock, changes: Changes, values: Mapping[Any, Any] | None = None) -> None:
+    def __init__(
+        self, rule: Rule, block: ControlBlock, changes: Changes, values: Mapping[Any, Any] | None = None
+    ) -> None:
         super().__init__(None, values or {})
         self._made_of = rule, block, changes
         self._changes = changes

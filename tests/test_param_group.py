@@ -199,9 +199,7 @@ def test_every_way_of_writing_reaches_the_device(
     assert made.param_groups[1][key] == _on_device(made, 1, key) == 0.625 / 2 * 3 + 1
 
 
-@pytest.mark.parametrize(
-    ("value", "expected"), [(3, 3.0), (True, 1.0), (-0.0, -0.0), (math.inf, math.inf)]
-)
+@pytest.mark.parametrize(("value", "expected"), [(3, 3.0), (True, 1.0), (-0.0, -0.0), (math.inf, math.inf)])
 def test_numbers_of_every_kind(value: Any, expected: float, make: Make) -> None:
     made = make()
     made.param_groups[0]["lr"] = value

@@ -148,4 +148,3 @@ def same(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
 def one_float(value: torch.Tensor, device: torch.device) -> torch.Tensor:
     """A GradScaler's number as float32 on ``device``; the same tensor where it is that already."""
     return value.detach().to(device=device, dtype=torch.float32, non_blocking=True)
-

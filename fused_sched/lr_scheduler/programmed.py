@@ -29,8 +29,8 @@ class Programmed:
     Inside a SequentialLR or ChainedScheduler, which run as one program, ``_schedule`` is the outermost
     scheduler's and ``_scope`` the prefix of this one's names in it; ``_outer`` is the outermost scheduler.
 
-    References go one way, so that all is freed when the user lets go of it: a scheduler has its optimizer and its parts.
-    A part knows the outermost scheduler weakly, and the optimizer the scheduler of a fused schedule (see :class:`Hold`).
+    References go one way, so that all is freed when the user lets go of it: a scheduler has its optimizer and its
+    parts. A part knows the outermost scheduler weakly, and a fused schedule its scheduler (see :class:`Hold`).
     """
 
     # In slots, so that state_dict(), which is all of __dict__, has torch's keys and no others.

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch.optim.optimizer import ParamsT
 
-from ..backends import Backend
 from .. import rules
+from ..backends import Backend
 from .fused_optimizer import FusedOptimizer
 
 

@@ -29,6 +29,10 @@ from ..rules import Rule
 WARM_UP = "run one optimizer.step() with all gradients before the capture"
 
 
+def _is_wrapper(p: Any) -> bool:
+    return bool(is_traceable_wrapper_subclass(p))
+
+
 def check_trainable(p: torch.Tensor, device: torch.device | None) -> None:
     """Make sure that a parameter can be updated.
 
@@ -40,7 +44,7 @@ def check_trainable(p: torch.Tensor, device: torch.device | None) -> None:
         TypeError: its kind, layout or dtype is not supported.
         ValueError: it is on another device than the optimizer.
     """
-    if is_traceable_wrapper_subclass(p):
+    if _is_wrapper(p):
         raise TypeError(
             f"a parameter is a {type(p).__name__}, a tensor subclass without memory of its own "
             "(FSDP2 makes such parameters): use torch.optim's class of the same name for it"
@@ -162,7 +166,7 @@ class Sync:
         values = self.states[p] if p in self.states else self.state.get(p)
         entry = Entry(p, row, needed)
         if p.grad is None and not values:
-            entry.asleep = p.numel() == 0 or real_dtype(p.dtype) not in DTYPES or is_traceable_wrapper_subclass(p)
+            entry.asleep = p.numel() == 0 or real_dtype(p.dtype) not in DTYPES or _is_wrapper(p)
             return entry
         if p.grad is not None or not self._may_sleep(p):
             check_trainable(p, self.block.device)
@@ -180,7 +184,7 @@ class Sync:
 
     @staticmethod
     def _may_sleep(p: torch.Tensor) -> bool:
-        return real_dtype(p.dtype) not in DTYPES or is_traceable_wrapper_subclass(p) or p.device.type == "meta"
+        return real_dtype(p.dtype) not in DTYPES or _is_wrapper(p) or p.device.type == "meta"
 
     def _state_of(self, p: torch.Tensor, values: Any) -> ParamState:
         if isinstance(values, ParamState) and values.lives_in(self.block):
