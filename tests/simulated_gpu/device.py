@@ -14,6 +14,7 @@ from .memory import Memory, memory_of, on_the_host
 
 NAME = "simulated"
 _CPU = torch.device("cpu")
+_MASKS = (torch.bool, torch.uint8)  # as indices
 
 
 def _is_ours(x: Any) -> bool:
@@ -25,6 +26,7 @@ class _Call:
 
     def __init__(self, op: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> None:
         self.op, self.name = op, str(op)
+        self.given = dict(zip((a.name for a in op._schema.arguments), args, strict=False)) | kwargs
         flat, self._spec = pytree.tree_flatten((args, kwargs))
         self.ours = {i: x for i, x in enumerate(flat) if _is_ours(x)}
         self.uses: list[Memory | None] = [memory_of(x) for x in self.ours.values()]
@@ -40,6 +42,12 @@ class _Call:
                 raise SimulationError(f"{self.name} on tensors of {NAME} and of {x.device}")
             return x.clone()  # its value now goes along, as that of a number
         return x
+
+    def size_follows_values(self) -> bool:
+        """Whether the host has to know values for the size of the result, or for how much is to be written."""
+        if any(isinstance(x, torch.Tensor) and x.dtype in _MASKS for x in self.given.get("indices") or ()):
+            return True
+        return torch.Tag.dynamic_output_shape in self.op.tags and self.given.get("output_size") is None
 
     def again(self) -> Callable[[], Any]:
         """Does it on the same memory, without keeping that alive for the device."""
@@ -63,6 +71,8 @@ def _writes(op: Any) -> bool:
 
 def _any_operation(op: Any, *args: Any, **kwargs: Any) -> Any:
     call = _Call(op, args, kwargs)
+    if call.size_follows_values():
+        STREAM.host_waits(f"{call.name}, which does as much as the values say,")
     if _writes(op):
         return _change(call, op, args, kwargs)
     result = call.again()()  # in a capture too, for the shapes
@@ -75,8 +85,7 @@ def _any_operation(op: Any, *args: Any, **kwargs: Any) -> Any:
 
 def _change(call: _Call, op: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """An operation in place, or with ``out``: returns what it wrote to."""
-    given = dict(zip((a.name for a in op._schema.arguments), args, strict=False)) | kwargs
-    written = [given[a.name] for a in op._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
+    written = [call.given[a.name] for a in op._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
     if len(op._schema.returns) not in (0, len(written)):
         raise SimulationError(f"{call.name} is not simulated: it changes a tensor and returns another")
     if any(not x.numel() for x in written):

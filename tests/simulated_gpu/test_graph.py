@@ -121,9 +121,19 @@ READS: dict[str, Callable[[torch.Tensor], Any]] = {
     "cpu": lambda x: x.cpu(),
     "copy": lambda x: torch.zeros(1).copy_(x),
     "equal": lambda x: torch.equal(x, x),
+    "nonzero": lambda x: x.nonzero(),
+    "nonzero to out": lambda x: torch.nonzero(x, out=torch.empty(0, dtype=torch.int64, device=DEVICE)),
+    "unique": lambda x: torch.unique(x),
+    "unique rows": lambda x: torch.unique(x, dim=0),
+    "masked_select": lambda x: x.masked_select(x >= 0),
+    "read by a mask": lambda x: x[x >= 0],
+    "write by a mask": lambda x: x.__setitem__(x >= 0, x * 1),
+    "write by a mask of bytes": lambda x: x.repeat(2).index_put_(((x >= 0).byte().repeat(2),), x.repeat(2)),
+    "repeat_interleave": lambda x: x.repeat_interleave(x.long()),
 }
 
 
+@pytest.mark.filterwarnings("ignore:indexing with dtype torch.uint8")
 @pytest.mark.parametrize("how", READS)
 def test_a_read_by_the_host_inside_a_capture(how: str) -> None:
     x = on_device(1.0)
@@ -132,6 +142,7 @@ def test_a_read_by_the_host_inside_a_capture(how: str) -> None:
         captured(lambda: READS[how](x))
 
 
+@pytest.mark.filterwarnings("ignore:indexing with dtype torch.uint8")
 @pytest.mark.parametrize("how", READS)
 def test_a_read_by_the_host_where_it_must_not_wait(how: str) -> None:
     x = on_device(1.0)
@@ -141,6 +152,21 @@ def test_a_read_by_the_host_where_it_must_not_wait(how: str) -> None:
         with pytest.raises(SimulationError, match="the host waits for the device"):
             READS[how](x)
     READS[how](x)
+
+
+def test_indices_and_sizes_that_the_host_knows_wait_for_nothing() -> None:
+    x, where, found = on_device(1.0, 2.0, 3.0), torch.tensor([2, 0]).to(DEVICE), on_device(0.0, 0.0)
+
+    def body() -> None:
+        found.copy_(x[where])
+        x[where] = x[where] * 2
+        x.masked_fill_(x == 2, 5.0)
+
+    with STREAM.no_sync():
+        graph = captured(body)
+        repeated = x[:2].repeat_interleave(where, output_size=2)
+    graph.replay()
+    assert (found.tolist(), x.tolist(), repeated.tolist()) == ([3.0, 1.0], [5.0, 5.0, 6.0], [1.0, 1.0])
 
 
 @pytest.mark.parametrize("non_blocking", [False, True])
