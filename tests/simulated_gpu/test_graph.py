@@ -154,6 +154,16 @@ def test_a_read_by_the_host_where_it_must_not_wait(how: str) -> None:
     READS[how](x)
 
 
+def test_the_host_must_not_wait_until_the_outer_context_ends() -> None:
+    x = on_device(1.0)
+    with STREAM.no_sync():
+        with STREAM.no_sync():
+            pass
+        with pytest.raises(SimulationError, match="the host waits for the device"):
+            x.item()
+    assert x.item() == 1.0
+
+
 def test_indices_and_sizes_that_the_host_knows_wait_for_nothing() -> None:
     x, where, found = on_device(1.0, 2.0, 3.0), torch.tensor([2, 0]).to(DEVICE), on_device(0.0, 0.0)
 
