@@ -59,21 +59,25 @@ class _Call:
         where = result.untyped_storage().data_ptr()
         return next((x for i, x in self.ours.items() if self._flat[i].untyped_storage().data_ptr() == where), None)
 
+    def outs(self) -> list[Any]:
+        """What is given as ``out``: a tensor, or a list of them, for each."""
+        return [self.given[a.name] for a in _written(self.op) if a.kwarg_only]
+
     def resized(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Arguments that the operation made larger, with what became of them on the host."""
         pairs = [(x, self._flat[i]) for i, x in self.ours.items()]
         return [(x, on_host) for x, on_host in pairs if x.size() != on_host.size()]
 
 
-def _writes(op: Any) -> bool:
-    return any(a.alias_info is not None and a.alias_info.is_write for a in op._schema.arguments)
+def _written(op: Any) -> list[Any]:
+    return [a for a in op._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
 
 
 def _any_operation(op: Any, *args: Any, **kwargs: Any) -> Any:
     call = _Call(op, args, kwargs)
     if call.size_follows_values():
         STREAM.host_waits(f"{call.name}, which does as much as the values say,")
-    if _writes(op):
+    if _written(op):
         return _change(call, op, args, kwargs)
     result = call.again()()  # in a capture too, for the shapes
     flat, spec = pytree.tree_flatten(result)
@@ -85,18 +89,26 @@ def _any_operation(op: Any, *args: Any, **kwargs: Any) -> Any:
 
 def _change(call: _Call, op: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """An operation in place, or with ``out``: returns what it wrote to."""
-    written = [call.given[a.name] for a in op._schema.arguments if a.alias_info is not None and a.alias_info.is_write]
-    if len(op._schema.returns) not in (0, len(written)):
-        raise SimulationError(f"{call.name} is not simulated: it changes a tensor and returns another")
-    if any(not x.numel() for x in written):
+    if torch.Tag.inplace_view in op.tags:
+        raise SimulationError(f"{call.name} is not simulated: it changes which memory a tensor has")
+    returned = _returned(call)
+    if any(not x.numel() for x in pytree.tree_leaves(call.outs())):
         call.again()()  # the operation may give an empty ``out`` its size
         for x, on_host in call.resized():
             x.data = STREAM.allocate(on_host.size(), on_host.stride(), x.dtype)
         call = _Call(op, args, kwargs)
     STREAM.submit(call.name, call.again(), call.uses)
-    if not op._schema.returns:
-        return None
-    return written[0] if len(written) == 1 else tuple(written)
+    return returned if len(returned) > 1 else next(iter(returned), None)
+
+
+def _returned(call: _Call) -> tuple[Any, ...]:
+    """Those arguments that the operation returns, as its schema says."""
+    schema = call.op._schema
+    named = {name: call.given[a.name] for a in _written(call.op) for name in a.alias_info.before_set}
+    of_returns = [r.alias_info.before_set if r.alias_info else set() for r in schema.returns]
+    if not all(names & named.keys() for names in of_returns):
+        raise SimulationError(f"{call.name} is not simulated: it changes a tensor and returns another")
+    return tuple(named[min(names)] for names in of_returns)
 
 
 def _result(call: _Call, result: torch.Tensor, position: int) -> torch.Tensor:

@@ -58,6 +58,29 @@ def test_gradients_are_computed() -> None:
     assert torch.equal(layers[0].weight.grad.cpu(), layers[1].weight.grad)
 
 
+def test_operations_that_write_to_a_list_of_tensors() -> None:
+    gradients = [on_device(8.0, 2.0), torch.empty(0, device=DEVICE), on_device(4.0)]
+    found, half = on_device(0.0), on_device(0.5)
+    graph = captured(lambda: torch._amp_foreach_non_finite_check_and_unscale_(gradients, found, half))
+    assert gradients[2].item() == 4.0
+    graph.replay()
+    assert [g.tolist() for g in gradients] == [[4.0, 1.0], [], [2.0]]
+    assert found.item() == 0.0
+    gradients[2].fill_(torch.inf)
+    graph.replay()
+    assert found.item() == 1.0
+
+
+def test_an_operation_returns_what_its_schema_says() -> None:
+    scale, growth, found = on_device(8.0), torch.tensor([3], dtype=torch.int32).to(DEVICE), on_device(1.0)
+    assert torch._amp_update_scale_(scale, growth, found, 2.0, 0.5, 10) is scale
+    assert (scale.item(), growth.item()) == (4.0, 0)
+    values, indices = torch.empty(0, device=DEVICE), torch.empty(0, dtype=torch.int64, device=DEVICE)
+    returned = torch.max(torch.tensor([[1.0, 5.0]]).to(DEVICE), 1, out=(values, indices))
+    assert returned[0] is values and returned[1] is indices
+    assert (values.tolist(), indices.tolist()) == ([5.0], [1])
+
+
 def test_numbers_of_the_host_go_along_as_they_were() -> None:
     x, number = on_device(1.0), torch.tensor(2.0)
     graph = captured(lambda: x.mul_(number))
