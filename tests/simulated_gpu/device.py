@@ -114,6 +114,8 @@ def _returned(call: _Call) -> tuple[Any, ...]:
 def _result(call: _Call, result: torch.Tensor, position: int) -> torch.Tensor:
     base = call.base(result)
     if base is not None and result.numel():
+        if base.dtype != result.dtype:
+            raise SimulationError(f"{call.name} is not simulated: it views {base.dtype} as {result.dtype}")
         view = torch.ops.aten.alias.default(base)
         return view.as_strided_(result.size(), result.stride(), result.storage_offset())
     made = STREAM.allocate(result.size(), result.stride(), result.dtype)
@@ -177,6 +179,22 @@ def _copy_from(source: torch.Tensor, target: torch.Tensor, non_blocking: bool = 
     return target
 
 
+def _refuse(what: str) -> Callable[..., Any]:
+    def refuse(*_: Any, **__: Any) -> Any:
+        raise SimulationError(f"{what} not simulated")
+
+    return refuse
+
+
+_clone_on_the_host = torch.UntypedStorage.clone
+
+
+def _clone(storage: torch.UntypedStorage) -> torch.UntypedStorage:
+    if storage.device.type == NAME:  # torch would call an allocator that there is not
+        raise SimulationError("copy.deepcopy of tensors of the device is not simulated: use clone()")
+    return _clone_on_the_host(storage)
+
+
 def _install() -> list[torch.library.Library]:
     _setup_privateuseone_for_python_backend(NAME)
     everything = torch.library.Library("_", "IMPL")
@@ -185,6 +203,10 @@ def _install() -> list[torch.library.Library]:
     aten.impl("empty.memory_format", _empty, "PrivateUse1")
     aten.impl("empty_strided", _empty_strided, "PrivateUse1")
     aten.impl("_copy_from", _copy_from, "PrivateUse1")
+    # torch resolves such a view by an operation on the view
+    aten.impl("_conj", _refuse("views that conjugate are"), "PrivateUse1")
+    aten.impl("_neg_view", _refuse("views that negate are"), "PrivateUse1")
+    torch.UntypedStorage.clone = _clone  # type: ignore[method-assign]
     return [everything, aten]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -77,7 +78,7 @@ def test_an_operation_returns_what_its_schema_says() -> None:
     assert (scale.item(), growth.item()) == (4.0, 0)
     values, indices = torch.empty(0, device=DEVICE), torch.empty(0, dtype=torch.int64, device=DEVICE)
     returned = torch.max(torch.tensor([[1.0, 5.0]]).to(DEVICE), 1, out=(values, indices))
-    assert returned[0] is values and returned[1] is indices
+    assert [*map(id, returned)] == [id(values), id(indices)]
     assert (values.tolist(), indices.tolist()) == ([5.0], [1])
 
 
@@ -236,6 +237,31 @@ def test_memory_that_is_reached_through_a_table_and_freed_before_a_replay() -> N
 def test_host_and_device_do_not_mix() -> None:
     with pytest.raises(RuntimeError, match="same device"):
         on_device(1.0, 2.0) + torch.ones(2)
+
+
+NOT_SIMULATED: dict[str, Callable[[torch.Tensor], Any]] = {
+    "resize": lambda x: x.resize_(10),
+    "resize of nothing": lambda x: x[:0].resize_(10),
+    "set": lambda x: x.set_(torch.ones(5).to(DEVICE)),
+    "set to nothing": lambda x: x.set_(),
+    "deepcopy": lambda x: copy.deepcopy(x),
+    "deepcopy of an optimizer": lambda x: copy.deepcopy(torch.optim.SGD([x], lr=0.1)),
+    "conj": lambda x: torch.complex(x, x).conj().cpu(),
+    "real": lambda x: torch.view_as_real(torch.complex(x, x)[:1]),
+    "neg": lambda x: torch._neg_view(x).cpu(),
+}
+
+
+@pytest.mark.parametrize("what", NOT_SIMULATED)
+def test_what_is_not_simulated_is_refused(what: str) -> None:
+    x = on_device(1.0, 2.0)
+    with pytest.raises(SimulationError, match="not simulated"):
+        NOT_SIMULATED[what](x)
+    assert x.tolist() == [1.0, 2.0]
+
+
+def test_other_memory_is_copied_deeply_still() -> None:
+    assert copy.deepcopy(torch.ones(2)).tolist() == [1.0, 1.0]
 
 
 # -- faults of a backend -----------------------------------------------------------------------------------
