@@ -29,6 +29,7 @@ from collections.abc import Callable
 
 import torch
 
+from fused_sched.backends import Backend
 from fused_sched.lr_scheduler import CosineAnnealingLR
 from fused_sched.optim import AdamW
 
@@ -60,7 +61,7 @@ class TrainingLoop:
         batch: int = 64,
         steps: int = 1000,
         fused: bool = True,
-        backend: str | None = None,
+        backend: str | Backend | None = None,
     ) -> None:
         torch.manual_seed(0)
         self.device = device
@@ -71,11 +72,12 @@ class TrainingLoop:
         self.x = torch.zeros(batch, features, device=device)
         self.y = torch.zeros(batch, dtype=torch.int64, device=device)
         self.loss = torch.zeros((), device=device)
-        self._generator = torch.Generator(device=device).manual_seed(1)
+        self._generator = torch.Generator().manual_seed(1)
 
     def load_batch(self) -> None:
         """Put the next batch where the graph looks for it."""
-        self.x.normal_(generator=self._generator)
+        batch = torch.randn(self.x.shape, generator=self._generator)
+        self.x.copy_(batch, non_blocking=True)
         torch.argmax(self.x[:, :10], dim=1, out=self.y)
 
     def step(self) -> None:
@@ -88,30 +90,38 @@ class TrainingLoop:
         self.loss.copy_(loss.detach())
 
     def warm_up(self) -> None:
-        """The first steps, on a side stream, as before every capture."""
-        if self.device != "cuda":
-            for _ in range(WARM_UP):
-                self.load_batch()
-                self.step()
-            return
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UP):
-                self.load_batch()
-                self.step()
-        torch.cuda.current_stream().wait_stream(stream)
+        """The first steps, as before every capture."""
+        self.aside(self._first_steps)
+
+    def _first_steps(self) -> None:
+        for _ in range(WARM_UP):
+            self.load_batch()
+            self.step()
 
     def capture(self) -> Callable[[], None]:
         """Warm up and capture; returns what takes one step with the batch that is loaded."""
         self.warm_up()
-        if self.device != "cuda":
-            return self.step
-        self.graph = torch.cuda.CUDAGraph()
         self.optimizer.zero_grad(set_to_none=True)  # so that the gradients are made in the graph's pool
-        with torch.cuda.graph(self.graph):
-            self.step()
-        return self.graph.replay
+        return self.record(self.step)
+
+    def aside(self, body: Callable[[], None]) -> None:
+        """Call ``body`` on a side stream."""
+        if self.device == "cpu":
+            return body()
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            body()
+        torch.cuda.current_stream().wait_stream(stream)
+
+    def record(self, body: Callable[[], None]) -> Callable[[], None]:
+        """Capture ``body``; returns what does it again. On the CPU that is ``body``."""
+        if self.device == "cpu":
+            return body
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            body()
+        return graph.replay
 
 
 def main() -> None:

@@ -65,11 +65,12 @@ class RealGpu:
     @contextmanager
     def no_sync(self) -> Iterator[None]:
         torch.cuda.synchronize()
+        mode = torch.cuda.get_sync_debug_mode()
         torch.cuda.set_sync_debug_mode("error")
         try:
             yield
         finally:
-            torch.cuda.set_sync_debug_mode("default")
+            torch.cuda.set_sync_debug_mode(mode)
             torch.cuda.synchronize()
 
     def capture(self, body: Body) -> torch.cuda.CUDAGraph:

@@ -186,6 +186,41 @@ def test_overflow_steps_are_skipped_on_the_device(
     assert int(captured.optimizer.state[captured.params[0]]["step"]) == 23
 
 
+@pytest.mark.parametrize("replayed", [False, True])
+def test_torchs_gradient_scaler(replayed: bool, make: Make, capture: Capture, warm_up: WarmUp, no_sync: NoSync) -> None:
+    """Overflows halve the scale and skip the step; the scales are powers of two, so what is left is exact."""
+    scaled, plain = make(), make()
+    scaler = torch.amp.GradScaler(DEVICE, init_scale=2.0**10, growth_interval=4)
+    factor = torch.ones((), device=DEVICE)
+
+    def step() -> None:
+        scaled.optimizer.zero_grad()
+        loss = sum((p * torch.sin(p.detach() * 3)).sum() for p in scaled.params)
+        scaler.scale(loss * factor).backward()
+        scaler.step(scaled.optimizer)
+        scaler.update()
+        scaled.scheduler.step()
+
+    def plain_step(overflow: bool) -> None:
+        for p in plain.params:
+            p.grad = torch.sin(p.detach() * 3)
+        plain.optimizer.found_inf = torch.full((), float(overflow), device=DEVICE)
+        plain.optimizer.step()
+        plain.scheduler.step()
+
+    warm_up(step, 2)
+    warm_up(lambda: plain_step(False), 2)
+    again = capture(step).replay if replayed else step
+    with no_sync():
+        for i in range(8):
+            factor.fill_(torch.inf if i % 6 == 1 else 1.0)
+            again()
+            plain_step(i % 6 == 1)
+    check_equal(scaled, plain)
+    assert int(scaled.optimizer.state[scaled.params[0]]["step"]) == 2 + 6
+    assert scaler.get_scale() == 2.0**9  # halved, doubled after four good steps, halved
+
+
 def test_two_optimizers_in_one_graph(make: Make, capture: Capture, warm_up: WarmUp, no_sync: NoSync) -> None:
     loops = [make("adamw"), make("sgd"), make("adamw"), make("sgd")]
     for loop in loops:

@@ -3,22 +3,44 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from gpus import DEFAULTS, DEVICE, REAL, Body, Gpu
 from tolerances import SCHEDULE_RELATIVE
 
 sys.path.append(str(Path(__file__).parent.parent.parent / "examples"))
 
 import captured_loop
 
-pytestmark = pytest.mark.real_gpu  # the example captures by torch.cuda
+Make = Callable[..., captured_loop.TrainingLoop]
+
+
+@pytest.fixture(params=DEFAULTS)
+def make(request: pytest.FixtureRequest, gpu: Gpu) -> Make:
+    """Makes the example's loop; without a real GPU it is given the simulated one's streams and graphs."""
+
+    class OnSimulatedGpu(captured_loop.TrainingLoop):
+        def aside(self, body: Body) -> None:
+            gpu.warm_up(body, 1)
+
+        def record(self, body: Body) -> Body:
+            return gpu.capture(body).replay
+
+    loop = captured_loop.TrainingLoop if REAL else OnSimulatedGpu
+
+    def made(**options: Any) -> captured_loop.TrainingLoop:
+        return loop(DEVICE, backend=gpu.backend(request.param), **options)
+
+    return made
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_captured_steps_are_eager_steps(fused: bool) -> None:
-    loops = [captured_loop.TrainingLoop("cuda", features=64, batch=32, steps=200, fused=fused) for _ in range(2)]
+def test_captured_steps_are_eager_steps(fused: bool, make: Make) -> None:
+    loops = [make(features=64 if REAL else 16, batch=32 if REAL else 8, steps=200, fused=fused) for _ in range(2)]
     captured, eager = loops
     replay = captured.capture()
     eager.warm_up()
@@ -39,8 +61,8 @@ def test_captured_steps_are_eager_steps(fused: bool) -> None:
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5)
 
 
-def test_gradients_belong_to_the_graph() -> None:
-    loop = captured_loop.TrainingLoop("cuda", features=32, batch=8)
+def test_gradients_belong_to_the_graph(make: Make) -> None:
+    loop = make(features=32, batch=8)
     replay = loop.capture()
     where = [p.grad.data_ptr() for p in loop.model.parameters()]
     for _ in range(3):

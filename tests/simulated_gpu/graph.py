@@ -118,11 +118,11 @@ class Stream:
     @contextmanager
     def no_sync(self) -> Iterator[None]:
         """The host must not wait for the device inside."""
-        self.waits = False
+        waits, self.waits = self.waits, False
         try:
             yield
         finally:
-            self.waits = True
+            self.waits = waits
 
 
 STREAM = Stream()

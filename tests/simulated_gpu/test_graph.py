@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -56,6 +57,29 @@ def test_gradients_are_computed() -> None:
     layers[1](x).square().mean().backward()
     layers[0].to(DEVICE)(x.to(DEVICE)).square().mean().backward()
     assert torch.equal(layers[0].weight.grad.cpu(), layers[1].weight.grad)
+
+
+def test_operations_that_write_to_a_list_of_tensors() -> None:
+    gradients = [on_device(8.0, 2.0), torch.empty(0, device=DEVICE), on_device(4.0)]
+    found, half = on_device(0.0), on_device(0.5)
+    graph = captured(lambda: torch._amp_foreach_non_finite_check_and_unscale_(gradients, found, half))
+    assert gradients[2].item() == 4.0
+    graph.replay()
+    assert [g.tolist() for g in gradients] == [[4.0, 1.0], [], [2.0]]
+    assert found.item() == 0.0
+    gradients[2].fill_(torch.inf)
+    graph.replay()
+    assert found.item() == 1.0
+
+
+def test_an_operation_returns_what_its_schema_says() -> None:
+    scale, growth, found = on_device(8.0), torch.tensor([3], dtype=torch.int32).to(DEVICE), on_device(1.0)
+    assert torch._amp_update_scale_(scale, growth, found, 2.0, 0.5, 10) is scale
+    assert (scale.item(), growth.item()) == (4.0, 0)
+    values, indices = torch.empty(0, device=DEVICE), torch.empty(0, dtype=torch.int64, device=DEVICE)
+    returned = torch.max(torch.tensor([[1.0, 5.0]]).to(DEVICE), 1, out=(values, indices))
+    assert [*map(id, returned)] == [id(values), id(indices)]
+    assert (values.tolist(), indices.tolist()) == ([5.0], [1])
 
 
 def test_numbers_of_the_host_go_along_as_they_were() -> None:
@@ -121,9 +145,19 @@ READS: dict[str, Callable[[torch.Tensor], Any]] = {
     "cpu": lambda x: x.cpu(),
     "copy": lambda x: torch.zeros(1).copy_(x),
     "equal": lambda x: torch.equal(x, x),
+    "nonzero": lambda x: x.nonzero(),
+    "nonzero to out": lambda x: torch.nonzero(x, out=torch.empty(0, dtype=torch.int64, device=DEVICE)),
+    "unique": lambda x: torch.unique(x),
+    "unique rows": lambda x: torch.unique(x, dim=0),
+    "masked_select": lambda x: x.masked_select(x >= 0),
+    "read by a mask": lambda x: x[x >= 0],
+    "write by a mask": lambda x: x.__setitem__(x >= 0, x * 1),
+    "write by a mask of bytes": lambda x: x.repeat(2).index_put_(((x >= 0).byte().repeat(2),), x.repeat(2)),
+    "repeat_interleave": lambda x: x.repeat_interleave(x.long()),
 }
 
 
+@pytest.mark.filterwarnings("ignore:indexing with dtype torch.uint8")
 @pytest.mark.parametrize("how", READS)
 def test_a_read_by_the_host_inside_a_capture(how: str) -> None:
     x = on_device(1.0)
@@ -132,6 +166,7 @@ def test_a_read_by_the_host_inside_a_capture(how: str) -> None:
         captured(lambda: READS[how](x))
 
 
+@pytest.mark.filterwarnings("ignore:indexing with dtype torch.uint8")
 @pytest.mark.parametrize("how", READS)
 def test_a_read_by_the_host_where_it_must_not_wait(how: str) -> None:
     x = on_device(1.0)
@@ -141,6 +176,31 @@ def test_a_read_by_the_host_where_it_must_not_wait(how: str) -> None:
         with pytest.raises(SimulationError, match="the host waits for the device"):
             READS[how](x)
     READS[how](x)
+
+
+def test_the_host_must_not_wait_until_the_outer_context_ends() -> None:
+    x = on_device(1.0)
+    with STREAM.no_sync():
+        with STREAM.no_sync():
+            pass
+        with pytest.raises(SimulationError, match="the host waits for the device"):
+            x.item()
+    assert x.item() == 1.0
+
+
+def test_indices_and_sizes_that_the_host_knows_wait_for_nothing() -> None:
+    x, where, found = on_device(1.0, 2.0, 3.0), torch.tensor([2, 0]).to(DEVICE), on_device(0.0, 0.0)
+
+    def body() -> None:
+        found.copy_(x[where])
+        x[where] = x[where] * 2
+        x.masked_fill_(x == 2, 5.0)
+
+    with STREAM.no_sync():
+        graph = captured(body)
+        repeated = x[:2].repeat_interleave(where, output_size=2)
+    graph.replay()
+    assert (found.tolist(), x.tolist(), repeated.tolist()) == ([3.0, 1.0], [5.0, 5.0, 6.0], [1.0, 1.0])
 
 
 @pytest.mark.parametrize("non_blocking", [False, True])
@@ -177,6 +237,31 @@ def test_memory_that_is_reached_through_a_table_and_freed_before_a_replay() -> N
 def test_host_and_device_do_not_mix() -> None:
     with pytest.raises(RuntimeError, match="same device"):
         on_device(1.0, 2.0) + torch.ones(2)
+
+
+NOT_SIMULATED: dict[str, Callable[[torch.Tensor], Any]] = {
+    "resize": lambda x: x.resize_(10),
+    "resize of nothing": lambda x: x[:0].resize_(10),
+    "set": lambda x: x.set_(torch.ones(5).to(DEVICE)),
+    "set to nothing": lambda x: x.set_(),
+    "deepcopy": lambda x: copy.deepcopy(x),
+    "deepcopy of an optimizer": lambda x: copy.deepcopy(torch.optim.SGD([x], lr=0.1)),
+    "conj": lambda x: torch.complex(x, x).conj().cpu(),
+    "real": lambda x: torch.view_as_real(torch.complex(x, x)[:1]),
+    "neg": lambda x: torch._neg_view(x).cpu(),
+}
+
+
+@pytest.mark.parametrize("what", NOT_SIMULATED)
+def test_what_is_not_simulated_is_refused(what: str) -> None:
+    x = on_device(1.0, 2.0)
+    with pytest.raises(SimulationError, match="not simulated"):
+        NOT_SIMULATED[what](x)
+    assert x.tolist() == [1.0, 2.0]
+
+
+def test_other_memory_is_copied_deeply_still() -> None:
+    assert copy.deepcopy(torch.ones(2)).tolist() == [1.0, 1.0]
 
 
 # -- faults of a backend -----------------------------------------------------------------------------------
