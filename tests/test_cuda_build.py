@@ -190,7 +190,10 @@ def test_separate_operations_stay_separate(tmp_path: Path) -> None:
         f'#include "{ROOT}/csrc/program.h"\n'
         "using namespace fused_sched;\n"
         "__global__ void probe(double* x, float* y) {\n"
-        "  x[0] = common::apply(kOpAdd, common::apply(kOpMul, x[1], x[2], 0), x[3], 0);\n"
+        "  constexpr int32_t product[] = {kOpMul, 0, 1, 0, 0}, sum[] = {kOpAdd, 2, 3, 0, 0};\n"
+        "  double values[] = {x[1], x[2], 0.0, x[3]};\n"
+        "  values[2] = common::apply(product, values);\n"
+        "  x[0] = common::apply(sum, values);\n"
         "  y[0] = y[1] * y[2] + y[3];\n"
         "  y[4] = common::multiply_add(y[5], y[6], y[7]);\n"
         "}\n"
