@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import EPOCH_DEPRECATION_WARNING
 
 from ..builder import Builder, Value
 from ..program import LAST_EPOCH
-from .base import OnDevice, groups_untouched_on_error
+from .base import OnDevice
 from .registers import Register
 
 _METRIC = "metric"
@@ -105,7 +105,7 @@ class ReduceLROnPlateau(OnDevice, lr_scheduler.ReduceLROnPlateau):
             warnings.warn(EPOCH_DEPRECATION_WARNING, UserWarning, stacklevel=2)
         if epoch is not None or self._schedule is None or not self._covers_groups():
             self.optimizer._block.refuse_in_capture("the lr of ReduceLROnPlateau was computed by Python")
-            with warnings.catch_warnings(), self._untouched_on_error(), groups_untouched_on_error(self.optimizer):
+            with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # given above
                 lr_scheduler.ReduceLROnPlateau.step(self, metrics, epoch)
             return

@@ -13,7 +13,7 @@ from schedule_twins import DEFAULTS, EVERY, NAMES, OURS, Decay, Parts, advance, 
 from torch.nn import Parameter
 
 import fused_sched
-from fused_sched.lr_scheduler import LambdaLR, ParamScheduler, get_scheduler, on_device
+from fused_sched.lr_scheduler import LambdaLR, ParamScheduler, get_scheduler
 from identity.lockstep import Lockstep, let_go
 
 
@@ -122,7 +122,6 @@ CASES: dict[str, Scheduled] = {
     "nested": _nested,
     "ParamScheduler": lambda optimizer: [ParamScheduler(optimizer, "weight_decay", lambda step: 0.01 * step)],
     "get_scheduler": lambda optimizer: [get_scheduler("cosine", optimizer, num_warmup_steps=2, num_training_steps=9)],
-    "on_device": lambda optimizer: [on_device(_Own(optimizer))],
     "torch's own": lambda optimizer: [torch.optim.lr_scheduler.StepLR(optimizer, 2)],
     "two": lambda optimizer: _one("StepLR", fused=True)(optimizer) + _one("CyclicLR")(optimizer),
 }
@@ -206,18 +205,6 @@ def test_a_scheduler_that_is_out_of_scope_is_gone(name: str, host_backend: str, 
     assert [float(g["lr"]) for g in optimizer.param_groups] == before
 
 
-def test_a_cyclic_with_a_bound_method_as_scale_fn_is_gone(host_backend: str) -> None:
-    optimizer = _make("SGD", host_backend)
-
-    def inner() -> tuple[Any, Any]:
-        shape = Decay(0.9)
-        scheduler = OURS.CyclicLR(optimizer, 0.01, 0.1, 4, scale_fn=shape.__call__)
-        _run(optimizer, [scheduler], 3)
-        return weakref.ref(scheduler), weakref.ref(shape)
-
-    assert [reference() for reference in inner()] == [None, None]
-
-
 def test_parameters_and_groups_that_were_taken_out_are_gone(host_backend: str, mirrored: bool) -> None:
     """With their state: at the next step at the latest."""
     optimizer = _make("Adam", host_backend)
@@ -281,18 +268,6 @@ def test_a_dropped_fused_schedule_goes_on(case: str, after: int, host_backend: s
         pair.check(f"step {step}")
         pair.both(lambda side: side.groups[0].update(lr=side.groups[0]["lr"] * 0.75))
     _VARIABLE[0] = 0.9
-
-
-def test_a_dropped_fused_schedule_goes_with_its_optimizer(host_backend: str, mirrored: bool) -> None:
-    function = _mutated_table()
-    watched = {"function": weakref.ref(function)}
-    optimizer = _make("SGD", host_backend)
-    LambdaLR(optimizer, function, fused=True)
-    del function
-    _run(optimizer, [], 3)
-    watched |= _watched(optimizer, [])
-    del optimizer
-    assert _alive(watched) == []
 
 
 def test_a_detached_schedule_stops_and_is_gone(host_backend: str, mirrored: bool) -> None:

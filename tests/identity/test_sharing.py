@@ -158,15 +158,14 @@ def test_views_move_the_right_way(view: str, kind: str, case: str, host_backend:
         warnings.simplefilter("ignore")  # casts that discard an imaginary part
         try:
             theirs = _torchs(kind, [VIEWS[view]()], leaf, **options)[0]
-        except RuntimeError:  # of torch's Adam on a conjugated view
-            theirs = None
+        except RuntimeError:  # of torch's Adam on a conjugated view: what it does with a copy of the values
+            theirs = _torchs(kind, [VIEWS[view]().resolve_conj().clone()], leaf, **options)[0]
         try:
             mine = _run(fused_sched.optim, kind, [VIEWS[view]()], leaf, backend=host_backend, **options)[0]
         except (ValueError, RuntimeError, TypeError) as reason:
             if "view" not in str(reason):
                 raise
             return
-    assert theirs is not None, "torch refuses it"
     torch.testing.assert_close(mine.resolve_neg().resolve_conj(), theirs.resolve_neg().resolve_conj())
 
 
