@@ -195,7 +195,7 @@ class Sync:
 
     def _state_tensors(self, p: torch.Tensor, state: ParamState, needed: int) -> tuple[torch.Tensor, ...]:
         keys = self.rule.state_keys[:needed]
-        check_complete(self.rule, state, keys)
+        check_complete(self.rule, state, keys[: self.rule.optional_state])  # amsgrad may be switched on in mid-run
         dtype = next((t.dtype for t in map(state.stored, keys) if isinstance(t, torch.Tensor)), p.dtype)
         if not state_dtype_fits(p, dtype):
             dtype = p.dtype
