@@ -3,8 +3,8 @@
 # has torch, triton, pytest and pytest-xdist; no network and no compiler but the C compiler that Triton calls.
 #
 #   benchmarks/gpu_check.sh pack FOLDER     here, without a GPU: everything that the parts need, built for one GPU
-#   FOLDER/benchmarks/gpu_check.sh first [OUTPUT]    130 s: does it work, the tests of tests/gpu, variants of kernels
-#   FOLDER/benchmarks/gpu_check.sh full [OUTPUT]     320 s: what failed before, the rows that matter most, memcheck
+#   FOLDER/benchmarks/gpu_check.sh first [OUTPUT]    180 s: does it work, tests/gpu but for long replays, variants of kernels
+#   FOLDER/benchmarks/gpu_check.sh full [OUTPUT]     320 s: what failed before, long replays, rows that matter most, memcheck
 #   FOLDER/benchmarks/gpu_check.sh rest [OUTPUT]     240 s: further rows; the profiler's counts of launches last
 #
 # Where the checkout is copied to a machine with a GPU, with the ignored folder build/gpu, and $OUT comes back:
@@ -24,6 +24,7 @@
 # A part writes at most eight files. A step prints one line, and the end of its output when it fails; a table comes last.
 set -uo pipefail
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+LONG=tests/gpu/test_long_replays.py
 LARGEST=$((16 << 20)) # bytes of a file that comes back
 USAGE='usage: gpu_check.sh pack FOLDER | first|full|rest [--dry-run] [OUTPUT]'
 
@@ -66,6 +67,18 @@ left() { # seconds until the part has to end
 
 stop=(timeout -k 3)
 
+conclusion() { # conclusion LOG: of a command that did not fail; pytest's counts, without the rule around them
+  local line
+  line=$(tail -n 1 "$1" | cut -c -100)
+  line=${line#"${line%%[!= ]*}"}
+  line=${line%"${line##*[!= ]}"}
+  case $line in
+    *[0-9]\ passed*) echo "passed: $line" ;;
+    [0-9]*\ skipped*) echo "NOTHING RAN: $line" ;;
+    *) echo "passed: $line" ;;
+  esac
+}
+
 step() { # step NAME SECONDS COMMAND...: run it within that time and the part's, keep its output, print a line
   local name=$1 limit=$2 start=$SECONDS status verdict
   shift 2
@@ -76,7 +89,7 @@ step() { # step NAME SECONDS COMMAND...: run it within that time and the part's,
     { "${stop[@]}" "$limit" "$@" >"$LOGS/$name.log" 2>&1; } 2>/dev/null # what bash says of a killed job
     status=$?
     case $status in
-      0) verdict="passed: $(tail -n 1 "$LOGS/$name.log" | cut -c -100)" ;;
+      0) verdict=$(conclusion "$LOGS/$name.log") ;;
       124 | 137) verdict="CUT after $limit s" ;;
       *) verdict="FAILED (exit $status)" ;;
     esac
@@ -135,7 +148,7 @@ unpack() { # unpack FILE FOLDER: of what an earlier part wrote
 
 first() {
   step smoke 45 "$PYTHON" benchmarks/smoke.py ${dry[@]+"${dry[@]}"}
-  tests tests 60 -n "$WORKERS" tests/gpu
+  tests tests 100 -n "$WORKERS" tests/gpu --ignore "$LONG"
   FUSED_SCHED_BACKEND=cuda tests tests-cuda 20 -n "$WORKERS" tests/gpu/test_capture.py
   if [ "$DRY_RUN" = 1 ]; then
     step variants $(($(left) - 8)) "$PYTHON" benchmarks/gpu.py --variants --dry-run
@@ -179,8 +192,9 @@ memcheck() { # memcheck NAME FILE EXPRESSION: the tests of FILE that match, unde
 
 full() {
   unpack first-logs.tar.gz "$SCRATCH/previous"
-  again tests 60 tests/gpu
+  again tests 60 tests/gpu --ignore "$LONG"
   FUSED_SCHED_BACKEND=cuda again tests-cuda 20 tests/gpu/test_capture.py
+  tests tests-long 40 -n "$WORKERS" "$LONG"
   measure full $(($(left) - 100))
   memcheck triton tests/gpu/test_update.py '(adamw or momentum) and float32 and unaligned'
   memcheck cuda tests/gpu/test_cuda_update.py '(adamw or momentum) and float32 and unaligned and cpu'
@@ -196,6 +210,11 @@ rest() {
   table counts
 }
 
+refuse() { # refuse REASON: what was asked for cannot be done
+  printf 'error: %s\n%s\n' "$1" "$USAGE" >&2
+  exit 2
+}
+
 part() { # part NAME [--dry-run] [OUTPUT]
   PART=$1
   shift
@@ -208,11 +227,16 @@ part() { # part NAME [--dry-run] [OUTPUT]
     dry=(--dry-run)
     shift
   fi
+  case ${1:-} in -*) refuse "unknown option $1" ;; esac
+  [ $# -le 1 ] || refuse "one OUTPUT is enough, not: $*"
   OUTPUT=${1:-${OUT:-$PWD/gpu_results}}
   PYTHON=${PYTHON:-python3}
-  mkdir -p "$OUTPUT"
-  OUTPUT=$(cd "$OUTPUT" && pwd)
-  [ -d "$ROOT/site" ] || { echo "error: $ROOT has no site/: run this from a folder made by gpu_check.sh pack" >&2; exit 2; }
+  [ -d "$ROOT/site" ] || refuse "$ROOT has no site/: run this from a folder made by gpu_check.sh pack"
+  FUSED_SCHED_COMMIT=$(cat "$ROOT/COMMIT" 2>/dev/null)
+  [ -n "$FUSED_SCHED_COMMIT" ] || refuse "$ROOT/COMMIT does not name a commit: pack the folder again"
+  command -v "$PYTHON" >/dev/null || refuse "$PYTHON was not found: set PYTHON to a python3 that has torch, triton and pytest"
+  mkdir -p "$OUTPUT" || exit 2
+  OUTPUT=$(cd "$OUTPUT" && pwd) || exit 2
   SCRATCH=$(mktemp -d)
   LOGS=$SCRATCH/logs
   export TRITON_CACHE_DIR=$SCRATCH/triton
@@ -225,7 +249,6 @@ part() { # part NAME [--dry-run] [OUTPUT]
   [ "$DRY_RUN" = 1 ] || PATH=$PATH:/usr/local/cuda/bin # where compute-sanitizer is
   [ ! -d "$ROOT/peers" ] || export PEERS_PATH=$ROOT/peers
   [ ! -d "$ROOT/before" ] || export FUSED_SCHED_BEFORE=$ROOT/before
-  FUSED_SCHED_COMMIT=$(<"$ROOT/COMMIT")
   export FUSED_SCHED_COMMIT
   echo "== $PART of commit $FUSED_SCHED_COMMIT, at most $PART_SECONDS s, $(nproc) cores, $PYTHON"
   unpack triton-cache.tar.gz "$SCRATCH"
@@ -241,7 +264,7 @@ case ${1:-} in
     [ $# = 2 ] || { echo "$USAGE" >&2; exit 2; }
     pack "$2"
     ;;
-  first) PART_SECONDS=${PART_SECONDS:-130} && part "$@" ;;
+  first) PART_SECONDS=${PART_SECONDS:-180} && part "$@" ;;
   full) PART_SECONDS=${PART_SECONDS:-320} && part "$@" ;;
   rest) PART_SECONDS=${PART_SECONDS:-240} && part "$@" ;;
   *)

@@ -17,9 +17,11 @@ NEEDED = [
     "site/fused_sched/_cuda.so",
     "site/fused_sched/kernels/update.py",
     "tests/conftest.py",
+    "tests/gpu/conftest.py",
     "tests/gpu/test_update.py",
     "benchmarks/gpu.py",
     "benchmarks/gpu_check.sh",
+    "benchmarks/smoke.py",
     "examples/captured_loop.py",
 ]
 

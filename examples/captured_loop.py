@@ -107,7 +107,8 @@ class TrainingLoop:
     def aside(self, body: Callable[[], None]) -> None:
         """Call ``body`` on a side stream."""
         if self.device == "cpu":
-            return body()
+            body()
+            return
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):

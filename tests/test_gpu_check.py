@@ -134,15 +134,16 @@ class Machine:
         (self.folder / "benchmarks").mkdir(parents=True)
         (self.folder / "site").mkdir()
         (self.folder / "COMMIT").write_text("abc\n")
+        self.script = self.folder / "benchmarks" / "gpu_check.sh"
         shutil.copy(SCRIPT, self.folder / "benchmarks")
         recorder = RECORDER.format(real=sys.executable, calls=self.calls, then=then)
         self.path = make_tools(where / "tools", recorder)
 
-    def run(self, part: str, **environment: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
-        """What came of a part, and which calls it made."""
+    def run(self, *arguments: str, **environment: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+        """What came of a part, and which calls it made; OUTPUT is where the next part looks, if not given."""
         self.calls.write_text("")
-        script = self.folder / "benchmarks" / "gpu_check.sh"
-        done = run(script, part, self.folder / "previous", path=self.path, **environment)
+        given = arguments if len(arguments) > 1 else (*arguments, str(self.folder / "previous"))
+        done = run(self.script, *given, path=self.path, **environment)
         return done, self.calls.read_text().splitlines()
 
 
@@ -159,6 +160,45 @@ def test_a_part_needs_a_packed_folder(tmp_path: Path) -> None:
     assert "run this from a folder made by gpu_check.sh pack" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "arguments", [["--dryrun", "OUT"], ["-n"], ["OUT", "more"], ["--dry-run", "OUT", "more"], ["OUT", "--dry-run"]]
+)
+def test_a_part_refuses_what_it_does_not_know(arguments: list[str], tmp_path: Path) -> None:
+    done, calls = Machine(tmp_path).run("first", *(a.replace("OUT", str(tmp_path / "out")) for a in arguments))
+    assert_refused(done, calls, "usage: ")
+
+
+def test_a_part_needs_a_folder_for_its_output(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert_refused(*Machine(tmp_path).run("first", str(tmp_path / "file")), "mkdir: ")
+
+
+def test_a_part_needs_the_name_of_a_commit_and_an_interpreter(tmp_path: Path) -> None:
+    machine = Machine(tmp_path)
+    assert_refused(*machine.run("first", PYTHON="no-python"), "no-python was not found")
+    (machine.folder / "COMMIT").unlink()
+    assert_refused(*machine.run("first"), "does not name a commit")
+
+
+def assert_refused(done: subprocess.CompletedProcess[str], calls: list[str], why: str) -> None:
+    assert done.returncode == 2
+    assert why in done.stderr
+    assert (done.stdout, calls) == ("", [])
+
+
+@pytest.mark.parametrize(
+    ("last", "verdict"),
+    [
+        ("==== 3 skipped in 0.10s ====", "NOTHING RAN: 3 skipped in 0.10s"),
+        ("==== 2 passed, 3 skipped in 0.10s ====", "passed: 2 passed, 3 skipped in 0.10s"),
+        ("lr = 3, off by 0", "passed: lr = 3, off by 0"),
+    ],
+)
+def test_a_step_says_what_ran(last: str, verdict: str, tmp_path: Path) -> None:
+    done, _ = Machine(tmp_path, then=f'echo "{last}"').run("first")
+    assert re.search(rf"^tests +\d+ s  {re.escape(verdict)}$", done.stdout, re.MULTILINE), done.stdout
+
+
 @pytest.mark.parametrize("part", ["first", "full", "rest"])
 def test_a_part_ends_in_time_and_names_what_was_cut(part: str, tmp_path: Path) -> None:
     done, _ = Machine(tmp_path, then="exec sleep 100").run(part, PART_SECONDS="3")
@@ -171,7 +211,7 @@ def test_a_part_ends_in_time_and_names_what_was_cut(part: str, tmp_path: Path) -
 
 def test_a_part_has_a_limit() -> None:
     found = dict(re.findall(r"^  (\w+)\) PART_SECONDS=\$\{PART_SECONDS:-(\d+)\}", SCRIPT.read_text(), re.MULTILINE))
-    assert found == {"first": "130", "full": "320", "rest": "240"}
+    assert found == {"first": "180", "full": "320", "rest": "240"}
 
 
 def test_a_step_that_fails_shows_its_end_and_costs_nothing_else(tmp_path: Path) -> None:
@@ -194,7 +234,9 @@ def test_what_did_not_pass_before_runs_again(status: str, chosen: str | None, tm
     if status:
         machine.run("first")
     _, calls = machine.run("full")
-    again = [call for call in calls if "-n 8" in call]
+    long = [call for call in calls if "--ignore" not in call and "test_long_replays.py" in call]
+    again = [call for call in calls if "-n 8" in call and call not in long]
+    assert len(long) == 1
     assert len(again) == (0 if chosen is None else 2)
     assert all(str(chosen) in call for call in again)
     assert sum("test_update.py" in call or "test_cuda_update.py" in call for call in calls) == 0  # no compute-sanitizer

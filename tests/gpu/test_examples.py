@@ -16,6 +16,8 @@ sys.path.append(str(Path(__file__).parent.parent.parent / "examples"))
 
 import captured_loop
 
+pytestmark = pytest.mark.slow  # on the simulated GPU
+
 Make = Callable[..., captured_loop.TrainingLoop]
 
 
