@@ -42,9 +42,10 @@ def where_in_c(table: ParameterTable, platform: Platform) -> tuple[int, int] | N
         table: just filled.
         platform: what is asked about the device.
     """
-    if _C is None or not table.entries:
+    param = next((e.param for e in table.entries if not e.inert), None)
+    if _C is None or param is None:
         return None
-    where = platform.dlpack_device(table.entries[0].param)
+    where = platform.dlpack_device(param)
     found = _C.scan(table.lists, table.ids, table.layouts, table.records, table.needed, table.held, *where)
     return None if found == REBUILD else where
 

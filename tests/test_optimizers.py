@@ -164,6 +164,19 @@ def test_unsupported_parameters_are_refused_by_name(name: str, what: str, backen
     assert_same(twins)
 
 
+@pytest.mark.parametrize("what", [w for w, _, _ in UNSUPPORTED])
+@every_optimizer
+def test_frozen_parameters_of_any_kind_are_left_alone(name: str, what: str, backend: str) -> None:
+    frozen = torch.nn.Parameter(next(m for w, m, _ in UNSUPPORTED if w == what)(), requires_grad=False)
+    p = torch.nn.Parameter(torch.ones(3))
+    made = getattr(fused_sched.optim, name)([frozen, p], lr=0.1, backend=backend)
+    for _ in range(2):
+        p.grad = torch.ones(3)
+        made.step()
+    assert not torch.equal(p, torch.ones(3))
+    assert list(made.state_dict()["state"]) in ([], [1])
+
+
 def test_wrong_backend_names(monkeypatch: pytest.MonkeyPatch) -> None:
     p = torch.zeros(1, requires_grad=True)
     with pytest.raises(ValueError, match=r"backend='rocket' is not a backend: choose one of .*reference"):

@@ -82,13 +82,18 @@ class Backend:
             RuntimeError: such a rule inside a CUDA graph capture.
         """
         if self.rules.get(update.rule.name) is update.rule:
+            table = update.table
+            if table.staged:
+                table.stage_in()
             self._update(update)
+            if table.staged:
+                table.stage_out(update.grad_scale is not None)
         else:
             self._update_by_reference(update)
         update.table.held.clear()
 
     def _update(self, update: Update) -> None:
-        """:meth:`update`, by a rule that there are kernels for."""
+        """:meth:`update`, by a rule that there are kernels for; what they cannot walk is staged."""
         raise NotImplementedError
 
     def _update_by_reference(self, update: Update) -> None:

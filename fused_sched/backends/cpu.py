@@ -42,8 +42,6 @@ class CpuBackend(Backend):
 
     def _update(self, update: Update) -> None:
         table, block = update.table, update.block
-        if table.staged:
-            table.stage_in()
         _C.update(
             update.rule.code,
             block.tensor,
@@ -55,8 +53,6 @@ class CpuBackend(Backend):
             update.found_inf,
             tuple([s.launch_arguments for s in update.schedules]),
         )
-        if table.staged:
-            table.stage_out(update.grad_scale is not None)
 
     def advance(self, schedule: Schedule) -> None:
         _C.advance(schedule.block.tensor, *schedule.launch_arguments)

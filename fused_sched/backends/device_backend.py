@@ -74,16 +74,12 @@ class DeviceBackend(Backend):
 
     def _update(self, update: Update) -> None:
         table, block = update.table, update.block
-        if table.staged:
-            table.stage_in()
         with self.platform.current(block.device):
             capturing = self.platform.is_capturing(block.device)
             kept = self._launch_update(update, capturing)
         if capturing:
             owner = table.entries[0].param if table.entries else block
             self._note_capture(owner, kept, [block, *(s.memory for s in update.schedules)])
-        if table.staged:
-            table.stage_out(update.grad_scale is not None)
 
     def advance(self, schedule: Schedule) -> None:
         device = schedule.block.device

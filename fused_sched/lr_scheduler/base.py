@@ -112,11 +112,10 @@ class OnDevice(Programmed):
             self._check_order()  # once: reading the register may wait for the device
         if schedule is None or self._is_part:
             return False
-        if optimizer.groups_changed():
-            optimizer.sync_groups()
-        if (self._touched or self._groups_seen is not optimizer._group_snapshot) and not self._covers_groups():
+        other_groups = self._has_other_groups()
+        if (self._touched or other_groups) and not self._covers_groups():
             return False
-        self._before_advance()
+        self._take_changes(other_groups)
         schedule = self._schedule  # perhaps another one than before
         if schedule is None:  # something changed so that only Python can run it now
             return False

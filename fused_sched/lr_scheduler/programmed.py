@@ -306,18 +306,25 @@ class Programmed:
         self._watches_itself = self in watched
         self._watched_parts = tuple(one for one in watched if one is not self)
 
+    def _has_other_groups(self) -> bool:
+        """Whether the optimizer's groups, as they are now, are not those that the program drives."""
+        optimizer = self.optimizer
+        if optimizer.groups_changed():
+            optimizer.sync_groups()
+        return self._groups_seen is not optimizer._group_snapshot
+
     def _before_advance(self) -> None:
         """Take in what was changed by hand: groups, constants, values of a user's function."""
-        schedule, optimizer = self._schedule, self.optimizer
+        self._take_changes(self._has_other_groups())
+
+    def _take_changes(self, other_groups: bool) -> None:
+        schedule = self._schedule
         assert schedule is not None
         if schedule.trapped:
             self._step_by_python()
-        if optimizer.groups_changed():
-            optimizer.sync_groups()
-        if self._groups_seen is not optimizer._group_snapshot:
+        if other_groups:
             self._take_groups()
-            schedule = self._schedule
-            if schedule is None:
+            if self._schedule is None:
                 return
         changed = self._touched or (self._watches_itself and self._constants_changed())
         for one in self._watched_parts:

@@ -29,43 +29,46 @@ from ..rules import Rule
 WARM_UP = "run one optimizer.step() with all gradients before the capture"
 
 
-def _is_wrapper(p: Any) -> bool:
-    return bool(is_traceable_wrapper_subclass(p))
-
-
-def check_trainable(p: torch.Tensor, device: torch.device | None) -> None:
-    """Make sure that a parameter can be updated.
+def why_not_trainable(p: Any, device: torch.device | None) -> Exception | None:
+    """What keeps a parameter from being updated; None if nothing does.
 
     Args:
         p: the parameter.
         device: of the optimizer; None if it is not known yet.
 
-    Raises:
-        TypeError: its kind, layout or dtype is not supported.
-        ValueError: it is on another device than the optimizer.
+    Returns:
+        TypeError for its kind, layout or dtype, ValueError for its device.
     """
-    if _is_wrapper(p):
-        raise TypeError(
+    if is_traceable_wrapper_subclass(p):
+        return TypeError(
             f"a parameter is a {type(p).__name__}, a tensor subclass without memory of its own "
             "(FSDP2 makes such parameters): use torch.optim's class of the same name for it"
         )
     if p.layout != torch.strided:
-        raise TypeError(
+        return TypeError(
             f"a parameter has layout {p.layout}; only dense parameters are supported: "
             "use torch.optim.SparseAdam or torch.optim.SGD for it"
         )
     if real_dtype(p.dtype) not in DTYPES:
-        raise TypeError(
+        return TypeError(
             f"a parameter has dtype {p.dtype}; supported are float32, float64, bfloat16, float16, "
             "complex64 and complex128: convert it or leave it out"
         )
     if p.device.type == "meta":
-        raise TypeError("a parameter is on the meta device: materialise the model before the optimizer")
+        return TypeError("a parameter is on the meta device: materialise the model before the optimizer")
     if device is not None and p.device != device:
-        raise ValueError(
+        return ValueError(
             f"a parameter is on {p.device}, the optimizer on {device}; one optimizer drives one device: make one "
             "optimizer for each device, and move a model before its optimizer is made"
         )
+    return None
+
+
+def check_trainable(p: torch.Tensor, device: torch.device | None) -> None:
+    """Raise what :func:`why_not_trainable` says."""
+    reason = why_not_trainable(p, device)
+    if reason is not None:
+        raise reason
 
 
 def check_params(groups: Iterable[Mapping[str, Any]], device: torch.device | None = None) -> torch.device | None:
@@ -75,7 +78,7 @@ def check_params(groups: Iterable[Mapping[str, Any]], device: torch.device | Non
         The device: that given, else that of the first parameter that wants a gradient, else of the first one.
 
     Raises:
-        TypeError, ValueError: see :func:`check_trainable`.
+        TypeError, ValueError: see :func:`why_not_trainable`.
     """
     params = [p for group in groups for p in group["params"]]
     for p in params:
@@ -165,14 +168,12 @@ class Sync:
     def _entry(self, p: torch.Tensor, row: int, needed: int) -> Entry:
         values = self.states[p] if p in self.states else self.state.get(p)
         entry = Entry(p, row, needed)
-        if p.grad is None and not values:
-            entry.asleep = p.numel() == 0 or real_dtype(p.dtype) not in DTYPES or _is_wrapper(p)
-            return entry
-        if p.grad is not None or not self._may_sleep(p):
-            check_trainable(p, self.block.device)
-        else:
-            entry.asleep = True
-            return entry
+        if p.grad is None:
+            unfit = why_not_trainable(p, self.block.device) is not None
+            if unfit or not values:
+                entry.asleep = unfit or p.numel() == 0
+                return entry
+        check_trainable(p, self.block.device)
         if needed:
             state = self._state_of(p, values)
             entry.count = state.index
@@ -181,10 +182,6 @@ class Sync:
             _refuse_shared_elements(p)
             entry.staging = Staging.like(p)
         return entry
-
-    @staticmethod
-    def _may_sleep(p: torch.Tensor) -> bool:
-        return real_dtype(p.dtype) not in DTYPES or _is_wrapper(p) or p.device.type == "meta"
 
     def _state_of(self, p: torch.Tensor, values: Any) -> ParamState:
         if isinstance(values, ParamState) and values.lives_in(self.block):

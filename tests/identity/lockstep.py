@@ -101,6 +101,20 @@ def started(kind: str, side: Side, groups: Sequence[dict[str, Any]], backend: An
         return getattr(torch.optim, kind)(given, foreach=False, fused=False, **options)
 
 
+def both_or_neither(act: Act, torchs: Side, ours: Side, what: object = "") -> bool:
+    """``act`` on both; where torch refuses it, so must ours. Whether it was done."""
+    try:
+        act(torchs)
+    except REFUSALS as reason:
+        try:
+            act(ours)
+        except REFUSALS:
+            return False
+        raise AssertionError(f"{what} torch refuses with {reason!r}, ours does not") from reason
+    act(ours)
+    return True
+
+
 class Lockstep:
     """Ours and torch's.
 
@@ -150,16 +164,7 @@ class Lockstep:
 
     def alike(self, act: Act) -> bool:
         """``act`` on both; where torch refuses it, so must ours. Whether it was done."""
-        try:
-            act(self.torchs)
-        except REFUSALS as reason:
-            try:
-                act(self.ours)
-            except REFUSALS:
-                return False
-            raise AssertionError(f"torch refuses with {reason!r}, ours does not") from reason
-        act(self.ours)
-        return True
+        return both_or_neither(act, self.torchs, self.ours)
 
     def gradients(self, *, only: Sequence[int] | None = None) -> None:
         """New gradients for all listed parameters, or for some; None for the others."""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import ROUNDS
-from identity.lockstep import REFUSALS, Side
+from identity.lockstep import REFUSALS, Side, both_or_neither
 from random_nests import random_leaf, random_nest
 from schedule_twins import OURS, TORCH, assert_alike, build, parameters, position, random_lrs, seen
 
@@ -62,16 +62,7 @@ class Configuration:
 
     def both(self, act: Any) -> bool:
         """``act`` on both; False where torch refuses, and ours then has to."""
-        try:
-            act(self.torchs)
-        except REFUSALS as reason:
-            try:
-                act(self.mine)
-            except REFUSALS:
-                return False
-            raise AssertionError(f"{self}: torch raises {reason!r}, ours does not") from reason
-        act(self.mine)
-        return True
+        return both_or_neither(act, self.torchs, self.mine, self)
 
     def start(self) -> bool:
         try:
