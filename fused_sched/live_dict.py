@@ -99,7 +99,7 @@ class LiveDict(dict[str, Any]):
         """Take note of a deletion."""
 
     def __getitem__(self, key: str) -> Any:
-        stored = super().__getitem__(key)
+        stored = dict.__getitem__(self, key)  # torch reads every group for each one that is added
         return self._read(key) if key in self.live else stored
 
     def __setitem__(self, key: str, value: Any) -> None:

@@ -28,14 +28,14 @@ class ParamGroup(LiveDict):
         changes: where the optimizer looks for structural changes.
 
     Raises:
-        KeyError, TypeError, ValueError: see :func:`check_group`.
+        KeyError, TypeError, ValueError: see :func:`check_group`; the row is free again.
     """
 
     def __init__(self, values: Mapping[str, Any], keys: frozenset[str], block: ControlBlock, changes: Changes) -> None:
         super().__init__()
-        check_group(values, keys)
         self.live = frozenset(k for k in keys if k in FIELDS or k in _BETAS)
         self.flags = frozenset(k for k in keys if k in FLAGS)
+        _check_keys(values, self.live | self.flags)  # values are checked as they are assigned
         self._slot = block.claim_row()
         self._block = block
         self._changes = changes

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from schedule_twins import OURS, patience, single
+from schedule_twins import OURS, patience
 from torch.nn import Parameter
 
 from fused_sched.optim import SGD
@@ -240,39 +239,6 @@ def test_any_number_of_groups(n: int, fused: bool | None, backend: str) -> None:
         one.param_groups[n - 2]["lr"] = 0.75
         one.step()
     torch.testing.assert_close(torch.stack(params[0]), torch.stack(params[1]), rtol=1e-12, atol=1e-12)
-
-
-def _calls(act: Callable[[], Any]) -> int:
-    """How many functions, Python's and compiled ones, an act calls."""
-    count = 0
-
-    def note(_frame: Any, event: str, _argument: Any) -> None:
-        nonlocal count
-        count += event in ("call", "c_call")
-
-    before = sys.getprofile()
-    sys.setprofile(note)
-    try:
-        act()
-    finally:
-        sys.setprofile(before)
-    return count
-
-
-def test_adding_a_group_costs_as_much_for_the_last_as_for_the_first(host_backend: str, mirrored: bool) -> None:
-    """Beyond what torch's own check for parameters in two groups costs, which asks every group."""
-    ours, torchs = single(host_backend), torch.optim.SGD([Parameter(torch.ones(1))], lr=0.1)
-
-    def add(made: Any) -> Callable[[], None]:
-        p = Parameter(torch.ones(1))
-        return lambda: made.add_param_group({"params": [p], "lr": 0.5})
-
-    beyond = []
-    for _ in range(800):
-        theirs = _calls(add(torchs))
-        beyond.append(_calls(add(ours)) - theirs)
-    early, late = sorted(beyond[100:200])[50], sorted(beyond[700:])[50]  # the blocks may grow now and then
-    assert late <= early + 50, f"{early} calls more than torch for the 150th group, {late} for the 750th"
 
 
 def test_a_failed_add_changes_nothing(host_backend: str, mirrored: bool) -> None:
