@@ -98,14 +98,14 @@ class OnDevice(Programmed):
         if getattr(self, "_is_initial", False):
             return False
         if not self._is_part and self._fused and schedule is not None:
+            pending, schedule.pending = schedule.pending, False
             if schedule.trapped:
                 self._step_by_python()
-            if not schedule.pending:
+            if not pending:
                 raise RuntimeError(
                     f"{type(self).__name__}.step() was called, but this scheduler is fused=True and advances inside "
                     "optimizer.step(), which was not called since: call optimizer.step() first, or leave out fused"
                 )
-            schedule.pending = False
             return True
         optimizer = self.optimizer
         if self._order_matters and not self._order_checked and not optimizer._block.capturing():

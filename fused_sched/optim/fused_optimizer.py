@@ -148,7 +148,8 @@ class FusedOptimizer(Optimizer):
         momentum has an empty state at any time.
         """
         self._changes.lr_by_hand = False
-        trial = schedules and not self.state and all(g["lr"] == 0 for g in self.param_groups)
+        lrs = [g["lr"] for g in self.param_groups]
+        trial = lrs and schedules and not self.state and not any(lrs)
         return [] if trial else schedules
 
     # -- groups, parameters and state as they are now --------------------------------------------------
@@ -272,6 +273,8 @@ class FusedOptimizer(Optimizer):
             super().__setstate__(state)
             self._start(self.__dict__.get("_backend_given"))
             return
+        self.sync_groups()
+        self.state = self._own_state(self.state)
         before: Any = self.param_groups, self.state, self.defaults
         by_hand = self._changes.lr_by_hand
         try:

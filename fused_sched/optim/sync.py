@@ -150,20 +150,20 @@ class Sync:
         self.tables.insert(0, ParameterTable(lists, first))
 
     def _separate_counts(self, entries: list[Entry]) -> None:
-        """Let each entry of a state that occurs again have its own answer to whether the buffer holds anything.
+        """Let an entry that occurs again in a group have its own answer to whether the buffer holds anything.
 
-        Torch reads all buffers before it updates the first parameter, so in a first step each finds none.
+        Torch reads all buffers of a group before it updates its first parameter, so in a first step each finds none.
         """
         if self.rule.step_key is not None:
             return
         found = set()
         for entry in entries:
-            if entry.count in found:
+            if (entry.row, entry.count) in found:
                 entry.copied_count = self.block.claim_count()
                 self.block.counts[entry.copied_count.index] = self.block.counts[entry.count]
                 entry.count = entry.copied_count.index
             elif entry.count != NO_COUNT:
-                found.add(entry.count)
+                found.add((entry.row, entry.count))
 
     def _entry(self, p: torch.Tensor, row: int, needed: int) -> Entry:
         values = self.states[p] if p in self.states else self.state.get(p)

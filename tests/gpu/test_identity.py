@@ -7,7 +7,6 @@ from typing import Any
 
 import hypothesis.strategies as st
 import pytest
-from conftest import ROUNDS
 from gpus import DEVICE, Gpu
 from hypothesis.stateful import rule
 from identity.lockstep import REFUSALS, Side
@@ -66,7 +65,6 @@ class WithGraphs(Machine):
         self.gpu.synchronize()
 
 
-@pytest.mark.skipif(ROUNDS == 1, reason="still finds programs in which ours differs: FUSED_SCHED_TEST_ROUNDS=2")
 @pytest.mark.slow
 def test_whatever_python_allows_with_captures_in_between(gpu: Gpu, gpu_backend: Any, seed: int) -> None:
     where = {"device": DEVICE, "lr_relative": SCHEDULE_RELATIVE}

@@ -5,6 +5,7 @@ What it leaves out, because ours differs from torch there, and says so (README, 
 - ``amsgrad`` switched on for a parameter with a state: torch raises KeyError, ours starts from zeros.
 - Every lr 0 by hand beside a fused schedule: that is taken for the trial step of distributed checkpoints.
 - A tensor from ``state["step"]`` that is kept across steps: it is a snapshot. Each edit reads it anew.
+- A state that does not have its parameter's shape, in a load: torch fails in the next step.
 - A group object that is listed twice, across a load: torch makes two of it.
 - Copies of an optimizer while a fused schedule has no scheduler any more: torch has nothing to compare with.
 """
@@ -51,6 +52,8 @@ SCHEDULERS: list[tuple[str, dict[str, Any]]] = [
     ("SequentialLR", {"schedulers": Parts(("LinearLR", {"total_iters": 3}), _STEPS), "milestones": [3]}),
     ("ReduceLROnPlateau", {"factor": 0.5, "patience": 1}),
 ]
+# They refuse a step when groups came or went; those that nobody holds then raise in the optimizer's next step.
+VALUES_A_GROUP = {"CosineAnnealingLR", "LambdaLR", "CyclicLR", "CosineAnnealingWarmRestarts", "SequentialLR"}
 HYPERPARAMETERS: dict[str, dict[str, list[Any]]] = {
     "SGD": {
         "momentum": [0.0, 0.5, 0.9], "dampening": [0.0, 0.25], "nesterov": [False, True],
@@ -126,19 +129,14 @@ class Machine(RuleBasedStateMachine):
 
     def update(self) -> bool:
         """An optimizer's step, in which the fused schedules advance."""
-        held = [(i, s) for i, s in enumerate(self.pair.torchs.schedulers) if s is not None and self.fused[i]]
-
-        def torchs(side: Side) -> None:
-            side.optimizer.step()
-            for scheduler in self.in_order:
-                scheduler.step()
-
-        def ours(side: Side) -> None:
-            side.optimizer.step()
-            for i, _ in held:
-                side.schedulers[i].step()  # bookkeeping
-
-        return self.do(torchs, ours)
+        if not self.do(lambda side: side.optimizer.step()):
+            return False
+        ours, torchs = self.pair.ours.schedulers, self.pair.torchs.schedulers
+        twins = {id(theirs): mine for mine, theirs in zip(ours, torchs, strict=True)}
+        for scheduler in self.in_order:
+            mine = twins.get(id(scheduler))
+            self.do(lambda _, s=scheduler: s.step(), lambda _, s=mine: s and s.step())  # bookkeeping
+        return True
 
     @property
     def in_order(self) -> list[Any]:
@@ -452,10 +450,18 @@ class Machine(RuleBasedStateMachine):
         if self.do(lambda side: found.update({side.is_ours: copied(side.optimizer.state_dict())})):
             self.saved = [*self.saved[-2:], (found[True], found[False])]
 
+    def fits(self, saved: dict[str, Any]) -> bool:
+        """Whether states would come to parameters of their shapes."""
+        numbers = [i for group in saved["param_groups"] for i in group["params"]]
+        pairs = [(saved["state"].get(i, {}), p) for i, p in zip(numbers, self.pair.torchs.listed(), strict=False)]
+        return all(v.shape == p.shape for s, p in pairs for k, v in s.items() if k != "step" and v is not None)
+
     @rule(n=N, which=st.sampled_from(["own", "ours", "torch's", "each other's"]))
     def load(self, n: int, which: str) -> None:
         if self.saved:
             ours, torchs = self.saved[n % len(self.saved)]
+            if not self.fits(torchs):
+                return
             given = {"own": (ours, torchs), "ours": (ours, ours), "torch's": (torchs, torchs)}.get(
                 which, (torchs, ours)
             )
@@ -507,6 +513,8 @@ class Machine(RuleBasedStateMachine):
         """The user keeps a scheduler no longer; a fused schedule goes on."""
         if self.fused and self.pair.torchs.schedulers[n % len(self.fused)] is not None:
             i = n % len(self.fused)
+            if self.fused[i] and type(self.pair.torchs.schedulers[i]).__name__ in VALUES_A_GROUP:
+                return
             if self.fused[i]:
                 self.pair.torchs.kept.append(self.pair.torchs.schedulers[i])
             self.pair.both(lambda side: side.schedulers.__setitem__(i, None))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-from conftest import ROUNDS
 from schedule_twins import AnyBackend, name_of, patience
 from tolerances import SCHEDULE_RELATIVE
 
@@ -12,7 +11,6 @@ from identity.machine import Machine, run
 SEQUENCES = {"cpu": 20, "reference": 5}
 
 
-@pytest.mark.skipif(ROUNDS == 1, reason="make prove PROOF=identity: it still finds programs in which ours differs")
 def test_whatever_python_allows(backend: AnyBackend, mirrored: bool, seed: int) -> None:
     if patience(backend, 10) < 10:
         pytest.skip("Triton's interpreter takes minutes: the compiled kernels do it")

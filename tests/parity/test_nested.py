@@ -112,6 +112,9 @@ def test_random_nestings_go_back_and_forth_between_ours_and_torchs(
         try:
             oracle = optimizer(torch.optim, kind, lrs)
             expected = train(oracle, build(TORCH, name, oracle, **arguments), 60)
+        except (ArithmeticError, ValueError):  # torch cannot run it
+            continue
+        try:
             ours = optimizer(fused_sched.optim, kind, lrs, backend=host_backend)
             build(OURS, name, ours, **arguments)
         except ArithmeticError:
