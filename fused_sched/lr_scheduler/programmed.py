@@ -193,7 +193,8 @@ class Programmed:
         cls = type(self)
         if cls._emit_step is not Programmed._emit_step:
             return f"{cls.__name__} overrides get_lr of {self._torch_class.__name__}, which has a state of its own"
-        if self._traced_get_lr is None or self._traced_get_lr.changed():
+        traced = self._traced_get_lr
+        if traced is None or traced.changed() or len(traced.forms) != len(self.optimizer.param_groups):
             self._pull()
             try:
                 self._traced_get_lr = trace_get_lr(self)
