@@ -339,6 +339,23 @@ def test_group_added_after_the_conversion(host_backend: str, mirrored: bool) -> 
     assert pair.ours.get_last_lr() == pair.torchs.get_last_lr()
 
 
+def test_group_added_to_a_get_lr_that_has_no_lr_for_it(host_backend: str, mirrored: bool) -> None:
+    pair = _pair(lambda made: FromBase(made, 9), 2, host_backend)
+    assert pair.ours.program is not None
+    for made in (pair.our_optimizer, pair.torch_optimizer):
+        made.add_param_group({"params": parameters(1), "lr": 0.25})
+    shorter = "argument 2 is shorter than argument 1"
+    with pytest.raises(ValueError, match=shorter):
+        pair.torchs.step()
+    with pytest.warns(UserWarning, match="its lr is computed on the host"), pytest.raises(ValueError, match=shorter):
+        pair.ours.step()
+    fused = optimizer(fused_sched.optim, "SGD", [0.1], backend=host_backend)
+    _ = on_device(FromBase(fused, 9), fused=True)
+    fused.add_param_group({"params": parameters(1), "lr": 0.25})
+    with pytest.raises(ValueError, match=r"it returns a list, not 2 numbers: leave out fused"):
+        fused.step()
+
+
 def test_random_moments_of_random_schedulers(rng: random.Random, host_backend: str, mirrored: bool) -> None:
     """Converted, copied into torch by its state, and converted again."""
     for _ in range(10):

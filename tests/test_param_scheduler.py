@@ -385,9 +385,9 @@ def test_group_added_later_is_an_error(host_backend: str, mirrored: bool) -> Non
         made = single(host_backend)
         scheduler = ParamScheduler(made, "weight_decay", _polynomial, fused=fused)
         made.add_param_group({"params": parameters(1), "lr": 0.25})
-        message = "^ParamScheduler was made for 1 param groups" if fused else "argument 2 is shorter than argument 1"
-        with pytest.raises(ValueError, match=message):
-            (made if fused else scheduler).step()
+        made.step()
+        with pytest.raises(ValueError, match="argument 2 is shorter than argument 1"):
+            scheduler.step()
 
 
 def test_several_on_one_optimizer_each_write_their_own(host_backend: str, mirrored: bool) -> None:

@@ -112,10 +112,7 @@ class OnDevice(Programmed):
             self._check_order()  # once: reading the register may wait for the device
         if schedule is None or self._is_part:
             return False
-        other_groups = self._has_other_groups()
-        if (self._touched or other_groups) and not self._covers_groups():
-            return False
-        self._take_changes(other_groups)
+        self._before_advance()
         schedule = self._schedule  # perhaps another one than before
         if schedule is None:  # something changed so that only Python can run it now
             return False

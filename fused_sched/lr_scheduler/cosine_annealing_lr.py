@@ -29,11 +29,11 @@ class CosineAnnealingLR(OnDevice, lr_scheduler.CosineAnnealingLR):
         lr = b.field("lr")
         pi, t_max = b.const("pi", math.pi), b.const("T_max", self.T_max)
         eta_min = b.const("eta_min", self.eta_min)
-        height = b.const("base_lrs", [float(x) for x in self.base_lrs]) - eta_min
+        resumed = (b.register(STEP_COUNT, self.__dict__[STEP_COUNT]) == 1) & (epoch > 0)
+        at_trough = (epoch - 1 - t_max) % (2 * t_max) == 0
+        height = self._per_group(b, "base_lrs", self.base_lrs, used=resumed | at_trough) - eta_min
         closed = eta_min + height * (1 + b.op("cos", epoch * pi / t_max)) / 2
         leaving_trough = lr + height * (1 - b.op("cos", pi / t_max)) / 2
         ratio = (1 + b.op("cos", pi * epoch / t_max)) / (1 + b.op("cos", pi * (epoch - 1) / t_max))
         along = ratio * (lr - eta_min) + eta_min
-        resumed = (b.register(STEP_COUNT, self.__dict__[STEP_COUNT]) == 1) & (epoch > 0)
-        at_trough = (epoch - 1 - t_max) % (2 * t_max) == 0
         return b.where(resumed, closed, b.where(at_trough, leaving_trough, along))

@@ -27,7 +27,7 @@ class CosineAnnealingWarmRestarts(OnDevice, lr_scheduler.CosineAnnealingWarmRest
     def _next_lr(self, b: Builder, epoch: Value) -> Value:
         cur, length = b.register("T_cur", self.__dict__["T_cur"]), b.register("T_i", self.__dict__["T_i"])
         eta_min = b.const("eta_min", self.eta_min)
-        height = b.const("base_lrs", [float(x) for x in self.base_lrs]) - eta_min
+        height = self._per_group(b, "base_lrs", self.base_lrs) - eta_min
         return eta_min + height * (1 + b.op("cos", b.const("pi", math.pi) * cur / length)) / 2
 
     def _emit_step(self, b: Builder) -> None:

@@ -83,10 +83,10 @@ class CyclicLR(OnDevice, lr_scheduler.CyclicLR):
         x = 1.0 + epoch / total - cycle
         position = b.where(x <= ratio, x / ratio, (x - 1) / (ratio - 1))
         scale = self._scale(b, epoch, cycle)
-        base = b.const("base_lrs", [float(v) for v in self.base_lrs])
-        height = (b.const("max_lrs", [float(v) for v in self.max_lrs]) - base) * position
+        base = self._per_group(b, "base_lrs", self.base_lrs)
+        height = (self._per_group(b, "max_lrs", self.max_lrs) - base) * position
         if self.cycle_momentum:
-            low = b.const("base_momentums", [float(v) for v in self.base_momentums])
-            high = b.const("max_momentums", [float(v) for v in self.max_momentums])
+            low = self._per_group(b, "base_momentums", self.base_momentums)
+            high = self._per_group(b, "max_momentums", self.max_momentums)
             b.set_field("beta1" if self.use_beta1 else "momentum", high - (high - low) * position * scale)
         return base + height * scale

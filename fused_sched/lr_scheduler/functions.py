@@ -91,8 +91,12 @@ class StepFunctions:
 
         Args:
             step: what traced functions are given; default ``epoch``.
-            width: how many functions there are: 1, or by default one for each group.
+            width: how many functions there are: 1, or by default one for each group. Where there are not as many as
+                groups, the program traps, since torch's code raises.
         """
+        if width is None and len(self._known) != b.n_groups:
+            b.trap(b.number(1.0))
+            return (b.number(0.0),) * self._outputs
         if self._traces is not None:
             step = epoch if step is None else step
             return self._traces[0].emit(b, step) if width == 1 else emit_per_group(b, self._traces, step)
@@ -107,7 +111,7 @@ class StepFunctions:
 
     def prepare(self, schedule: Schedule, scope: str, epoch: Callable[[], int]) -> None:
         """Make sure that the row of the coming epoch is on the device; raises what the function raises."""
-        if self._traces is not None:
+        if self._traces is not None or f"{scope}{_TABLE}0" not in schedule.program.offsets:
             return
         if schedule.memory.capturing():
             if self.horizon > 1:

@@ -54,4 +54,4 @@ class LambdaLR(OnDevice, lr_scheduler.LambdaLR):
         assert self._source is not None
         (value,) = self._source.emit(b, epoch)
         # a table holds the product, as Python computed it
-        return b.const("base_lrs", [float(x) for x in self.base_lrs]) * value if self._source.traced else value
+        return self._per_group(b, "base_lrs", self.base_lrs) * value if self._source.traced else value

@@ -40,9 +40,6 @@ class MultiplicativeLR(OnDevice, lr_scheduler.MultiplicativeLR):
     def _tabulated(self, epoch: int) -> list[list[float]]:
         return [[float(f(epoch)) for f in self.lr_lambdas]]
 
-    def _covers_groups(self) -> bool:
-        return len(self.lr_lambdas) == len(self.optimizer.param_groups)
-
     def _next_lr(self, b: Builder, epoch: Value) -> Value:
         assert self._source is not None
         (factor,) = self._source.emit(b, epoch)

@@ -11,7 +11,6 @@ from torch.optim import lr_scheduler
 from ..builder import Builder, Value
 from ..program import LAST_EPOCH
 from .base import OnDevice, groups_untouched_on_error
-from .registers import LAST_LR
 
 
 class _Nested(OnDevice):
@@ -34,10 +33,6 @@ class _Nested(OnDevice):
                     f"{type(part).__name__} at index {i} was made with fused or skip_with_optimizer, but it advances "
                     f"with the {type(self).__name__} around it: give these keywords to the outermost scheduler only"
                 )
-
-    def _write_last_lr(self, b: Builder) -> None:
-        b.group_register(LAST_LR, [float(x) for x in self.__dict__[LAST_LR]])
-        b.set_register(LAST_LR, b.field("lr"))
 
     def step(self) -> None:  # type: ignore[override]
         """One step of the schedule.
@@ -107,13 +102,7 @@ class SequentialLR(_Nested, lr_scheduler.SequentialLR):  # type: ignore[misc]
                 mine = mine & ~at_milestone
             with b.scope(f"{i}."), b.when(mine):
                 part._emit_step(b)
-        self._write_last_lr(b)
-
-    def _covers_groups(self) -> bool:
-        # a closed form, by which a part starts at its milestone, has one value for each of its base_lrs
-        n = len(self.optimizer.param_groups)
-        restarts = [part for part in self._schedulers[1:] if hasattr(part, "_get_closed_form_lr")]
-        return all(len(part.base_lrs) == n for part in restarts) and super()._covers_groups()
+        self._emit_last_lr(b, b.field("lr"))
 
     def _bisect(self, b: Builder, thresholds: list[Value], epoch: Value, low: int, high: int) -> Value:
         # the search itself and not a count, for milestones that are not sorted
@@ -162,7 +151,7 @@ class ChainedScheduler(_Nested, lr_scheduler.ChainedScheduler):  # type: ignore[
         for i, part in enumerate(self._schedulers):
             with b.scope(f"{i}."):
                 part._emit_step(b)
-        self._write_last_lr(b)
+        self._emit_last_lr(b, b.field("lr"))
 
     def _prepare(self, restart: bool) -> None:
         for part in self._schedulers:

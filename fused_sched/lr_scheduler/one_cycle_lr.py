@@ -8,8 +8,6 @@ from torch.optim import lr_scheduler
 from ..builder import Builder, Value
 from .base import OnDevice
 
-_KEYS = ("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum")
-
 
 class OneCycleLR(OnDevice, lr_scheduler.OneCycleLR):
     """One cycle up to ``max_lr`` and down, in two or three phases (Smith and Topin, 2018).
@@ -20,11 +18,7 @@ class OneCycleLR(OnDevice, lr_scheduler.OneCycleLR):
     """
 
     _constants = ("total_steps", "_schedule_phases", "cycle_momentum", "_anneal_func_type")
-    _group_constants = _KEYS
-
-    def _covers_groups(self) -> bool:
-        keys = _KEYS if self.cycle_momentum else _KEYS[:3]
-        return all(k in g for g in self.optimizer.param_groups for k in keys)
+    _group_constants = ("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum")
 
     def _look(self) -> dict[str, Any]:
         phases = [{**phase} for phase in self._schedule_phases]
@@ -47,7 +41,7 @@ class OneCycleLR(OnDevice, lr_scheduler.OneCycleLR):
             here = later if last else later & (epoch <= end)
             b.trap(here & (end - begin == 0))  # Python divides by it
             part = (epoch - begin) / (end - begin)
-            values = {k: b.const(k, [float(g[k]) for g in groups]) for k in self._keys_of(phase)}
+            values = {k: self._per_group(b, k, [g.get(k) for g in groups], used=here) for k in self._keys_of(phase)}
             lr = b.where(here, self._anneal(b, values[phase["start_lr"]], values[phase["end_lr"]], part), lr)
             if self.cycle_momentum:
                 start, stop = values[phase["start_momentum"]], values[phase["end_momentum"]]

@@ -11,7 +11,6 @@ from torch.optim.lr_scheduler import LRScheduler
 from ..builder import Builder, Value
 from ..control_block import FIELDS
 from .base import OnDevice
-from .registers import LAST_LR
 
 Function = Callable[[int], Any]
 _PAIRS = {"betas": ("beta1", "beta2")}
@@ -125,12 +124,6 @@ class ParamScheduler(OnDevice, _HostParamScheduler):
     def _outputs(self) -> int:
         return len(self._fields())
 
-    def _covers_groups(self) -> bool:
-        return len(self.fns) == len(self.optimizer.param_groups)
-
-    def _groups_made_for(self) -> int:
-        return len(self.fns)
-
     def _functions(self) -> list[Any]:
         first = next((f for f in self.fns if f is not None), None)
         return [] if first is None else [first if f is None else f for f in self.fns]  # None: not used
@@ -151,11 +144,10 @@ class ParamScheduler(OnDevice, _HostParamScheduler):
 
     def _emit_at(self, b: Builder, epoch: Value) -> None:
         if self._source is not None:
-            chosen = b.const("chosen", [float(f is not None) for f in self.fns])
+            chosen = self._per_group(b, "chosen", [f is not None for f in self.fns])
             for field, value in zip(self._fields(), self._source.emit(b, epoch), strict=True):
                 b.set_field(field, b.where(chosen, value, b.field(field)))
-        b.group_register(LAST_LR, [float(x) for x in self.__dict__[LAST_LR]])
-        b.set_register(LAST_LR, b.field("lr"))
+        self._emit_last_lr(b, b.field("lr"))
 
     @property
     def _sets(self) -> str:  # type: ignore[override]

@@ -6,7 +6,7 @@ import copy
 import sys
 import warnings
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 from torch.optim.lr_scheduler import LRScheduler
@@ -109,7 +109,7 @@ class Programmed:
         b.register(LAST_EPOCH, self.__dict__[LAST_EPOCH])
         b.set_register(LAST_EPOCH, 0.0)
         if hasattr(self, "_get_closed_form_lr"):
-            self._emit_lr(b, b.const("lr at epoch 0", self._closed_form_at_0()))
+            self._emit_lr(b, self._per_group(b, "lr at epoch 0", self._closed_form_at_0()))
         else:
             self._emit_at(b, b.number(0.0))
 
@@ -134,9 +134,26 @@ class Programmed:
             lr = self._traced_get_lr.emit(b, epoch, b.register(STEP_COUNT, self.__dict__[STEP_COUNT]))
         self._emit_lr(b, lr)
 
+    def _per_group(self, b: Builder, name: str, values: Sequence[Any], used: Value | None = None) -> Value:
+        """A constant with one number a group.
+
+        Where there are not as many as groups, or some are None, torch's code raises when it comes to them: there the
+        program traps.
+
+        Args:
+            used: where torch's code comes to them; default, everywhere.
+        """
+        if len(values) == b.n_groups and not any(x is None for x in values):
+            return b.const(name, [float(x) for x in values])
+        b.trap(b.number(1.0) if used is None else used)
+        return b.const(name, [0.0] * b.n_groups)
+
     def _emit_lr(self, b: Builder, lr: Operand) -> None:
-        b.group_register(LAST_LR, [float(x) for x in self.__dict__[LAST_LR]])
         b.set_field("lr", lr)
+        self._emit_last_lr(b, lr)
+
+    def _emit_last_lr(self, b: Builder, lr: Operand) -> None:
+        b.group_register(LAST_LR, GroupRegister.initial(self.__dict__[LAST_LR], b.n_groups))
         b.set_register(LAST_LR, lr)
 
     def _check(self) -> None:
@@ -176,7 +193,8 @@ class Programmed:
         cls = type(self)
         if cls._emit_step is not Programmed._emit_step:
             return f"{cls.__name__} overrides get_lr of {self._torch_class.__name__}, which has a state of its own"
-        if self._traced_get_lr is None or self._traced_get_lr.changed():
+        traced = self._traced_get_lr
+        if traced is None or traced.changed() or len(traced.forms) != len(self.optimizer.param_groups):
             self._pull()
             try:
                 self._traced_get_lr = trace_get_lr(self)
@@ -186,12 +204,9 @@ class Programmed:
         return None
 
     def _build(self) -> Program:
-        groups = self.optimizer.param_groups
         for one in self._family():
             one._check()
-            if len(one.__dict__[LAST_LR]) != len(groups):  # groups came or went, or a state of others was loaded
-                one.__dict__[LAST_LR] = [float(g["lr"]) for g in groups]
-        b = Builder(len(groups))
+        b = Builder(len(self.optimizer.param_groups))
         self._emit_step(b)
         return b.finish(type(self).__name__)
 
@@ -369,30 +384,11 @@ class Programmed:
             schedule.drive(self.optimizer.rows)
             self._groups_seen = self.optimizer._group_snapshot
             return
-        if not self._covers_groups():
-            raise ValueError(
-                f"{type(self).__name__} was made for {self._groups_made_for()} param groups, but the optimizer has "
-                f"{len(groups)}: make a new scheduler after adding or removing a group"
-            )
         for one in self._family():
             one._pull()
             if one._source is not None:
                 one._source.forget()
         self._bind()
-
-    def _groups_made_for(self) -> int:
-        return len(self.__dict__[LAST_LR])
-
-    def _covers_groups(self) -> bool:
-        """Whether the schedule can drive the groups that the optimizer has now."""
-        n = len(self.optimizer.param_groups)
-        if "base_lrs" in self._constants and len(self.base_lrs) != n:
-            return False
-        if self._group_constants and not all(
-            k in g for g in self.optimizer.param_groups for k in self._group_constants
-        ):
-            return False
-        return all(part._covers_groups() for part in self._parts())
 
     def _refresh(self) -> None:
         assert self._schedule is not None

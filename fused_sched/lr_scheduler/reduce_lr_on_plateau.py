@@ -57,9 +57,6 @@ class ReduceLROnPlateau(OnDevice, lr_scheduler.ReduceLROnPlateau):
     def _covers_groups(self) -> bool:
         return self.default_min_lr is not None or len(self.min_lrs) == len(self.optimizer.param_groups)
 
-    def _groups_made_for(self) -> int:
-        return len(self.min_lrs)
-
     def _better(self, b: Builder, metric: Value, best: Value) -> Value:
         threshold = b.const("threshold", self.threshold)
         if self.threshold_mode == "rel":
@@ -84,8 +81,9 @@ class ReduceLROnPlateau(OnDevice, lr_scheduler.ReduceLROnPlateau):
         b.set_register("num_bad_epochs", b.where(reduce, 0.0, bad))
         b.set_register("cooldown_counter", b.where(reduce, b.const("cooldown", self.cooldown), cooldown))
         lr, n = b.field("lr"), b.n_groups
-        floor: list[Any] = self.min_lrs if len(self.min_lrs) == n else [self.default_min_lr] * n
-        new = b.op("max", lr * b.const("factor", self.factor), b.const("min_lrs", [float(x) for x in floor]))
+        least: list[Any] = self.min_lrs if len(self.min_lrs) == n else [self.default_min_lr] * n
+        floor = self._per_group(b, "min_lrs", least, used=reduce)
+        new = b.op("max", lr * b.const("factor", self.factor), floor)
         self._emit_lr(b, b.where(reduce & (lr - new > b.const("eps", self.eps)), new, lr))
 
     def step(self, metrics: Any, epoch: int | None = None) -> None:  # type: ignore[override]

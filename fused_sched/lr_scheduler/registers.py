@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 LAST_LR = "_last_lr"
@@ -41,22 +42,27 @@ class Register:
 
 
 class GroupRegister(Register):
-    """As :class:`Register`, a list with one number for each param group."""
+    """As :class:`Register`, a list with one number for each param group.
+
+    As in torch, after groups came or went it stays as it is until it is written anew.
+    """
 
     def __get__(self, scheduler: Any, owner: type | None = None) -> Any:
         if scheduler is None:
             return self
-        schedule = scheduler._schedule
-        if schedule is None or len(scheduler.__dict__[self._name]) != schedule.program.n_groups:
-            return scheduler.__dict__[self._name]
-        return schedule.read_group(scheduler._scope + self._name)
+        schedule, kept = scheduler._schedule, scheduler.__dict__[self._name]
+        if schedule is None:
+            return kept
+        values = schedule.read_group(scheduler._scope + self._name)
+        return kept if len(kept) != len(values) and all(map(math.isnan, values)) else values
 
     def __set__(self, scheduler: Any, values: list[Any]) -> None:
         scheduler.__dict__[self._name] = values
         schedule = scheduler._schedule
-        if schedule is None:
-            return
-        if len(values) == schedule.n_groups:
-            schedule.write_row(scheduler._scope + self._name, [float(x) for x in values])
-        else:
-            (scheduler._outer or scheduler)._touched = True  # the next advance brings it in line with the groups
+        if schedule is not None:
+            schedule.write_row(scheduler._scope + self._name, self.initial(values, schedule.n_groups))
+
+    @staticmethod
+    def initial(values: list[Any], n_groups: int) -> list[float]:
+        """What the program has for ``values``: NaN where they are of another number of groups, until it writes it."""
+        return [float(x) for x in values] if len(values) == n_groups else [math.nan] * n_groups

@@ -22,7 +22,7 @@ class SWALR(OnDevice, swa_utils.SWALR):
 
     def _next_lr(self, b: Builder, epoch: Value) -> Value:
         lr = b.field("lr")
-        swa_lr = b.const("swa_lr", [float(g["swa_lr"]) for g in self.optimizer.param_groups])
+        swa_lr = self._per_group(b, "swa_lr", [g.get("swa_lr") for g in self.optimizer.param_groups])
         step = b.register(STEP_COUNT, self.__dict__[STEP_COUNT]) - 1
         if self.anneal_epochs == 0:
             step = b.op("max", b.number(1.0), step)

@@ -297,11 +297,6 @@ def test_group_added_to_a_sequence_works_until_the_milestone_as_in_torch(host_ba
         with pytest.raises(ValueError, match="shorter than argument"):
             scheduler.step()
 
-    fused = twins("SequentialLR", arguments, lrs=[0.1, 0.3], backend=host_backend, ours={"fused": True})
-    fused.our_optimizer.add_param_group({"params": parameters(1), "lr": 0.25})
-    with pytest.raises(ValueError, match="^SequentialLR was made for 2 param groups, but the optimizer has 3: make a"):
-        fused.our_optimizer.step()
-
 
 def test_exception_in_the_function_of_a_part_leaves_everything_as_it_was(host_backend: str, mirrored: bool) -> None:
     broken = True
