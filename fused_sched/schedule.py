@@ -46,6 +46,7 @@ class Schedule:
         )
         self.before_advance: Any = None  # called by the optimizer before it advances the schedule
         self.pending = False  # the optimizer advanced it since the scheduler's last step()
+        self.has_advanced = False
         self._trap = program.offsets.get(TRAP)
         backend.check_program(self)
 
@@ -80,6 +81,7 @@ class Schedule:
 
     def follow(self) -> None:
         """Keep the host's mirror in step after the device advanced."""
+        self.has_advanced = True
         if not self.block.remote:
             return
         if self.guarded or self.block.stale or self.block.volatile or self.memory.stale or self.memory.volatile:

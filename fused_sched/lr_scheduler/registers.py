@@ -54,7 +54,8 @@ class GroupRegister(Register):
         if schedule is None:
             return kept
         values = schedule.read_group(scheduler._scope + self._name)
-        return kept if len(kept) != len(values) and all(map(math.isnan, values)) else values
+        unwritten = all(map(math.isnan, values)) if values else not schedule.has_advanced
+        return kept if unwritten and len(kept) != len(values) else values
 
     def __set__(self, scheduler: Any, values: list[Any]) -> None:
         scheduler.__dict__[self._name] = values
