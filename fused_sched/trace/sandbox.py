@@ -83,7 +83,7 @@ class Sandbox:
             if type(view) is FunctionView:
                 view.forget()  # a function that calls itself has itself
         for known in (self._views, self._globals, self.overrides, self.builtins):
-            known.clear()  # type: ignore[attr-defined]
+            known.clear()
 
     def wrap(self, value: Any) -> Any:
         """What the traced function gets for a value from outside."""
