@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -15,11 +16,19 @@ class Value:
     Comparisons give 1.0 or 0.0. ``&``, ``|`` and ``~`` are the logical and, or, not of such values.
     """
 
-    __slots__ = ("builder", "index", "uniform")
+    __slots__ = ("_builder", "index", "uniform")
     __hash__ = object.__hash__
 
-    def __init__(self, builder: Builder, index: int, uniform: bool) -> None:
-        self.builder, self.index, self.uniform = builder, index, uniform
+    def __init__(self, builder: weakref.ref[Builder], index: int, uniform: bool) -> None:
+        self._builder, self.index, self.uniform = builder, index, uniform
+
+    @property
+    def builder(self) -> Builder:
+        """Of the program that it is a value of."""
+        builder = self._builder()
+        if builder is None:
+            raise ReferenceError("a program value was used after its builder was gone: keep the builder")
+        return builder
 
     def __bool__(self) -> bool:
         raise TypeError(
@@ -114,6 +123,7 @@ class Builder:
 
     def __init__(self, n_groups: int) -> None:
         self.n_groups = n_groups
+        self._weakly = weakref.ref(self)  # as the values have it, which it has
         self._operations: list[Operation] = []
         self._uniform: list[bool] = []
         self._known: dict[Operation, Value] = {}
@@ -300,14 +310,14 @@ class Builder:
     def _append(self, operation: Operation, uniform: bool) -> Value:
         value = self._known.get(operation)
         if value is None:
-            value = self._known[operation] = Value(self, len(self._operations), uniform)
+            value = self._known[operation] = Value(self._weakly, len(self._operations), uniform)
             self._operations.append(operation)
             self._uniform.append(uniform)
         return value
 
     def _coerce(self, x: Operand) -> Value:
         if isinstance(x, Value):
-            if x.builder is not self:
+            if x._builder is not self._weakly:
                 raise ValueError("a value of another program was used: values belong to the builder that made them")
             return x
         return self._const(f"{float(x)!r}", float(x))

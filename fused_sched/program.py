@@ -230,7 +230,7 @@ class Program:
         if len(lines) == 1:
             lines.append("    pass")
         exec(compile("\n".join(lines), f"<program {self.name}>", "exec"), namespace)  # noqa: S102
-        return namespace["advance"]  # type: ignore[return-value]
+        return namespace.pop("advance")  # type: ignore[return-value]  # which has the namespace
 
     def _numbered(self, start: int, stop: int | None) -> tuple[list[int], list[Operation]]:
         part = self.operations[start:stop]

@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import math
 import operator
 import sys
 import warnings
+import weakref
 from array import array
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, overload
@@ -207,15 +209,22 @@ class _Run:
         known = next(iter(self.values.values()))
         while self.first + len(known) <= step:
             if self._failure is not None:
-                raise self._failure
+                raise _copied(self._failure)
             try:
                 if getattr(self._optimizer, "_schedules", ()):
                     self._optimizer.step()  # schedules inside the update advance here
                 self._scheduler.step()
                 self._record()
             except Exception as error:
-                self._failure = error
+                self._failure = _copied(error)
                 raise
+
+
+def _copied(error: Exception) -> Exception:
+    """Without the traceback, which has the run, and that the exception."""
+    made = type(error).__new__(type(error), *error.args)
+    made.__dict__.update(vars(error))
+    return made
 
 
 def _entry(group: Any, key: str) -> Any:
@@ -332,10 +341,10 @@ def _bare(optimizer: Any, groups: list[dict[str, Any]]) -> Any:
     ours = next((c for c in type(optimizer).__mro__ if c in (SGD, Adam, AdamW)), None)
     if ours is not None:
         stub: Any = ours(groups, backend=_host_backend())
-        stub.step = _tracked(stub.step)
+        stub.step = _tracked(weakref.WeakMethod(stub.step))
         return stub
     base = next((c for c in type(optimizer).__mro__ if c.__module__.startswith("torch.optim.")), Optimizer)
-    return type(base.__name__, (_Still, base), {})(groups, dict(optimizer.defaults))
+    return _still(base)(groups, dict(optimizer.defaults))
 
 
 def _clone(value: T, clones: dict[int, Any]) -> T:
@@ -347,14 +356,19 @@ def _clone(value: T, clones: dict[int, Any]) -> T:
     return copy.deepcopy(value)
 
 
-def _tracked(step: Callable[[], Any]) -> Callable[[], Any]:
-    """``step``, marked as torch's schedulers mark an optimizer's when they are made."""
+def _tracked(step: weakref.WeakMethod[Any]) -> Callable[[], Any]:
+    """``step`` of an optimizer that will have it, marked as torch's schedulers mark it when they are made."""
 
     def tracked() -> Any:
-        return step()
+        return step()()  # type: ignore[misc]  # whoever calls it has the optimizer
 
     tracked._wrapped_by_lr_sched = True  # type: ignore[attr-defined]
     return tracked
+
+
+@functools.cache
+def _still(base: Any) -> Any:
+    return type(base.__name__, (_Still, base), {})
 
 
 class _Still:

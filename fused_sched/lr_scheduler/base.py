@@ -162,25 +162,30 @@ class OnDevice(Programmed):
         saved = [(one, name, getattr(one, name)) for one in self._family() for name in (*one._registers, LAST_LR)]
         slots = [block.slot(row, field) for row in self.optimizer.rows for field in FIELDS]
         values = [block.read(slot) for slot in slots]
-        reason: Exception | None = None
+
+        def put_back() -> None:
+            for one, name, value in saved:
+                setattr(one, name, value)
+            for slot, before in zip(slots, values, strict=True):
+                block.write(slot, before)
+
         try:
             self._step_on_host()
-        except Exception as error:
-            reason = error
-        if reason is None and not schedule.memory.captured:
-            return
-        for one, name, value in saved:
-            setattr(one, name, value)
-        for slot, before in zip(slots, values, strict=True):
-            block.write(slot, before)
-        if reason is not None and not schedule.memory.captured:
-            raise reason
-        why = f"{type(reason).__name__}: {reason}" if reason else "the values computed ahead by Python had been used up"
+        except Exception as error:  # known by this name in the handler alone: its traceback has this frame
+            put_back()
+            if not schedule.memory.captured:
+                raise
+            raise self._stopped(f"{type(error).__name__}: {error}") from error
+        if schedule.memory.captured:
+            put_back()
+            raise self._stopped("the values computed ahead by Python had been used up")
+
+    def _stopped(self, why: str) -> RuntimeError:
         epoch = self._coming_epoch(restart=False)
-        raise RuntimeError(
+        return RuntimeError(
             f"{type(self).__name__} stopped before epoch {epoch}, and what it sets has stayed as it was in all "
             f"replays of the CUDA graph since then: {why}"
-        ) from reason
+        )
 
     def _steps_taken(self) -> int:
         return int(self._step_count)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import weakref
 from typing import Any
 
 from torch.optim import lr_scheduler, swa_utils
@@ -55,12 +55,24 @@ _OURS: dict[type, type[OnDevice]] = {
 }
 
 
-@functools.cache
+# Weakly, so that a class that was made in a function goes when nobody uses it any more.
+_made: weakref.WeakKeyDictionary[type, weakref.ref[type[Any]]] = weakref.WeakKeyDictionary()
+
+
 def _device_class(users: Any) -> type[Any]:
     """Our class for one of torch's, or one that puts the user's subclass in front of ours."""
-    ours = next(_OURS[c] for c in users.__mro__ if c in _OURS)
     if users in _OURS:
-        return ours
+        return _OURS[users]
+    known = _made.get(users)
+    cls = None if known is None else known()
+    if cls is None:
+        cls = _make_device_class(users)
+        _made[users] = weakref.ref(cls)
+    return cls
+
+
+def _make_device_class(users: Any) -> type[Any]:
+    ours = next(_OURS[c] for c in users.__mro__ if c in _OURS)
     names = {
         "__module__": users.__module__,
         "__qualname__": users.__qualname__,

@@ -18,6 +18,7 @@ from ..param_state import OptimizerState, ParamState, take_back_steps
 from ..parameter_table import ParameterTable
 from ..rules import Rule
 from ..schedule import Schedule
+from .addition import is_torchs, narrow
 from .load import Load
 from .sync import Sync, check_gradients, check_params
 
@@ -222,14 +223,21 @@ class FusedOptimizer(Optimizer):
             TypeError: a parameter's dtype or layout is not supported.
             RuntimeError: a captured CUDA graph points to a control block without room for it.
         """
-        super().add_param_group(param_group)
+        add = super().add_param_group
         if "_block" not in self.__dict__:
-            return  # torch's constructor is still collecting groups
-        try:
-            self.param_groups[-1] = self._own_group(self.param_groups[-1])
-        except Exception:
-            del self.param_groups[-1]
-            raise
+            add(param_group)  # torch's constructor is still collecting groups
+            return
+        narrowed = narrow(self, param_group, self.groups_changed) if is_torchs(add) else None
+        if narrowed is not None:
+            self.param_groups.append(self._own_group(narrowed.add(param_group)))
+            self._note_groups()
+        else:
+            add(param_group)
+            try:
+                self.param_groups[-1] = self._own_group(self.param_groups[-1])
+            except Exception:
+                del self.param_groups[-1]
+                raise
         self._changes.structure = True
 
     # -- saving and loading ------------------------------------------------------------------------------

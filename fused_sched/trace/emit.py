@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,11 +33,12 @@ class Form:
 
     @property
     def traps(self) -> bool:
-        return _any_trap(self.shape)
+        return any_trap(self.shape)
 
 
-def _any_trap(shape: Shape) -> bool:
-    return shape[0] == "trap" or (shape[0] == "fork" and (_any_trap(shape[2]) or _any_trap(shape[3])))
+def any_trap(shape: Shape) -> bool:
+    """Whether some path ends in an exception."""
+    return shape[0] == "trap" or (shape[0] == "fork" and (any_trap(shape[2]) or any_trap(shape[3])))
 
 
 def make_form(tree: Tree, leaf_nodes: Callable[[Leaf], tuple[Node, ...]], rename: Callable[[str], str] = str) -> Form:
@@ -50,20 +51,9 @@ def make_form(tree: Tree, leaf_nodes: Callable[[Leaf], tuple[Node, ...]], rename
     Raises:
         Untraceable: the program would be too long.
     """
-    roots: list[Node] = []
-
-    def collect(part: Tree) -> None:
-        if isinstance(part, Leaf):
-            roots.extend(leaf_nodes(part))
-        else:
-            roots.append(part.condition)
-            collect(part.true)
-            collect(part.false)
-
     tree = simplify(tree, leaf_nodes)
-    collect(tree)
     needed: dict[int, Node] = {}
-    stack = roots[:]
+    stack = list(_roots(tree, leaf_nodes))
     while stack:
         node = stack.pop()
         if node.id not in needed:
@@ -86,14 +76,25 @@ def make_form(tree: Tree, leaf_nodes: Callable[[Leaf], tuple[Node, ...]], rename
             tables.append(value)
             value = len(tables) - 1
         lines.append((node.op, value, tuple(place[a.id] for a in node.args)))
+    return Form(tuple(lines), _shape(tree, leaf_nodes, place), tuple(constants), tuple(tables))
 
-    def shape(part: Tree) -> Shape:
-        if isinstance(part, Leaf):
-            nodes = leaf_nodes(part)
-            return ("leaf", tuple(place[n.id] for n in nodes)) if part.error is None else ("trap",)
-        return "fork", place[part.condition.id], shape(part.true), shape(part.false)
 
-    return Form(tuple(lines), shape(tree), tuple(constants), tuple(tables))
+def _roots(tree: Tree, leaf_nodes: Callable[[Leaf], tuple[Node, ...]]) -> Iterator[Node]:
+    """All results and conditions."""
+    if isinstance(tree, Leaf):
+        yield from leaf_nodes(tree)
+    else:
+        yield tree.condition
+        yield from _roots(tree.true, leaf_nodes)
+        yield from _roots(tree.false, leaf_nodes)
+
+
+def _shape(tree: Tree, leaf_nodes: Callable[[Leaf], tuple[Node, ...]], place: Mapping[int, int]) -> Shape:
+    if isinstance(tree, Leaf):
+        nodes = leaf_nodes(tree)
+        return ("leaf", tuple(place[n.id] for n in nodes)) if tree.error is None else ("trap",)
+    sides = (_shape(side, leaf_nodes, place) for side in (tree.true, tree.false))
+    return "fork", place[tree.condition.id], *sides
 
 
 def simplify(tree: Tree, leaf_nodes: Callable[[Leaf], tuple[Node, ...]]) -> Tree:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -364,11 +363,9 @@ def _truth(op: str, of: Sequence[Bounds], nan: bool) -> Bounds:
     return (1.0 if yes else 0.0), (0.0 if no else 1.0), False
 
 
-@cache
 def next_up(x: float) -> float:
     return math.nextafter(x, math.inf)
 
 
-@cache
 def next_down(x: float) -> float:
     return math.nextafter(x, -math.inf)

@@ -96,13 +96,13 @@ def _trace(function: Callable[[int], Any], name: str, outputs: int, sparse: bool
     refuse_unfit(function)
     learn_numpy()
     explorer = Explorer({"step": ((0.0, float(LAST_STEP), False), True)})
-    box = Sandbox(explorer)
+    with Sandbox(explorer) as box:
 
-    def once() -> tuple[Any, ...]:
-        result = box.wrap(function)(Sym(explorer.inputs["step"], "int"))
-        return returned(result, outputs)
+        def once() -> tuple[Any, ...]:
+            result = box.wrap(function)(Sym(explorer.inputs["step"], "int"))
+            return returned(result, outputs)
 
-    tree = explorer.explore(once)
+        tree = explorer.explore(once)
     if all_raise(tree):
         raise Untraceable(f"it raises {show_error(tree)} at every step")
     form = make_form(tree, leaf_nodes)

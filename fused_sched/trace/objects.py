@@ -33,6 +33,10 @@ class FunctionView:
             self.__dict__["_made"] = self._box.rebuild(self._real)
         return self._made(*arguments, **named)
 
+    def forget(self) -> None:
+        """Let go of the rebuilt function."""
+        self.__dict__["_made"] = None
+
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         return self if instance is None else MethodView(self._box, self, instance)
 
@@ -237,9 +241,9 @@ def read(view: Any, name: str, start: type | None = None) -> Any:
             own = {}
         if isinstance(real, enum.Enum) and name in ("value", "name"):
             name = f"_{name}_"
+        box.watch.in_dict(real, name, own.get(name, MISSING))
         if name in own:
-            return box.read_key(own, name, own[name])
-        box.watch.key(own, name, MISSING)
+            return box.wrap(own[name])
     if found is not None:
         owner, value = found
         box.watch.key(owner.__dict__, name, value)

@@ -11,7 +11,7 @@ import dis
 import enum
 import functools
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -74,6 +74,17 @@ class Sandbox:
         self.builtins: dict[str, Any] = {}
         self.builtins.update(builtins_of(self))
 
+    def __enter__(self) -> Sandbox:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Let go of all that was wrapped: the stand-ins have the sandbox."""
+        for _, view in self._views.values():
+            if type(view) is FunctionView:
+                view.forget()  # a function that calls itself has itself
+        for known in (self._views, self._globals, self.overrides, self.builtins):
+            known.clear()
+
     def wrap(self, value: Any) -> Any:
         """What the traced function gets for a value from outside."""
         kind = type(value)
@@ -112,7 +123,7 @@ class Sandbox:
         if isinstance(value, type):
             return value if issubclass(value, BaseException) else ClassView(self, value)
         if isinstance(value, functools.partial):
-            self.watch.call(("partial", id(value)), lambda: value.func, value.func)
+            self.watch.attribute(value, "func", value.func)
             self.watch.copy(value.keywords, dict(value.keywords))
             return PartialView(self, value)
         if isinstance(value, types.MethodType):
@@ -128,7 +139,7 @@ class Sandbox:
             if getattr(value, "shape", None) == ():
                 return value
             if len(value.shape) == 1:
-                self.watch.call(("array", id(value)), value.tobytes, value.tobytes())
+                self.watch.array(value)
                 return ListView(self, value)
             raise current().stop("it reads an array of more than one dimension")
         if isinstance(value, enum.Enum) and isinstance(value, (str, int)):
@@ -180,9 +191,9 @@ class Sandbox:
         if function.__kwdefaults__:
             self.watch.copy(function.__kwdefaults__, dict(function.__kwdefaults__))
             made.__kwdefaults__ = {k: self.wrap(v) for k, v in function.__kwdefaults__.items()}
-        self.watch.call(("code", id(function)), lambda: function.__code__, function.__code__)
+        self.watch.attribute(function, "__code__", function.__code__)
         if defaults:
-            self.watch.call(("defaults", id(function)), lambda: function.__defaults__, function.__defaults__)
+            self.watch.attribute(function, "__defaults__", function.__defaults__)
         return made
 
     def bind(self, value: Any, name: str, instance: Any, owner: Any) -> Any:
@@ -202,7 +213,7 @@ class Sandbox:
         if isinstance(value, types.MemberDescriptorType):
             real = real_of(instance)
             found = value.__get__(real)
-            self.watch.call(("slot", id(real), name), lambda: value.__get__(real), found)
+            self.watch.slot(real, name, value.__get__, found)
             return self.wrap(found)
         if hasattr(type(value), "__get__") and not isinstance(value, type):
             raise current().stop(f"it reads {name!r}, a {type(value).__name__}, which computes in ways not known here")
@@ -223,16 +234,8 @@ def _prepare(code: types.CodeType, box: Sandbox) -> tuple[types.CodeType, frozen
     """A copy of the code in which constant sets can be asked for symbolic numbers, and its numbers."""
     numbers: set[float] = set()
     constants: list[Any] = []
-
-    def note(x: Any) -> None:
-        if type(x) in (int, float) and abs(x) < 2.0**53:
-            numbers.add(float(x))
-        elif isinstance(x, (tuple, frozenset)):
-            for y in x:
-                note(y)
-
     for constant in code.co_consts:
-        note(constant)
+        numbers.update(_numbers_in(constant))
         if isinstance(constant, types.CodeType):
             constant, inner = _prepare(constant, box)
             numbers |= inner
@@ -240,6 +243,14 @@ def _prepare(code: types.CodeType, box: Sandbox) -> tuple[types.CodeType, frozen
             constant = SetView(box, constant)
         constants.append(constant)
     return code.replace(co_consts=tuple(constants)), frozenset(numbers)
+
+
+def _numbers_in(constant: Any) -> Iterator[float]:
+    if type(constant) in (int, float) and abs(constant) < 2.0**53:
+        yield float(constant)
+    elif isinstance(constant, (tuple, frozenset)):
+        for part in constant:
+            yield from _numbers_in(part)
 
 
 def _side_effect(code: types.CodeType) -> str:

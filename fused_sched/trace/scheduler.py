@@ -12,7 +12,7 @@ from typing import Any
 from ..builder import Builder, Value
 from . import verify
 from .containers import Container
-from .emit import Form, emit_form, emit_groups, make_form
+from .emit import Form, any_trap, emit_form, emit_groups, make_form
 from .explore import LAST_STEP, Explorer, Leaf, Tree, Untraceable, current
 from .expression import Node
 from .function import all_raise, count_leaves, returned, show_error
@@ -171,21 +171,21 @@ def _explore(scheduler: Any, groups: Any, only: int | None) -> tuple[Tree, Explo
     if only is not None:
         # What other groups decide must not matter here, whichever way it goes: the check below would show it.
         explorer.free = lambda node: True if node.inputs and _groups_of(node) - {only} else None
-    box = Sandbox(explorer)
+    with Sandbox(explorer) as box:
 
-    def once() -> tuple[Any, ...]:
-        view = _scheduler_view(box, scheduler, groups)
-        function = box.bind(_method(scheduler), "get_lr", view, box.wrap(type(scheduler)))
-        result = function()
-        if isinstance(result, Container):
-            result = list(result)
-        if not isinstance(result, (list, tuple)):
-            raise current().stop(f"it returns a {type(result).__name__}, not a list of one lr a group")
-        if len(groups) == 1:
-            return returned(result[0] if len(result) == 1 else result, 1)
-        return returned(result, len(groups))
+        def once() -> tuple[Any, ...]:
+            view = _scheduler_view(box, scheduler, groups)
+            function = box.bind(_method(scheduler), "get_lr", view, box.wrap(type(scheduler)))
+            result = function()
+            if isinstance(result, Container):
+                result = list(result)
+            if not isinstance(result, (list, tuple)):
+                raise current().stop(f"it returns a {type(result).__name__}, not a list of one lr a group")
+            if len(groups) == 1:
+                return returned(result[0] if len(result) == 1 else result, 1)
+            return returned(result, len(groups))
 
-    return explorer.explore(once), explorer, box.watch
+        return explorer.explore(once), explorer, box.watch
 
 
 def _method(scheduler: Any) -> types.FunctionType:
@@ -247,14 +247,13 @@ def _uniform_traps(form: Form) -> bool:
     varies: list[bool] = []
     for op, value, places in form.lines:
         varies.append((op == "input" and value not in ("epoch", "count")) or any(varies[p] for p in places))
-
-    def fine(shape: Any) -> bool:
-        if shape[0] != "fork":
-            return True
-        inner = Form(form.lines, shape, (), ())
-        return (not inner.traps or not varies[shape[1]]) and fine(shape[2]) and fine(shape[3])
-
-    return fine(form.shape)
+    forks = [form.shape]
+    for shape in forks:  # grows
+        if shape[0] == "fork":
+            if any_trap(shape) and varies[shape[1]]:
+                return False
+            forks += shape[2:]
+    return True
 
 
 # -- checking ----------------------------------------------------------------------------------------------

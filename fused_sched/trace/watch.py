@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from functools import partial
-from types import CellType
+from itertools import repeat
+from operator import attrgetter, methodcaller
+from types import CellType, ModuleType
 from typing import Any
 
 MISSING: Any = object()
+
+Read = Callable[[Any], Any]  # from the object that was asked to what it gave
 
 
 def _same(now: Any, then: Any) -> bool:
@@ -16,40 +21,89 @@ def _same(now: Any, then: Any) -> bool:
     return type(now) is type(then) and isinstance(then, (int, float, str)) and now == then
 
 
+def _weakly(x: Any) -> weakref.ref[Any] | None:
+    """A weak reference; None for what cannot have one, for numbers, and for classes, which are in cycles anyway."""
+    if isinstance(x, (type, ModuleType, int, float, str)):
+        return None
+    try:
+        return weakref.ref(x)
+    except TypeError:
+        return None
+
+
 class Watch:
-    """Collects what was read; :meth:`changed` compares it with the present."""
+    """Collects what was read; :meth:`changed` compares it with the present.
+
+    Objects are held weakly, those that were asked and those that were found: the scheduler has the watch, and the user
+    may let go of an object that has the scheduler. What is gone, the function cannot read. Cells, lists, dicts and
+    sets cannot be referred to weakly; they are held.
+    """
 
     def __init__(self) -> None:
-        self._keys: dict[tuple[int, Any], tuple[Any, Any, Any]] = {}
-        self._cells: dict[int, tuple[CellType, Any]] = {}
+        self._names: set[tuple[Any, ...]] = set()
         self._copies: dict[int, tuple[Any, Any]] = {}
-        self._calls: dict[tuple[Any, ...], tuple[Callable[[], Any], Any]] = {}
-        self._reads: list[tuple[Callable[[], Any], Any]] | None = None
+        self._plain: list[tuple[Callable[[], Any], Any]] = []
+        self._of_objects: list[tuple[weakref.ref[Any], Read, Any]] = []
+        self._objects: list[tuple[Callable[[], Any], Read, weakref.ref[Any]]] = []
 
     def key(self, mapping: Any, key: Any, value: Any) -> None:
         """``mapping.get(key)`` was ``value``; MISSING where it had no such key."""
-        self._keys.setdefault((id(mapping), key), (mapping, key, value))
+        self._note(("key", id(mapping), key), mapping, methodcaller("get", key, MISSING), value)
+
+    def in_dict(self, owner: Any, name: str, value: Any) -> None:
+        """``vars(owner).get(name)`` was ``value``; MISSING where it had no such attribute of its own."""
+        self._note(("in dict", id(owner), name), owner, lambda it: it.__dict__.get(name, MISSING), value)
+
+    def attribute(self, owner: Any, name: str, value: Any) -> None:
+        """``owner.name`` was ``value``."""
+        self._note(("attribute", id(owner), name), owner, attrgetter(name), value)
 
     def cell(self, cell: CellType, value: Any) -> None:
         """A variable of an enclosing function was ``value``."""
-        self._cells.setdefault(id(cell), (cell, value))
+        self.attribute(cell, "cell_contents", value)
+
+    def slot(self, owner: Any, name: str, read: Read, value: Any) -> None:
+        """``read(owner)``, the descriptor of the slot ``name``, gave ``value``."""
+        self._note(("slot", id(owner), name), owner, read, value)
+
+    def array(self, array: Any) -> None:
+        """A numpy array had the numbers that it has now."""
+        self._note(("array", id(array)), array, methodcaller("tobytes"), array.tobytes())
 
     def copy(self, container: Any, copy: Any) -> None:
         """A list, dict or set had these elements."""
         self._copies.setdefault(id(container), (container, copy))
 
-    def call(self, name: tuple[Any, ...], read: Callable[[], Any], value: Any) -> None:
-        """Anything else: ``read()`` gave ``value``."""
-        self._calls.setdefault(name, (read, value))
+    def _note(self, name: tuple[Any, ...], owner: Any, read: Read, value: Any) -> None:
+        # the sandbox has the owner while it traces, so that its id is its own
+        if name in self._names:
+            return
+        self._names.add(name)
+        asked, found = _weakly(owner), _weakly(value)
+        if found is not None:
+            self._objects.append((asked or repeat(owner).__next__, read, found))
+        elif asked is not None:
+            self._of_objects.append((asked, read, value))
+        else:
+            self._plain.append((partial(read, owner), value))
 
     def changed(self) -> bool:
         """Whether something that was read is not what it was."""
-        if self._reads is None:
-            self._freeze()
+        # compiled callables where that can be: this is looked at before every step
         try:
-            for read, value in self._reads:  # type: ignore[union-attr]
-                now = read()
+            for now_of, value in self._plain:
+                now = now_of()
                 if now is not value and not _same(now, value):
+                    return True
+            for asked, read, value in self._of_objects:
+                owner = asked()
+                if owner is not None:
+                    now = read(owner)
+                    if now is not value and not _same(now, value):
+                        return True
+            for owner_of, read, found in self._objects:
+                owner, then = owner_of(), found()
+                if owner is not None and (then is None or read(owner) is not then):
                     return True
             for container, copy in self._copies.values():
                 if container != copy:
@@ -57,10 +111,3 @@ class Watch:
         except Exception:  # what cannot be read any more has changed
             return True
         return False
-
-    def _freeze(self) -> None:
-        # compiled callables only: this is looked at before every step
-        reads: list[tuple[Callable[[], Any], Any]] = []
-        reads += [(partial(mapping.get, key, MISSING), value) for mapping, key, value in self._keys.values()]
-        reads += [(partial(getattr, cell, "cell_contents"), value) for cell, value in self._cells.values()]
-        self._reads = [*reads, *self._calls.values()]

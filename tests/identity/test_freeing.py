@@ -13,7 +13,7 @@ from schedule_twins import DEFAULTS, EVERY, NAMES, OURS, Decay, Parts, advance, 
 from torch.nn import Parameter
 
 import fused_sched
-from fused_sched.lr_scheduler import LambdaLR, ParamScheduler, get_scheduler
+from fused_sched.lr_scheduler import LambdaLR, ParamScheduler, get_scheduler, on_device
 from identity.lockstep import Lockstep, let_go
 
 
@@ -112,6 +112,36 @@ class _Own(torch.optim.lr_scheduler.LRScheduler):
         return [base / (1 + self.last_epoch) for base in self.base_lrs]
 
 
+class _OwnDecay(torch.optim.lr_scheduler.LRScheduler):
+    """Traced also where an lr is a tensor: it reads the groups, not ``base_lrs``."""
+
+    def get_lr(self) -> list[float]:
+        return [group["lr"] * 0.9 if self.last_epoch else group["lr"] for group in self.optimizer.param_groups]
+
+
+class _Noting(torch.optim.lr_scheduler.LRScheduler):
+    """Not to be traced: it changes itself."""
+
+    def get_lr(self) -> list[float]:
+        self.asked = self.last_epoch
+        return [base / (1 + self.last_epoch) for base in self.base_lrs]
+
+
+class _OwnStep(OURS.StepLR):
+    def get_lr(self) -> list[float]:
+        return [base * self.gamma ** (self.last_epoch // self.step_size) for base in self.base_lrs]
+
+
+def _recursive() -> Callable[[int], float]:
+    table = {"factor": 0.5}
+
+    class Halving:
+        def __call__(self, step: int, depth: int = 3) -> float:
+            return self(step, depth - 1) * table["factor"] if depth else 1.0 / (1 + step)
+
+    return Halving()
+
+
 CASES: dict[str, Scheduled] = {
     "none": lambda optimizer: [],
     **{name: _one(name) for name in EVERY},
@@ -122,6 +152,13 @@ CASES: dict[str, Scheduled] = {
     "nested": _nested,
     "ParamScheduler": lambda optimizer: [ParamScheduler(optimizer, "weight_decay", lambda step: 0.01 * step)],
     "get_scheduler": lambda optimizer: [get_scheduler("cosine", optimizer, num_warmup_steps=2, num_training_steps=9)],
+    "on_device": lambda optimizer: [on_device(_OwnDecay(optimizer))],
+    "on_device, with a tensor": lambda optimizer: [on_device(_Own(optimizer))],
+    "on_device, fused": lambda optimizer: [on_device(_OwnDecay(optimizer), fused=True)],
+    "on_device, by Python": lambda optimizer: [on_device(_Noting(optimizer))],
+    "on_device of torch's": lambda optimizer: [on_device(torch.optim.lr_scheduler.StepLR(optimizer, 2))],
+    "a subclass of ours": lambda optimizer: [_OwnStep(optimizer, 2)],
+    "a function that calls itself": lambda optimizer: [LambdaLR(optimizer, _recursive())],
     "torch's own": lambda optimizer: [torch.optim.lr_scheduler.StepLR(optimizer, 2)],
     "two": lambda optimizer: _one("StepLR", fused=True)(optimizer) + _one("CyclicLR")(optimizer),
 }
@@ -205,6 +242,18 @@ def test_a_scheduler_that_is_out_of_scope_is_gone(name: str, host_backend: str, 
     assert [float(g["lr"]) for g in optimizer.param_groups] == before
 
 
+def test_a_cyclic_with_a_bound_method_as_scale_fn_is_gone(host_backend: str) -> None:
+    optimizer = _make("SGD", host_backend)
+
+    def inner() -> tuple[Any, Any]:
+        shape = Decay(0.9)
+        scheduler = OURS.CyclicLR(optimizer, 0.01, 0.1, 4, scale_fn=shape.__call__)
+        _run(optimizer, [scheduler], 3)
+        return weakref.ref(scheduler), weakref.ref(shape)
+
+    assert [reference() for reference in inner()] == [None, None]
+
+
 def test_parameters_and_groups_that_were_taken_out_are_gone(host_backend: str, mirrored: bool) -> None:
     """With their state: at the next step at the latest."""
     optimizer = _make("Adam", host_backend)
@@ -268,6 +317,18 @@ def test_a_dropped_fused_schedule_goes_on(case: str, after: int, host_backend: s
         pair.check(f"step {step}")
         pair.both(lambda side: side.groups[0].update(lr=side.groups[0]["lr"] * 0.75))
     _VARIABLE[0] = 0.9
+
+
+def test_a_dropped_fused_schedule_goes_with_its_optimizer(host_backend: str, mirrored: bool) -> None:
+    function = _mutated_table()
+    watched = {"function": weakref.ref(function)}
+    optimizer = _make("SGD", host_backend)
+    LambdaLR(optimizer, function, fused=True)
+    del function
+    _run(optimizer, [], 3)
+    watched |= _watched(optimizer, [])
+    del optimizer
+    assert _alive(watched) == []
 
 
 def test_a_detached_schedule_stops_and_is_gone(host_backend: str, mirrored: bool) -> None:
