@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ROUNDS
-from identity.lockstep import REFUSALS, Side, both_or_neither
+from identity.lockstep import Side, both_or_neither
 from random_nests import random_leaf, random_nest
 from schedule_twins import OURS, TORCH, assert_alike, build, parameters, position, random_lrs, seen
 
@@ -19,11 +18,6 @@ import fused_sched
 CONFIGURATIONS = 40  # of one test
 STEPS = 40
 CHANCES = {"group": 0.04, "own state": 0.06, "swap": 0.06, "edit": 0.1}
-# What is refused at construction although torch fails later only, or never. README, "Differences from PyTorch".
-DOCUMENTED = (
-    "cannot be started at a milestone (in torch, NotImplementedError there)",
-    "cannot start at a milestone: its closed form fails at epoch 0",
-)
 
 
 class Configuration:
@@ -63,29 +57,6 @@ class Configuration:
     def both(self, act: Any) -> bool:
         """``act`` on both; False where torch refuses, and ours then has to."""
         return both_or_neither(act, self.torchs, self.mine, self)
-
-    def start(self) -> bool:
-        try:
-            self.make(self.torchs)
-        except REFUSALS:
-            with pytest.raises(REFUSALS):
-                self.make(self.mine)
-            return False
-        try:
-            self.make(self.mine)
-        except ValueError as reason:
-            if not any(text in str(reason) for text in DOCUMENTED) and not self._torch_fails_later():
-                raise
-            return False
-        return True
-
-    def _torch_fails_later(self) -> bool:
-        try:
-            for _ in range(100):
-                self.torchs.schedulers[0].step()
-        except REFUSALS:
-            return True
-        return False
 
     # -- what happens --------------------------------------------------------------------------------------
 
@@ -132,7 +103,7 @@ class Configuration:
 
     def run(self) -> None:
         """All steps, or until torch raises, and ours with it."""
-        if not self.start():
+        if not self.both(self.make):
             return
         self.check()
         events = {"group": self.group, "own state": self.own_state, "swap": self.swap, "edit": self.edit}
@@ -148,7 +119,6 @@ class Configuration:
             self.check()
 
 
-@pytest.mark.skipif(ROUNDS == 1, reason="make prove PROOF=configurations: it still finds some in which ours differs")
 @pytest.mark.filterwarnings("ignore")
 def test_random_configurations_have_torchs_bits(seed: int, host_backend: str, mirrored: bool) -> None:
     for number in range(CONFIGURATIONS // 2):  # each half with one home of the control block
