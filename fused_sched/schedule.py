@@ -81,7 +81,11 @@ class Schedule:
 
     def follow(self) -> None:
         """Keep the host's mirror in step after the device advanced."""
-        self.has_advanced = True
+        self._follow()
+        if not self.has_advanced:
+            self.has_advanced = not self.trapped
+
+    def _follow(self) -> None:
         if not self.block.remote:
             return
         if self.guarded or self.block.stale or self.block.volatile or self.memory.stale or self.memory.volatile:
