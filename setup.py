@@ -133,6 +133,8 @@ def extensions() -> list[Extension]:
 setup(
     packages=[
         "fused_sched",
+        "fused_sched.memory",
+        "fused_sched.program",
         "fused_sched.optim",
         "fused_sched.lr_scheduler",
         "fused_sched.trace",

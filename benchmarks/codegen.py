@@ -26,11 +26,11 @@ os.environ.pop("TRITON_INTERPRET", None)  # interpreted kernels cannot be compil
 
 import torch
 
-from fused_sched.builder import Builder
 from fused_sched.lr_scheduler import CosineAnnealingLR, CyclicLR, MultiStepLR
+from fused_sched.memory.parameter_table import kind_code
 from fused_sched.optim import SGD
-from fused_sched.parameter_table import kind_code
-from fused_sched.program import Program
+from fused_sched.program.builder import Builder
+from fused_sched.program.program import Program
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "gfx942")
 F32, F64, B16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16

@@ -218,7 +218,7 @@ def ours(name: str = OURS, backend: str | None = None, captured: bool = False) -
 
 
 def _kinds() -> set[tuple[torch.dtype, torch.dtype]]:
-    return {(param, state) for param, grad, state in fused_sched.parameter_table.KINDS if param == grad}
+    return {(param, state) for param, grad, state in fused_sched.memory.parameter_table.KINDS if param == grad}
 
 
 # -- torch, step by step -----------------------------------------------------------------------------

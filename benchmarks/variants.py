@@ -192,8 +192,8 @@ def _print(row: Row) -> None:
 def kernels() -> list[variants.Kernel]:
     """All that will be compiled."""
     from fused_sched.kernels.program_source import advance_function
+    from fused_sched.memory.parameter_table import kind_code
     from fused_sched.optim import AdamW
-    from fused_sched.parameter_table import kind_code
 
     scheduler = CosineAnnealingLR(AdamW([torch.nn.Parameter(torch.zeros(1))], backend="reference"), T_max=PERIOD)
     advance = advance_function([(scheduler.program, False)])

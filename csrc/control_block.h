@@ -1,4 +1,4 @@
-// Layout of the control block, in 8-byte slots: the same numbers as fused_sched/control_block.py.
+// Layout of the control block, in 8-byte slots: the same numbers as fused_sched/memory/control_block.py.
 #pragma once
 
 namespace fused_sched {

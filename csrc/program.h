@@ -1,4 +1,4 @@
-// Evaluates an encoded program (fused_sched/program.py) in double, bit for bit as Python does.
+// Evaluates an encoded program (fused_sched/program/program.py) in double, bit for bit as Python does.
 #pragma once
 
 #include "arithmetic.h"
@@ -6,7 +6,7 @@
 
 namespace fused_sched {
 
-// In the order of OPERATIONS in fused_sched/program.py.
+// In the order of OPERATIONS in fused_sched/program/program.py.
 enum Op : int {
   kOpLoad,
   kOpLoadGroup,

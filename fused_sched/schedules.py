@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 
-from .schedule_function import ScheduleFunction, as_function, curves, lr_curve
+from .curves import ScheduleFunction, as_function, curves, lr_curve
 
 __all__ = [
     "ScheduleFunction",

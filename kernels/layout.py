@@ -2,9 +2,9 @@
 
 import triton.language as tl
 
-from ..control_block import FIELDS, FLAGS, GROUP_STRIDE, GROUPS_OFFSET, HEADER
-from ..device_table import UNIT
-from ..parameter_table import RECORD, RECORD_WIDTH
+from ..memory.control_block import FIELDS, FLAGS, GROUP_STRIDE, GROUPS_OFFSET, HEADER
+from ..memory.device_table import UNIT
+from ..memory.parameter_table import RECORD, RECORD_WIDTH
 
 CHUNK_UNIT = tl.constexpr(UNIT)
 SKIPPED = tl.constexpr(HEADER["skipped"])

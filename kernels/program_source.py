@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 import triton
 import triton.language as tl
 
-from ..control_block import FIELDS, GROUP_STRIDE, GROUPS_OFFSET
-from . import numerics
+from ..kernels import numerics
+from ..memory.control_block import FIELDS, GROUP_STRIDE, GROUPS_OFFSET
 
 if TYPE_CHECKING:
-    from ..program import Operation, Program
+    from ..program.program import Operation, Program
 
 EXPRESSIONS = {
     "add": "{0} + {1}",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .. import rules
-from . import adam, sgd
+from ..kernels import adam, sgd
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import triton.language as tl
 
-from ..parameter_table import dtypes_of, widest_of
+from ..memory.parameter_table import dtypes_of, widest_of
 from .rules import RULES
 from .update import advance_kernel, finish_kernel, update_kernel
 

@@ -27,7 +27,7 @@ from thin import mark_spare_variants
 
 import fused_sched
 from fused_sched import backends
-from fused_sched.platforms import TORCH
+from fused_sched.memory.platforms import TORCH
 
 if not Path(fused_sched.__file__).is_relative_to(os.environ.get("FUSED_SCHED_TEST_PACKAGE", "/")):
     raise ImportError(f"{fused_sched.__file__} was imported, not the package that is to be tested")

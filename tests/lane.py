@@ -12,7 +12,7 @@ import random
 from typing import TYPE_CHECKING
 
 from fused_sched import backends
-from fused_sched.platforms import TORCH, Platform
+from fused_sched.memory.platforms import TORCH, Platform
 
 if TYPE_CHECKING:
     from fused_sched.kernels.launcher import Launcher

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fused_sched.platforms import Platform
+from fused_sched.memory.platforms import Platform
 
 
 class Mirrored(Platform):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from platforms import MIRRORED
 
-from fused_sched.control_block import (
+from fused_sched.memory.control_block import (
     FIELDS,
     GROUP_STRIDE,
     GROUPS_OFFSET,
@@ -17,8 +17,8 @@ from fused_sched.control_block import (
     SPARE,
     ControlBlock,
 )
-from fused_sched.hosted_array import HostedArray
-from fused_sched.platforms import TORCH, Platform
+from fused_sched.memory.hosted_array import HostedArray
+from fused_sched.memory.platforms import TORCH, Platform
 
 CPU = torch.device("cpu")
 

@@ -15,10 +15,10 @@ import torch
 from ptx.cuda_operators import PtxOperators
 
 from fused_sched.backends.cuda import BLOCK_THREADS, LAUNCH, LAUNCH_WIDTH, SCHEDULE, SCHEDULE_WIDTH, CudaBackend
-from fused_sched.control_block import HEADER
 from fused_sched.lr_scheduler import CosineAnnealingLR, CyclicLR, LambdaLR, StepLR
+from fused_sched.memory.control_block import HEADER
+from fused_sched.memory.pointers import REBUILD, UNCHANGED
 from fused_sched.optim import SGD, Adam, AdamW
-from fused_sched.pointers import REBUILD, UNCHANGED
 
 _C: Any = pytest.importorskip("fused_sched._C", reason="the C++ extension is the oracle")
 

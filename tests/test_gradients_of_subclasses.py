@@ -7,7 +7,8 @@ import weakref
 import pytest
 import torch
 
-from fused_sched import backends, pointers
+from fused_sched import backends
+from fused_sched.memory import pointers
 from fused_sched.optim import SGD, AdamW
 
 _memory: list[torch.Tensor] = []  # never freed, so that what reads freed gradients reads NaN

@@ -18,14 +18,14 @@ from schedule_twins import device_of
 
 from fused_sched import backends
 from fused_sched.backends.cuda import CudaBackend
-from fused_sched.builder import Builder
-from fused_sched.control_block import GROUP_STRIDE, GROUPS_OFFSET
-from fused_sched.hosted_array import HostedArray
 from fused_sched.lr_scheduler import StepLR
+from fused_sched.memory.control_block import GROUP_STRIDE, GROUPS_OFFSET
+from fused_sched.memory.hosted_array import HostedArray
+from fused_sched.memory.platforms import TORCH, Platform
 from fused_sched.optim import SGD
-from fused_sched.platforms import TORCH, Platform
-from fused_sched.program import OP_CODES, Program
-from fused_sched.schedule import Schedule
+from fused_sched.program.builder import Builder
+from fused_sched.program.program import OP_CODES, Program
+from fused_sched.program.program.schedule import Schedule
 
 MANY = 5000
 SIZES = [1, 2, 127, 128, 129, 300, MANY]

@@ -18,7 +18,7 @@ from tolerances import UPDATE_RELATIVE
 import fused_sched
 from fused_sched import optim
 from fused_sched.lr_scheduler import CosineAnnealingLR, ExponentialLR
-from fused_sched.param_group import ParamGroup
+from fused_sched.optim.param_group import ParamGroup
 
 Make = Callable[..., Any]
 
@@ -272,7 +272,7 @@ def test_flags(kind: str, key: str, make: Make) -> None:
         made.param_groups[0][key] = value
         assert made.param_groups[0][key] is expected
         bits = int(_on_device(made, 0, "flags"))
-        assert bool(bits & fused_sched.control_block.FLAGS[key]) is expected
+        assert bool(bits & fused_sched.memory.control_block.FLAGS[key]) is expected
         assert not made.param_groups[1][key]
     for other in FLAGS[kind]:
         made.param_groups[0][other] = True

@@ -110,7 +110,7 @@ def test_numbers_keep_the_mirror_fresh(remote: None, host_backend: str, monkeypa
     def forbidden(self: Any) -> None:
         raise AssertionError("the host read the device")
 
-    monkeypatch.setattr("fused_sched.control_block.HostedArray.refresh", forbidden)
+    monkeypatch.setattr("fused_sched.memory.control_block.HostedArray.refresh", forbidden)
     for value in (1.0, 2, 0.5, 3.0, 3.0):
         pair.both(lambda scheduler, _, value=value: scheduler.step(value))  # type: ignore[misc]
         _compare(pair, 0.0, f"metric {value}")

@@ -17,9 +17,9 @@ from schedule_twins import device_of, patience, same_bits
 from tolerances import SCHEDULE_RELATIVE
 
 from fused_sched import backends
-from fused_sched.builder import Builder
-from fused_sched.control_block import FIELDS, GROUP_STRIDE, GROUPS_OFFSET, ControlBlock
-from fused_sched.program import (
+from fused_sched.memory.control_block import FIELDS, GROUP_STRIDE, GROUPS_OFFSET, ControlBlock
+from fused_sched.program.builder import Builder
+from fused_sched.program.program import (
     CODE_WIDTH,
     MAX_OPERATIONS,
     NUMPY,
@@ -29,7 +29,7 @@ from fused_sched.program import (
     Program,
     Slot,
 )
-from fused_sched.schedule import Schedule
+from fused_sched.program.program.schedule import Schedule
 
 # Rounded as the library at hand does it. sqrt is IEEE's, but not in torch's vector library on the CPU.
 LIBM = ("pow", "exp", "expm1", "log", "log2", "log10", "log1p", "cos", "sin", "tan", "atan", "tanh", "sqrt")

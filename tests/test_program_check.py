@@ -13,8 +13,8 @@ import pytest
 import torch
 from schedule_twins import same_bits
 
-from fused_sched.control_block import GROUP_STRIDE, GROUPS_OFFSET
-from fused_sched.program import ARITHMETIC, CODE_WIDTH, OP_CODES, OPERATIONS, host_function
+from fused_sched.memory.control_block import GROUP_STRIDE, GROUPS_OFFSET
+from fused_sched.program.program import ARITHMETIC, CODE_WIDTH, OP_CODES, OPERATIONS, host_function
 
 _C: Any = pytest.importorskip("fused_sched._C", reason="the C++ extension has the checker")
 

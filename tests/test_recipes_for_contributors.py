@@ -11,12 +11,14 @@ import pytest
 import torch
 
 import fused_sched
-from fused_sched import control_block, optim, program
+from fused_sched import optim
 from fused_sched.backends.reference import TORCH_FUNCTIONS
-from fused_sched.lr_scheduler import convert
+from fused_sched.lr_scheduler.base import OF_TORCHS
+from fused_sched.memory import control_block
+from fused_sched.memory.parameter_table import KINDS
 from fused_sched.optim.fused_optimizer import FusedOptimizer
-from fused_sched.parameter_table import KINDS
-from fused_sched.program import ARITHMETIC, host_function
+from fused_sched.program import program
+from fused_sched.program.program import ARITHMETIC, host_function
 from fused_sched.rules import RULES
 
 ROOT = Path(__file__).parent.parent
@@ -130,7 +132,7 @@ def test_every_scheduler_of_torch_has_a_class_here_and_is_converted() -> None:
         ours = getattr(fused_sched.lr_scheduler, c.__name__)
         assert issubclass(ours, c)
         assert c.__name__ in fused_sched.lr_scheduler.__all__
-        assert convert._OURS[c] is ours
+        assert OF_TORCHS[c] is ours
 
 
 def test_every_scheduler_of_torch_is_compared_with_torchs() -> None:

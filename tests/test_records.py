@@ -9,7 +9,7 @@ pytest.importorskip("fused_sched._C", reason="the C++ extension checks them")
 
 from update_case import Case, check_equal
 
-from fused_sched.parameter_table import RECORD
+from fused_sched.memory.parameter_table import RECORD
 
 FLOAT32 = (torch.float32,) * 3
 LAST = 14  # of the records with a gradient: all others come before it

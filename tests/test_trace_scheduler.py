@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.optim import lr_scheduler as torchs
 
-from fused_sched.builder import Builder
-from fused_sched.control_block import FIELDS
+from fused_sched.memory.control_block import FIELDS
+from fused_sched.program.builder import Builder
 from fused_sched.trace import TracedScheduler, Untraceable, trace_get_lr
 
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from fused_sched.builder import Builder, Value
-from fused_sched.program import Program
+from fused_sched.program.builder import Builder, Value
+from fused_sched.program.program import Program
 from fused_sched.trace import Traced
 
 MILESTONES = [30, 60, 90, 400, 1000, 5000]

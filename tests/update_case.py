@@ -9,9 +9,9 @@ import torch
 
 from fused_sched import _C
 from fused_sched.backends.cuda import LAUNCH, LAUNCH_WIDTH
-from fused_sched.control_block import FIELDS, FLAGS, GROUP_STRIDE, GROUPS_OFFSET
-from fused_sched.device_table import UNIT, DeviceTable
-from fused_sched.parameter_table import CHUNK, RECORD, RECORD_WIDTH, kind_code
+from fused_sched.memory.control_block import FIELDS, FLAGS, GROUP_STRIDE, GROUPS_OFFSET
+from fused_sched.memory.device_table import UNIT, DeviceTable
+from fused_sched.memory.parameter_table import CHUNK, RECORD, RECORD_WIDTH, kind_code
 from fused_sched.rules import RULES
 
 BASE = {"lr": 0.01, "weight_decay": 0.1, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "momentum": 0.0, "dampening": 0.0}

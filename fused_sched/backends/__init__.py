@@ -13,7 +13,7 @@ from functools import cache
 
 import torch
 
-from ..platforms import TORCH, Platform
+from ..memory.platforms import TORCH, Platform
 from .base import Backend, Update
 
 __all__ = ["NAMES", "Backend", "Update", "choose", "make", "reason_unavailable", "why"]

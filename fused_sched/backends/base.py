@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from ..control_block import ControlBlock
-from ..parameter_table import ParameterTable
-from ..platforms import TORCH, Platform
+from ..memory.control_block import ControlBlock
+from ..memory.parameter_table import ParameterTable
+from ..memory.platforms import TORCH, Platform
 from ..rules import Rule
 
 if TYPE_CHECKING:
-    from ..schedule import Schedule
+    from ..program.schedule import Schedule
 
 
 @dataclass

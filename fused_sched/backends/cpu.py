@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
-from ..parameter_table import CHUNK, ParameterTable
-from ..platforms import Platform
+from ..memory.parameter_table import CHUNK, ParameterTable
+from ..memory.platforms import Platform
 from ..rules import RULES
 from .base import Backend, Update
 
@@ -20,7 +20,7 @@ except ImportError as error:
     raise ImportError(f"the C++ extension is missing: {_reason}") from error
 
 if TYPE_CHECKING:
-    from ..schedule import Schedule
+    from ..program.schedule import Schedule
 
 _REBUILD = 2
 

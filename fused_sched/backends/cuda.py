@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from ..device_table import UNIT, DeviceTable, Part
-from ..platforms import TORCH, Platform
+from ..memory.device_table import UNIT, DeviceTable, Part
+from ..memory.platforms import TORCH, Platform
 from ..rules import ADAM, SGD
 from .base import Backend, Update
 from .device_backend import DeviceBackend, one_float, same
@@ -26,7 +26,7 @@ except ImportError:
     _extension = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
-    from ..schedule import Schedule
+    from ..program.schedule import Schedule
 
 _C: Any = _extension
 _PACKAGE = Path(__file__).parent.parent

@@ -10,14 +10,14 @@ from weakref import WeakKeyDictionary
 import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
-from .. import pointers
-from ..device_table import DeviceTable
-from ..parameter_table import ParameterTable
-from ..platforms import TORCH, Platform
+from ..memory import pointers
+from ..memory.device_table import DeviceTable
+from ..memory.parameter_table import ParameterTable
+from ..memory.platforms import TORCH, Platform
 from .base import Backend, Update
 
 if TYPE_CHECKING:
-    from ..schedule import Schedule
+    from ..program.schedule import Schedule
 
 
 class Tracked:

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..control_block import FIELDS, FLAGS, GROUP_STRIDE, GROUPS_OFFSET, HEADER, NO_COUNT, ControlBlock
-from ..platforms import TORCH, Platform
-from ..program import Operation, Program
+from ..memory.control_block import FIELDS, FLAGS, GROUP_STRIDE, GROUPS_OFFSET, HEADER, NO_COUNT, ControlBlock
+from ..memory.platforms import TORCH, Platform
+from ..program.program import Operation, Program
 from ..rules import Scalar, is_zero
 from .base import Backend, Update
 
 if TYPE_CHECKING:
-    from ..parameter_table import Entry
-    from ..schedule import Schedule
+    from ..memory.parameter_table import Entry
+    from ..program.schedule import Schedule
 
 Function = Callable[..., torch.Tensor]
 

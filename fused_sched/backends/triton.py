@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from ..device_table import DeviceTable
 from ..kernels import rules as kernel_rules
 from ..kernels import variants
 from ..kernels.launcher import Launcher, make_launcher
 from ..kernels.program_source import advance_function
-from ..platforms import TORCH, Platform
+from ..memory.device_table import DeviceTable
+from ..memory.platforms import TORCH, Platform
 from ..rules import RULES
 from .base import Backend, Update
 from .device_backend import DeviceBackend, one_float, same
 
 if TYPE_CHECKING:
-    from ..schedule import Schedule
+    from ..program.schedule import Schedule
 
 _GRADS, _GRAD_SCALE, _FOUND_INF = "grads", "grad_scale", "found_inf"
 

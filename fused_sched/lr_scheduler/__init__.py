@@ -16,23 +16,17 @@ Beside torch's names: :class:`ParamScheduler` for any hyperparameter, :func:`on_
 elsewhere, and :func:`get_scheduler` with the recipes of large models.
 """
 
-from .constant_lr import ConstantLR
 from .convert import on_device
-from .cosine_annealing_lr import CosineAnnealingLR
 from .cosine_annealing_warm_restarts import CosineAnnealingWarmRestarts
 from .cyclic_lr import CyclicLR
-from .exponential_lr import ExponentialLR
 from .lambda_lr import LambdaLR
-from .linear_lr import LinearLR
-from .multi_step_lr import MultiStepLR
 from .multiplicative_lr import MultiplicativeLR
 from .nested import ChainedScheduler, SequentialLR
 from .one_cycle_lr import OneCycleLR
 from .param_scheduler import ParamScheduler
-from .polynomial_lr import PolynomialLR
 from .recipes import get_scheduler
+from .recurrences import ConstantLR, CosineAnnealingLR, ExponentialLR, LinearLR, MultiStepLR, PolynomialLR, StepLR
 from .reduce_lr_on_plateau import ReduceLROnPlateau
-from .step_lr import StepLR
 from .swalr import SWALR
 
 __all__ = [

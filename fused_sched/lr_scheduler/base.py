@@ -13,12 +13,14 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import EPOCH_DEPRECATION_WARNING, LRScheduler
 
-from ..builder import TRAP
-from ..control_block import FIELDS
+from ..memory.control_block import FIELDS
 from ..optim.fused_optimizer import FusedOptimizer
-from ..program import Program
+from ..program.builder import TRAP
+from ..program.program import Program
 from .programmed import Programmed, warn
 from .registers import LAST_LR
+
+OF_TORCHS: dict[type, type[OnDevice]] = {}  # our class for each of torch's
 
 
 class OnDevice(Programmed):
@@ -35,6 +37,7 @@ class OnDevice(Programmed):
         torchs_own = [c for c in cls.__bases__ if issubclass(c, LRScheduler) and not issubclass(c, OnDevice)]
         if torchs_own and not hasattr(cls, "_torch_class"):
             cls._torch_class = torchs_own[0]
+            OF_TORCHS.setdefault(cls._torch_class, cls)
             own = [p for p in inspect.signature(cls.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY]
             if "__init__" not in cls.__dict__:  # its signature must not be another class's too
 

@@ -5,25 +5,9 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
-from torch.optim import lr_scheduler, swa_utils
 from torch.optim.lr_scheduler import LRScheduler
 
-from .base import OnDevice
-from .constant_lr import ConstantLR
-from .cosine_annealing_lr import CosineAnnealingLR
-from .cosine_annealing_warm_restarts import CosineAnnealingWarmRestarts
-from .cyclic_lr import CyclicLR
-from .exponential_lr import ExponentialLR
-from .lambda_lr import LambdaLR
-from .linear_lr import LinearLR
-from .multi_step_lr import MultiStepLR
-from .multiplicative_lr import MultiplicativeLR
-from .nested import ChainedScheduler, SequentialLR
-from .one_cycle_lr import OneCycleLR
-from .polynomial_lr import PolynomialLR
-from .reduce_lr_on_plateau import ReduceLROnPlateau
-from .step_lr import StepLR
-from .swalr import SWALR
+from .base import OF_TORCHS, OnDevice
 
 
 class TracedLR(OnDevice, LRScheduler):
@@ -34,35 +18,14 @@ class TracedLR(OnDevice, LRScheduler):
         return _empty, (users,), self.__getstate__()
 
 
-_OURS: dict[type, type[OnDevice]] = {
-    lr_scheduler.ChainedScheduler: ChainedScheduler,
-    lr_scheduler.ConstantLR: ConstantLR,
-    lr_scheduler.CosineAnnealingLR: CosineAnnealingLR,
-    lr_scheduler.CosineAnnealingWarmRestarts: CosineAnnealingWarmRestarts,
-    lr_scheduler.CyclicLR: CyclicLR,
-    lr_scheduler.ExponentialLR: ExponentialLR,
-    lr_scheduler.LambdaLR: LambdaLR,
-    lr_scheduler.LinearLR: LinearLR,
-    lr_scheduler.MultiStepLR: MultiStepLR,
-    lr_scheduler.MultiplicativeLR: MultiplicativeLR,
-    lr_scheduler.OneCycleLR: OneCycleLR,
-    lr_scheduler.PolynomialLR: PolynomialLR,
-    lr_scheduler.ReduceLROnPlateau: ReduceLROnPlateau,
-    lr_scheduler.SequentialLR: SequentialLR,
-    lr_scheduler.StepLR: StepLR,
-    swa_utils.SWALR: SWALR,
-    LRScheduler: TracedLR,
-}
-
-
 # Weakly, so that a class that was made in a function goes when nobody uses it any more.
 _made: weakref.WeakKeyDictionary[type, weakref.ref[type[Any]]] = weakref.WeakKeyDictionary()
 
 
 def _device_class(users: Any) -> type[Any]:
     """Our class for one of torch's, or one that puts the user's subclass in front of ours."""
-    if users in _OURS:
-        return _OURS[users]
+    if users in OF_TORCHS:
+        return OF_TORCHS[users]
     known = _made.get(users)
     cls = None if known is None else known()
     if cls is None:
@@ -72,7 +35,7 @@ def _device_class(users: Any) -> type[Any]:
 
 
 def _make_device_class(users: Any) -> type[Any]:
-    ours = next(_OURS[c] for c in users.__mro__ if c in _OURS)
+    ours = next(OF_TORCHS[c] for c in users.__mro__ if c in OF_TORCHS)
     names = {
         "__module__": users.__module__,
         "__qualname__": users.__qualname__,

@@ -4,8 +4,8 @@ import math
 
 from torch.optim import lr_scheduler
 
-from ..builder import Builder, Value
-from ..program import LAST_EPOCH, STEP_COUNT
+from ..program.builder import Builder, Value
+from ..program.program import LAST_EPOCH, STEP_COUNT
 from .base import OnDevice
 from .registers import Register
 

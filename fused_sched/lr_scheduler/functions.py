@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from operator import is_
 from typing import Any
 
-from ..builder import Builder, Value
-from ..schedule import Schedule
+from ..program.builder import Builder, Value
+from ..program.schedule import Schedule
 from ..trace import Traced, Untraceable, call_within, emit_per_group, trace_all
 
 LONGEST_CALL = 5.0  # seconds of processor time, for a function in which tracing suspects an endless loop

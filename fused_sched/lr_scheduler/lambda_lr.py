@@ -7,7 +7,7 @@ from typing import Any
 
 from torch.optim import lr_scheduler
 
-from ..builder import Builder, Value
+from ..program.builder import Builder, Value
 from .base import OnDevice
 
 

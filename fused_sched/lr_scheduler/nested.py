@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 from torch.optim import lr_scheduler
 
-from ..builder import Builder, Value
-from ..program import LAST_EPOCH
+from ..program.builder import Builder, Value
+from ..program.program import LAST_EPOCH
 from .base import OnDevice, groups_untouched_on_error
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
-from ..builder import Builder, Value
-from ..control_block import FIELDS
+from ..memory.control_block import FIELDS
+from ..program.builder import Builder, Value
 from .base import OnDevice
 
 Function = Callable[[int], Any]

@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 
 from torch.optim.lr_scheduler import LRScheduler
 
-from ..builder import Builder, Operand, Value
-from ..program import LAST_EPOCH, STEP_COUNT, Program
-from ..schedule import Schedule
+from ..program.builder import Builder, Operand, Value
+from ..program.program import LAST_EPOCH, STEP_COUNT, Program
+from ..program.schedule import Schedule
 from ..trace import TracedScheduler, Untraceable, trace_get_lr
 from .functions import StepFunctions
 from .registers import LAST_LR, GroupRegister, Register

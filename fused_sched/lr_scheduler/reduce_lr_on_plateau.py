@@ -10,8 +10,8 @@ import torch
 from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import EPOCH_DEPRECATION_WARNING
 
-from ..builder import Builder, Value
-from ..program import LAST_EPOCH
+from ..program.builder import Builder, Value
+from ..program.program import LAST_EPOCH
 from .base import OnDevice
 from .registers import Register
 

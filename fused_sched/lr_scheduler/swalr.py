@@ -4,8 +4,8 @@ import math
 
 from torch.optim import swa_utils
 
-from ..builder import Builder, Value
-from ..program import STEP_COUNT
+from ..program.builder import Builder, Value
+from ..program.program import STEP_COUNT
 from .base import OnDevice
 
 

@@ -11,15 +11,15 @@ import torch
 from torch.optim import Optimizer
 
 from .. import backends
-from ..control_block import ControlBlock
-from ..live_dict import Changes
-from ..param_group import ParamGroup
-from ..param_state import OptimizerState, ParamState, take_back_steps
-from ..parameter_table import ParameterTable
+from ..memory.control_block import ControlBlock
+from ..memory.parameter_table import ParameterTable
+from ..program.schedule import Schedule
 from ..rules import Rule
-from ..schedule import Schedule
 from .addition import is_torchs, narrow
+from .live_dict import Changes
 from .load import Load
+from .param_group import ParamGroup
+from .param_state import OptimizerState, ParamState, take_back_steps
 from .sync import Sync, check_gradients, check_params
 
 

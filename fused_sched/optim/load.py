@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from ..param_group import check_group
-from ..param_state import OptimizerState, ParamState, whole_step
 from ..rules import Rule
+from .param_group import check_group
+from .param_state import OptimizerState, ParamState, whole_step
 from .sync import check_complete, check_shape
 
 

@@ -10,10 +10,8 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from ..control_block import NO_COUNT, ControlBlock
-from ..param_group import ParamGroup
-from ..param_state import OptimizerState, ParamState
-from ..parameter_table import (
+from ..memory.control_block import NO_COUNT, ControlBlock
+from ..memory.parameter_table import (
     DTYPES,
     Entry,
     ParameterTable,
@@ -25,6 +23,8 @@ from ..parameter_table import (
     state_format,
 )
 from ..rules import Rule
+from .param_group import ParamGroup
+from .param_state import OptimizerState, ParamState
 
 WARM_UP = "run one optimizer.step() with all gradients before the capture"
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..builder import Builder, Value
+from ..program.builder import Builder, Value
 from .explore import Fork, Leaf, Tree, Untraceable
 from .expression import Node
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from ..program import host_function
+from ..program.program import host_function
 
 _WHOLE = frozenset(
     ("floor", "ceil", "trunc", "round", "lt", "le", "eq", "ne", "and", "or", "not", "count_lt", "count_le")

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from types import FunctionType, MethodType
 from typing import Any
 
-from ..builder import Builder, Value
-from . import verify
+from ..program.builder import Builder, Value
+from ..trace import verify
 from .emit import Form, emit_form, emit_groups, make_form
 from .explore import LAST_STEP, Explorer, Fork, Leaf, Tree, Untraceable, current
 from .expression import Node

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..builder import Builder
+from ..program.builder import Builder
 from .emit import Form, emit_form
 from .explore import Explorer, Untraceable
 

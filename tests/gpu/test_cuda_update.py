@@ -12,8 +12,8 @@ from schedule_twins import assert_alike, last_lr_on_the_device, on_the_device, s
 from tolerances import DEVICES_RELATIVE, SCHEDULE_RELATIVE
 
 from fused_sched import backends
-from fused_sched.control_block import HEADER
 from fused_sched.lr_scheduler import CosineAnnealingLR, CyclicLR, LambdaLR, StepLR
+from fused_sched.memory.control_block import HEADER
 from fused_sched.optim import SGD, Adam, AdamW
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]

@@ -14,8 +14,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import required
 
 import fused_sched
-from fused_sched.live_dict import LiveDict
 from fused_sched.lr_scheduler import LambdaLR
+from fused_sched.optim.live_dict import LiveDict
 
 
 def _new() -> Parameter:

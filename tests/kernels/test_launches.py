@@ -17,10 +17,10 @@ from fused_sched.optim import SGD, AdamW
 if lane.reason_unavailable("triton") is not None:
     pytest.skip("the triton backend cannot run here", allow_module_level=True)
 
-from fused_sched import pointers
 from fused_sched.backends.triton import TritonBackend
 from fused_sched.kernels.numerics import INTERPRETED
-from fused_sched.platforms import Platform
+from fused_sched.memory import pointers
+from fused_sched.memory.platforms import Platform
 
 pytestmark = pytest.mark.skipif(
     not INTERPRETED and not lane.PTX, reason="runs on CPU tensors: set TRITON_INTERPRET=1 or FUSED_SCHED_TEST_PTX"

@@ -11,9 +11,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fused_sched.builder import Builder, Value
-from fused_sched.control_block import FIELDS, GROUP_STRIDE, GROUPS_OFFSET
-from fused_sched.program import OPERATIONS, Program
+from fused_sched.memory.control_block import FIELDS, GROUP_STRIDE, GROUPS_OFFSET
+from fused_sched.program.builder import Builder, Value
+from fused_sched.program.program import OPERATIONS, Program
 
 pytest.importorskip("triton")
 

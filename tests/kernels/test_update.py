@@ -11,10 +11,10 @@ pytest.importorskip("fused_sched._C", reason="the C++ extension is the oracle")
 
 from update_case import Case, check_equal, id_of
 
-from fused_sched.control_block import HEADER
 from fused_sched.kernels import variants
 from fused_sched.kernels.numerics import INTERPRETED
-from fused_sched.parameter_table import KINDS
+from fused_sched.memory.control_block import HEADER
+from fused_sched.memory.parameter_table import KINDS
 
 pytestmark = pytest.mark.skipif(
     not INTERPRETED and not lane.PTX, reason="runs on CPU tensors: set TRITON_INTERPRET=1 or FUSED_SCHED_TEST_PTX"

@@ -319,7 +319,7 @@ def test_mirror_never_waits_for_the_device(remote: None, host_backend: str, monk
     def forbidden(self: Any) -> None:
         raise AssertionError("the host read the device")
 
-    monkeypatch.setattr("fused_sched.control_block.HostedArray.refresh", forbidden)
+    monkeypatch.setattr("fused_sched.memory.control_block.HostedArray.refresh", forbidden)
     for pair in pairs:
         for _ in range(5):
             pair.optimizer_step()

@@ -15,12 +15,12 @@ import sys
 import torch
 from triton.backends.compiler import GPUTarget
 
-from fused_sched.builder import Builder
 from fused_sched.kernels import variants
 from fused_sched.kernels.launcher import compile_kernel
 from fused_sched.kernels.program_source import advance_function
-from fused_sched.parameter_table import kind_code
-from fused_sched.program import OPERATIONS, Program
+from fused_sched.memory.parameter_table import kind_code
+from fused_sched.program.builder import Builder
+from fused_sched.program.program import OPERATIONS, Program
 
 TARGET = GPUTarget("cuda", 90, 32)
 LANES = 128  # one for each thread

@@ -9,7 +9,7 @@ from functools import cache
 import torch
 
 from fused_sched.backends.cuda import BLOCK_THREADS, LAUNCH, LAUNCH_WIDTH, SCHEDULE_WIDTH
-from fused_sched.parameter_table import DTYPES
+from fused_sched.memory.parameter_table import DTYPES
 from fused_sched.rules import RULES
 
 from .compiled import entries, nvcc_ptx

@@ -17,9 +17,9 @@ import torch
 
 pytest.importorskip("triton")
 
-from fused_sched.control_block import FIELDS, GROUP_STRIDE, GROUPS_OFFSET
 from fused_sched.kernels.program_source import EXPRESSIONS
-from fused_sched.program import OPERATIONS
+from fused_sched.memory.control_block import FIELDS, GROUP_STRIDE, GROUPS_OFFSET
+from fused_sched.program.program import OPERATIONS
 from ptx import Kernel, perturb
 from ptx.compile_triton import LANES, operation
 from ptx.compiled import triton_ptx

@@ -14,10 +14,10 @@ pytest.importorskip("fused_sched._C", reason="the C++ extension is the oracle")
 from update_case import ROWS, Case, check_equal
 
 from fused_sched.backends.cuda import CudaBackend
-from fused_sched.control_block import ControlBlock
 from fused_sched.lr_scheduler import CyclicLR
+from fused_sched.memory.control_block import ControlBlock
+from fused_sched.memory.parameter_table import RECORD
 from fused_sched.optim import SGD
-from fused_sched.parameter_table import RECORD
 from ptx import Fault, Kernel
 from ptx.compile_triton import LANES, momentum, operation
 from ptx.compiled import entries, triton_ptx

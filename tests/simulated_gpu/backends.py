@@ -11,7 +11,7 @@ import torch
 
 from fused_sched.kernels.launcher import Argument, Launcher
 from fused_sched.kernels.variants import Kernel
-from fused_sched.platforms import Platform
+from fused_sched.memory.platforms import Platform
 
 from .graph import STREAM
 from .memory import DLPACK_DEVICE

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..memory.control_block import ControlBlock
+from ..memory.hosted_array import HostedArray
 from .builder import TRAP
-from .control_block import ControlBlock
-from .hosted_array import HostedArray
 from .program import Program
 
 if TYPE_CHECKING:
-    from .backends import Backend
+    from ..backends import Backend
 
 
 class Schedule:

@@ -13,7 +13,7 @@ from .platforms import Platform
 
 _C: Any = None
 with suppress(ImportError):
-    from . import _C
+    from .. import _C
 
 UNCHANGED, MOVED, REBUILD = 0, 1, 2  # as _C.scan
 

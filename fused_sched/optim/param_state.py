@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from .control_block import ControlBlock
+from ..memory.control_block import ControlBlock
+from ..rules import Rule
 from .live_dict import Changes, LiveDict
-from .rules import Rule
 
 _MOST_STEPS = 2**53  # float64, in which bias corrections are computed, has all whole numbers up to here
 

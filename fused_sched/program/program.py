@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from .control_block import FIELDS, GROUP_STRIDE, GROUPS_OFFSET
+from ..memory.control_block import FIELDS, GROUP_STRIDE, GROUPS_OFFSET
 
 # Name -> number of value operands. The position is the op code, shared with csrc/program.h.
 OPERATIONS: dict[str, int] = {

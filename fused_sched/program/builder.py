@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from .control_block import FIELDS
+from ..memory.control_block import FIELDS
 from .program import ARITHMETIC, MAX_OPERATIONS, OPERATIONS, Operation, Program, Slot
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from .control_block import FIELDS, FLAGS, ControlBlock
+from ..memory.control_block import FIELDS, FLAGS, ControlBlock
 from .live_dict import Changes, LiveDict
 
 _BETAS = {"betas": ("beta1", "beta2")}

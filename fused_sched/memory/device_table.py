@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
+from ..rules import Rule
 from .parameter_table import RECORD, ParameterTable, widest_of
 from .platforms import TORCH, Platform
-from .rules import Rule
 
 GRAD, COUNT = RECORD["grad"], RECORD["count"]
 UNIT = 1024  # elements; chunks start at multiples of it
