@@ -241,9 +241,10 @@ def read(view: Any, name: str, start: type | None = None) -> Any:
             own = {}
         if isinstance(real, enum.Enum) and name in ("value", "name"):
             name = f"_{name}_"
-        box.watch.in_dict(real, name, own.get(name, MISSING))
         if name in own:
+            box.watch.attribute(real, name, own[name])  # it goes before what the class has
             return box.wrap(own[name])
+        box.watch.has_none(real, name)
     if found is not None:
         owner, value = found
         box.watch.key(owner.__dict__, name, value)

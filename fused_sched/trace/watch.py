@@ -50,9 +50,9 @@ class Watch:
         """``mapping.get(key)`` was ``value``; MISSING where it had no such key."""
         self._note(("key", id(mapping), key), mapping, methodcaller("get", key, MISSING), value)
 
-    def in_dict(self, owner: Any, name: str, value: Any) -> None:
-        """``vars(owner).get(name)`` was ``value``; MISSING where it had no such attribute of its own."""
-        self._note(("in dict", id(owner), name), owner, lambda it: it.__dict__.get(name, MISSING), value)
+    def has_none(self, owner: Any, name: str) -> None:
+        """``owner`` had no attribute ``name`` of its own."""
+        self._note(("own", id(owner), name), owner, lambda it: name in getattr(it, "__dict__", ()), False)
 
     def attribute(self, owner: Any, name: str, value: Any) -> None:
         """``owner.name`` was ``value``."""
