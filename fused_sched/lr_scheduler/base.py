@@ -1,4 +1,4 @@
-"""What the schedulers share: torch's bookkeeping around a program that runs on the device."""
+"""What the schedulers share: torch's interface around a program that runs on the device."""
 
 from __future__ import annotations
 
@@ -6,24 +6,22 @@ import inspect
 import sys
 import warnings
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import EPOCH_DEPRECATION_WARNING, LRScheduler
 
-from ..memory.control_block import FIELDS
 from ..optim.fused_optimizer import FusedOptimizer
-from ..program.builder import TRAP
 from ..program.program import Program
-from .programmed import Programmed, warn
+from .binding import Bound
+from .host_steps import groups_untouched_on_error
+from .programmed import warn
 from .registers import LAST_LR
 
 OF_TORCHS: dict[type, type[OnDevice]] = {}  # our class for each of torch's
 
 
-class OnDevice(Programmed):
+class OnDevice(Bound):
     """Mixin in front of a torch scheduler class; see the package's docstring for the two new keywords.
 
     torch's constructor runs as it is, initial step included; from then on ``step()`` advances the program.
@@ -79,8 +77,6 @@ class OnDevice(Programmed):
                 f"{self._torch_class.__module__}.{self._torch_class.__name__}"
             )
 
-    # -- torch's interface ---------------------------------------------------------------------------
-
     def step(self, epoch: float | None = None) -> None:
         """One step of the schedule.
 
@@ -124,72 +120,6 @@ class OnDevice(Programmed):
             self._step_by_python()
         return True
 
-    def _step_on_host(self, epoch: float | None = None) -> None:
-        """One step by torch's Python code."""
-        self.optimizer._block.refuse_in_capture(f"{self._sets} of {type(self).__name__} was computed by Python")
-        if getattr(self, "_is_initial", False):
-            self._ensure_source()  # before torch calls the user's function, which may never return
-        with self._untouched_on_error(), groups_untouched_on_error(self.optimizer):
-            self._torchs_step(epoch)
-
-    def _torchs_step(self, epoch: float | None) -> None:
-        self._step_count += 1
-        self._update_lr(epoch)  # type: ignore[attr-defined]
-
-    @contextmanager
-    def _untouched_on_error(self) -> Iterator[None]:
-        """Put back what torch's code had changed, here and in the parts, before it raised."""
-        before = []
-        for one in self._family():
-            state = one.__dict__
-            names = [name for name in (*one._registers, LAST_LR) if name in state]
-            before.append((one, dict(state), [(name, getattr(one, name)) for name in names]))
-        try:
-            yield
-        except Exception:
-            for one, state, values in before:
-                one.__dict__.clear()
-                one.__dict__.update(state)
-                for name, value in values:
-                    setattr(one, name, value)
-            raise
-
-    def _step_by_python(self) -> None:
-        """The program trapped: let torch's code make the step, or raise what it raises there."""
-        schedule = self._schedule
-        assert schedule is not None
-        self.optimizer._block.refuse_in_capture(f"the lr of {type(self).__name__} was computed by Python")
-        schedule.write(TRAP, 0.0)
-        block = self.optimizer._block
-        block.expire()  # what is put back must be what the device had
-        saved = [(one, name, getattr(one, name)) for one in self._family() for name in (*one._registers, LAST_LR)]
-        slots = [block.slot(row, field) for row in self.optimizer.rows for field in FIELDS]
-        values = [block.read(slot) for slot in slots]
-
-        def put_back() -> None:
-            for one, name, value in saved:
-                setattr(one, name, value)
-            for slot, before in zip(slots, values, strict=True):
-                block.write(slot, before)
-
-        try:
-            self._step_on_host()
-        except Exception as error:  # known by this name in the handler alone: its traceback has this frame
-            put_back()
-            if not schedule.memory.captured:
-                raise
-            raise self._stopped(f"{type(error).__name__}: {error}") from error
-        if schedule.memory.captured:
-            put_back()
-            raise self._stopped("the values computed ahead by Python had been used up")
-
-    def _stopped(self, why: str) -> RuntimeError:
-        epoch = self._coming_epoch(restart=False)
-        return RuntimeError(
-            f"{type(self).__name__} stopped before epoch {epoch}, and what it sets has stayed as it was in all "
-            f"replays of the CUDA graph since then: {why}"
-        )
-
     def _steps_taken(self) -> int:
         return int(self._step_count)
 
@@ -220,11 +150,6 @@ class OnDevice(Programmed):
             pairs = zip(values, groups, strict=True)
             return [torch.tensor(x, dtype=torch.float64) if torch.is_tensor(g.get("lr")) else x for x, g in pairs]
         return values
-
-    def _raise_if_trapped(self) -> None:
-        schedule = self._schedule
-        if schedule is not None and not self._is_part and schedule.read_trap():
-            self._step_by_python()
 
     def state_dict(self) -> dict[str, Any]:
         """The state in torch's format; it loads into torch's class of the same name, and back.
@@ -280,8 +205,6 @@ class OnDevice(Programmed):
                 lines.append(f"{type(one).__name__} is a program on {self.optimizer._block.tensor.device}")
         return "\n".join([*lines, *([] if self.program is None else [str(self.program)])])
 
-    # -- registers -----------------------------------------------------------------------------------
-
     def __getstate__(self) -> dict[str, Any]:
         self.optimizer._block.expire()
         self._pull()
@@ -295,26 +218,3 @@ class OnDevice(Programmed):
         self._reset_slots(fused, skip_with_optimizer)
         self.__dict__.update(state)
         self._bind(pending)
-
-
-@contextmanager
-def groups_untouched_on_error(optimizer: Any) -> Iterator[None]:
-    """Put back what a constructor that fails has written into the param groups."""
-    before = [dict(group) for group in optimizer.param_groups]
-    try:
-        yield
-    except Exception:
-        for group, values in zip(optimizer.param_groups, before, strict=True):
-            for key in [k for k in group if k not in values]:
-                del group[key]
-            for key, value in values.items():
-                if group[key] is not value and not _equal(group[key], value):
-                    group[key] = value
-        raise
-
-
-def _equal(a: Any, b: Any) -> bool:
-    try:
-        return bool(a == b)
-    except (RuntimeError, ValueError):  # of tensors
-        return False

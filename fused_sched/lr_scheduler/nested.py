@@ -10,7 +10,8 @@ from torch.optim import lr_scheduler
 
 from ..program.builder import Builder, Value
 from ..program.program import LAST_EPOCH
-from .base import OnDevice, groups_untouched_on_error
+from .base import OnDevice
+from .host_steps import groups_untouched_on_error
 
 
 class _Nested(OnDevice):

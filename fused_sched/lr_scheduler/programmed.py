@@ -1,8 +1,7 @@
-"""A scheduler as a program: what it emits, how it is bound to a device, and what users change by hand."""
+"""A scheduler as a program: what it emits, and why Python may have to run it."""
 
 from __future__ import annotations
 
-import copy
 import sys
 import warnings
 import weakref
@@ -20,7 +19,10 @@ from .registers import LAST_LR, GroupRegister, Register
 
 
 class Programmed:
-    """The half of :class:`OnDevice` that knows the program.
+    """A scheduler whose steps are a program; the first of the classes that make up :class:`OnDevice`.
+
+    They build on each other in one line, each in a file of its own: what the program is, what users change by hand,
+    steps by torch's own code, how the program is put to work, torch's interface.
 
     A subclass implements :meth:`_next_lr`, or :meth:`_emit_step` where a step is more than an lr. The
     attributes in ``_registers``, and ``_last_lr``, are registers of the program: reading them reads the
@@ -67,7 +69,7 @@ class Programmed:
         self._tabulates = False  # Python computes values ahead of every advance
         # in which of this one and its parts a change has to be looked for
         self._watches_itself = False
-        self._watched_parts: tuple[Programmed, ...] = ()
+        self._watched_parts: tuple[Any, ...] = ()
         self._groups_seen: Any = None  # the groups that the program drives, as the optimizer knew them
         self._order_checked = False
         self._source: StepFunctions | None = None  # where values that depend on a user's function come from
@@ -163,12 +165,34 @@ class Programmed:
         """The schedulers that this one is made of."""
         return []
 
-    def _family(self) -> Iterator[Programmed]:
+    def _family(self) -> Iterator[Any]:
         """This scheduler and all that it is made of, at any depth."""
         yield self
         for part in self._parts():
             if isinstance(part, Programmed):
                 yield from part._family()
+
+    def _functions(self) -> list[Any]:
+        """Functions of the user that the schedule calls."""
+        return []
+
+    def _outputs(self) -> int:
+        """How many numbers such a function returns."""
+        return 1
+
+    def _tabulated(self, epoch: int) -> list[list[float]]:
+        """What the table holds for ``epoch`` where the functions cannot be traced; one list an output."""
+        raise NotImplementedError
+
+    def _ensure_source(self) -> None:
+        if self._source is None and self._functions():
+            functions, tabulated = weakref.WeakMethod(self._functions), weakref.WeakMethod(self._tabulated)
+            self._source = StepFunctions(
+                lambda: functions()(),  # type: ignore[misc]
+                lambda epoch: tabulated()(epoch),  # type: ignore[misc]
+                self._horizon,
+                self._outputs(),
+            )
 
     def _why_on_host(self) -> str | None:
         """The reason why only Python can run this scheduler, or None."""
@@ -210,226 +234,11 @@ class Programmed:
         self._emit_step(b)
         return b.finish(type(self).__name__)
 
-    def _bind(self, pending: bool = False) -> None:
-        """Build the program and put it on the optimizer's device."""
-        self._host_reason = self._why_on_host()
-        if self._host_reason is not None:
-            if self._fused or self._skip_with_optimizer:
-                raise ValueError(f"{self._host_reason}: leave out fused and skip_with_optimizer")
-            warn(f"{self._host_reason}: its lr is computed on the host at every step()")
-            if self._schedule is not None:
-                for one in self._family():
-                    one._pull()
-                for one in self._family():
-                    one._leave_schedule()
-                    one._schedule = one._outer_reference = None
-            return
-        optimizer = self.optimizer
-        previous = self._schedule
-        for one in self._family():
-            one._pull()
-            one._ensure_source()
-            if one._source is not None:
-                one._source.forget()  # rows computed ahead are in the memory of another schedule
-        if optimizer.groups_changed():
-            optimizer.sync_groups()
-        block, backend = optimizer._block, optimizer._backend
-        schedule = Schedule(self._build(), optimizer.rows, block, backend, self._skip_with_optimizer)
-        self._groups_seen = optimizer._group_snapshot
-        schedule.before_advance = Hold(self)
-        schedule.pending = pending if previous is None else previous.pending
-        optimizer._scheduled_fields |= schedule.program.fields_written
-        self._take_over(schedule, "", None)
-        self._note_all_constants()
-        schedules = optimizer._schedules
-        if previous in schedules:
-            schedules[schedules.index(previous)] = schedule
-        elif self._fused:
-            written = schedule.program.fields_written
-            rivals = [s.program.name for s in schedules if s.program.fields_written & written]
-            if rivals:
-                warn(
-                    f"{type(self).__name__} is one more fused scheduler on an optimizer that advances "
-                    f"{', '.join(rivals)} already: every optimizer.step() advances all of them. Call detach() on a "
-                    "scheduler that is replaced"
-                )
-            schedules.append(schedule)
-        for one in self._family():
-            if one._source is not None and one._source.horizon > 1:
-                one._prepare(restart=False)
-        optimizer._changes.structure = True  # which state tensors are needed may depend on the program
-
-    def _functions(self) -> list[Any]:
-        """Functions of the user that the schedule calls."""
-        return []
-
-    def _outputs(self) -> int:
-        """How many numbers such a function returns."""
-        return 1
-
-    def _tabulated(self, epoch: int) -> list[list[float]]:
-        """What the table holds for ``epoch`` where the functions cannot be traced; one list an output."""
-        raise NotImplementedError
-
-    def _ensure_source(self) -> None:
-        if self._source is None and self._functions():
-            functions, tabulated = weakref.WeakMethod(self._functions), weakref.WeakMethod(self._tabulated)
-            self._source = StepFunctions(
-                lambda: functions()(),  # type: ignore[misc]
-                lambda epoch: tabulated()(epoch),  # type: ignore[misc]
-                self._horizon,
-                self._outputs(),
-            )
-
-    def _take_over(self, schedule: Schedule, scope: str, outer: Programmed | None) -> None:
-        """Let this scheduler and its parts be run by ``schedule``."""
-        self._leave_schedule()
-        self._schedule, self._scope = schedule, scope
-        self._outer_reference = None if outer is None else weakref.ref(outer)
-        for i, part in enumerate(self._parts()):
-            part._take_over(schedule, f"{scope}{i}.", outer or self)
-
-    def _leave_schedule(self) -> None:
-        if self._schedule is not None:
-            self._schedule.retire()
-
-    # -- what users change by hand -------------------------------------------------------------------
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, value)
-        if name in self._constants:
-            (self._outer or self)._touched = True
-
-    def _look(self) -> dict[str, Any]:
-        """Copies of the constants that are containers, by which a change inside them is recognised."""
-        constants = {name: self.__dict__.get(name) for name in self._constants}
-        return {name: copy.copy(x) for name, x in constants.items() if isinstance(x, (list, dict))}
-
-    def _look_at_groups(self) -> list[list[Any]]:
-        return [[g.get(name) for g in self.optimizer.param_groups] for name in self._group_constants]
-
-    def _note_constants(self) -> None:
-        self._touched, self._values_seen = False, self.optimizer._changes.values
-        self._seen, self._seen_in_groups = self._look(), self._look_at_groups()
-
-    def _note_all_constants(self) -> None:
-        members = tuple(self._family())
-        for one in members:
-            one._note_constants()
-        self._tabulates = any(one._source is not None and not one._source.traced for one in members)
-        watched = [one for one in members if one._seen or one._source or one._traced_get_lr or one._group_constants]
-        self._watches_itself = self in watched
-        self._watched_parts = tuple(one for one in watched if one is not self)
-
-    def _has_other_groups(self) -> bool:
-        """Whether the optimizer's groups, as they are now, are not those that the program drives."""
-        optimizer = self.optimizer
-        if optimizer.groups_changed():
-            optimizer.sync_groups()
-        return self._groups_seen is not optimizer._group_snapshot
-
-    def _before_advance(self) -> None:
-        """Take in what was changed by hand: groups, constants, values of a user's function."""
-        self._take_changes(self._has_other_groups())
-
-    def _take_changes(self, other_groups: bool) -> None:
-        schedule = self._schedule
-        assert schedule is not None
-        if schedule.trapped:
-            self._step_by_python()
-        if other_groups:
-            self._take_groups()
-            if self._schedule is None:
-                return
-        changed = self._touched or (self._watches_itself and self._constants_changed())
-        for one in self._watched_parts:
-            changed = changed or one._constants_changed()
-        if changed:
-            self._refresh()
-        if self._tabulates:
-            self._prepare(restart=False)
-
-    def _prepare(self, restart: bool) -> None:
-        """Put on the device what Python has to compute for the coming step (``restart``: to epoch 0)."""
-        if self._source is not None and not self._source.traced:
-            assert self._schedule is not None
-            self._source.prepare(self._schedule, self._scope, lambda: self._coming_epoch(restart))
-
-    def _coming_epoch(self, restart: bool) -> int:
-        return 0 if restart else int(self.last_epoch) + 1
-
-    def _constants_changed(self) -> bool:
-        """Whether something changed that no assignment to an attribute tells of."""
-        if self._source is not None and self._source.changed():
-            return True
-        if self._traced_get_lr is not None and self._traced_get_lr.changed():
-            return True
-        if self._group_constants and self.optimizer._changes.values != self._values_seen:
-            self._values_seen = self.optimizer._changes.values
-            if self._look_at_groups() != self._seen_in_groups:
-                return True
-        state = self.__dict__
-        for name, value in self._seen.items():  # noqa: SIM110  # on the step path: any() costs more
-            if state[name] != value:
-                return True
-        return False
-
-    def _take_groups(self) -> None:
-        """Drive the groups that the optimizer has now: as with torch, what is given per group goes by the list."""
-        schedule, groups = self._schedule, self.optimizer.param_groups
-        assert schedule is not None
-        for one in self._family():
-            one._values_seen = -1  # what torch keeps in the groups may be another's
-        if schedule.n_groups == len(groups):
-            schedule.drive(self.optimizer.rows)
-            self._groups_seen = self.optimizer._group_snapshot
-            return
-        for one in self._family():
-            one._pull()
-            if one._source is not None:
-                one._source.forget()
-        self._bind()
-
-    def _refresh(self) -> None:
-        assert self._schedule is not None
-        for one in self._family():
-            one._pull()
-            if one._source is not None:
-                one._source.forget()
-        if self._why_on_host() is not None or not self._schedule.take_constants(self._build()):
-            self._bind()
-        self._note_all_constants()
-
     def _pull(self) -> None:
         """Write the registers into ``__dict__``, where torch's code expects them."""
         if self._schedule is not None:
             for name in (*self._registers, LAST_LR):
                 self.__dict__[name] = getattr(self, name)
-
-    def _step_by_python(self) -> None:
-        """The program trapped: let torch's code make the step, or raise what it raises there."""
-        raise NotImplementedError
-
-
-class Hold:
-    """The scheduler of a fused schedule, as the schedule has it: weakly.
-
-    The user has it, and it has the optimizer. When the user lets go of it, it is the optimizer that has it, and it has
-    the optimizer weakly from then on: so the schedule goes on, and there is never a cycle.
-    """
-
-    def __init__(self, scheduler: Programmed) -> None:
-        self.point_to(scheduler)
-
-    def point_to(self, scheduler: Programmed) -> None:
-        """Have this one; what collected a cycle has cleared the reference."""
-        self._weak = weakref.ref(scheduler)
-
-    def __call__(self) -> None:
-        """What has to be done before an advance."""
-        scheduler = self._weak()
-        if scheduler is not None:
-            scheduler._before_advance()
 
 
 def warn(message: str) -> None:

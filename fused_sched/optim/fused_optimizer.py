@@ -261,9 +261,10 @@ class FusedOptimizer(Optimizer):
             if isinstance(values, ParamState):
                 # a buffer that holds nothing yet is none
                 empty = self._rule.step_key is None and values.count == 0
-                values = {k: v for k, v in values.items() if not (empty and k in self._rule.state_keys)}
-                if not values:
+                kept = {k: v for k, v in values.items() if not (empty and k in self._rule.state_keys)}
+                if values and not kept:
                     continue
+                values = kept
             plain[key] = values
         return plain
 

@@ -152,18 +152,21 @@ class Sync:
     def _separate_counts(self, entries: list[Entry]) -> None:
         """Let an entry that occurs again in a group have its own answer to whether the buffer holds anything.
 
-        Torch reads all buffers of a group before it updates its first parameter, so in a first step each finds none.
+        Torch reads all buffers of a group before it updates its first parameter, so in a first step each of the group
+        that comes first finds none.
         """
         if self.rule.step_key is not None:
             return
-        found = set()
+        first: dict[int, int] = {}  # by count, the row where it occurs first
         for entry in entries:
-            if (entry.row, entry.count) in found:
+            if entry.count == NO_COUNT:
+                continue
+            if first.get(entry.count) == entry.row:
                 entry.copied_count = self.block.claim_count()
                 self.block.counts[entry.copied_count.index] = self.block.counts[entry.count]
                 entry.count = entry.copied_count.index
-            elif entry.count != NO_COUNT:
-                found.add((entry.row, entry.count))
+            else:
+                first.setdefault(entry.count, entry.row)
 
     def _entry(self, p: torch.Tensor, row: int, needed: int) -> Entry:
         values = self.states[p] if p in self.states else self.state.get(p)

@@ -1,0 +1,63 @@
+"""What users change by hand."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from .programmed import Programmed
+
+
+class EditedByHand(Programmed):
+    """What users change on a scheduler, and on the groups, is noticed before the next step."""
+
+    __slots__ = ()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in self._constants:
+            (self._outer or self)._touched = True
+
+    def _look(self) -> dict[str, Any]:
+        """Copies of the constants that are containers, by which a change inside them is recognised."""
+        constants = {name: self.__dict__.get(name) for name in self._constants}
+        return {name: copy.copy(x) for name, x in constants.items() if isinstance(x, (list, dict))}
+
+    def _look_at_groups(self) -> list[list[Any]]:
+        return [[g.get(name) for g in self.optimizer.param_groups] for name in self._group_constants]
+
+    def _note_constants(self) -> None:
+        self._touched, self._values_seen = False, self.optimizer._changes.values
+        self._seen, self._seen_in_groups = self._look(), self._look_at_groups()
+
+    def _note_all_constants(self) -> None:
+        members = tuple(self._family())
+        for one in members:
+            one._note_constants()
+        self._tabulates = any(one._source is not None and not one._source.traced for one in members)
+        watched = [one for one in members if one._seen or one._source or one._traced_get_lr or one._group_constants]
+        self._watches_itself = self in watched
+        self._watched_parts = tuple(one for one in watched if one is not self)
+
+    def _has_other_groups(self) -> bool:
+        """Whether the optimizer's groups, as they are now, are not those that the program drives."""
+        optimizer = self.optimizer
+        if optimizer.groups_changed():
+            optimizer.sync_groups()
+        return self._groups_seen is not optimizer._group_snapshot
+
+    def _constants_changed(self) -> bool:
+        """Whether something changed that no assignment to an attribute tells of."""
+        if self._source is not None and self._source.changed():
+            return True
+        if self._traced_get_lr is not None and self._traced_get_lr.changed():
+            return True
+        if self._group_constants and self.optimizer._changes.values != self._values_seen:
+            self._values_seen = self.optimizer._changes.values
+            if self._look_at_groups() != self._seen_in_groups:
+                return True
+        state = self.__dict__
+        for name, value in self._seen.items():  # noqa: SIM110  # on the step path: any() costs more
+            if state[name] != value:
+                return True
+        return False
