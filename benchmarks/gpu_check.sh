@@ -149,7 +149,7 @@ unpack() { # unpack FILE FOLDER: of what an earlier part wrote
 first() {
   step smoke 45 "$PYTHON" benchmarks/smoke.py ${dry[@]+"${dry[@]}"}
   tests tests 100 -n "$WORKERS" tests/gpu --ignore "$LONG"
-  FUSED_SCHED_BACKEND=cuda tests tests-cuda 20 -n "$WORKERS" tests/gpu/test_capture.py
+  FUSED_SCHED_BACKEND=cuda tests tests-cuda 40 -n "$WORKERS" tests/gpu/test_capture.py
   if [ "$DRY_RUN" = 1 ]; then
     step variants $(($(left) - 8)) "$PYTHON" benchmarks/gpu.py --variants --dry-run
   else
@@ -193,7 +193,7 @@ memcheck() { # memcheck NAME FILE EXPRESSION: the tests of FILE that match, unde
 full() {
   unpack first-logs.tar.gz "$SCRATCH/previous"
   again tests 60 tests/gpu --ignore "$LONG"
-  FUSED_SCHED_BACKEND=cuda again tests-cuda 20 tests/gpu/test_capture.py
+  FUSED_SCHED_BACKEND=cuda again tests-cuda 40 tests/gpu/test_capture.py
   tests tests-long 40 -n "$WORKERS" "$LONG"
   measure full $(($(left) - 100))
   memcheck triton tests/gpu/test_update.py '(adamw or momentum) and float32 and unaligned'
