@@ -40,8 +40,9 @@ def full(plan: Plan, device: Host) -> None:
 def rest(plan: Plan, device: Host) -> None:
     """Further rows."""
     _add_steps(plan, device, step.GPU_FURTHER[:5])
-    plan.add("scheduler", "", 20, lambda: host.scheduler_rows(device, 0.1, schedules.one_each()))
     plan.add("scaling", "", 10, lambda: host.scaling_rows(device, 0.3))
+    for case in schedules.one_each():
+        plan.add("scheduler", case.name, 5, lambda c=case: host.scheduler_rows(device, 0.1, [c]))
     plan.add("first step", "", 40, lambda: first_step.rows(device, "LoRA r1"))
     _add_steps(plan, device, step.GPU_FURTHER[5:])
     for problem in COMPILED:

@@ -40,7 +40,7 @@ def insert(path: Path, sections: dict[str, str]) -> None:
 def _versions(results: Path) -> dict[str, str]:
     """Sections of the rounds in which versions of the update kernel were timed, the first being 1."""
     sections = {}
-    for name in ("variants-1", "variants-2"):
+    for name in ("variants-1", "variants-2", "variants-3"):
         data = load(name, results)
         found = [tables.versions(data["rows"], figure) for figure in ("times", "unrolled")] if data else []
         content = "\n\nTwenty steps in one graph:\n\n".join(found)
