@@ -15,7 +15,7 @@ from fused_sched import backends
 from fused_sched.memory.control_block import FIELDS, GROUP_STRIDE, GROUPS_OFFSET, ControlBlock
 from fused_sched.program.builder import TRAP, Builder, Value
 from fused_sched.program.program import Program
-from fused_sched.program.program.schedule import Schedule
+from fused_sched.program.schedule import Schedule
 
 
 class Machine:

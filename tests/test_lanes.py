@@ -25,7 +25,7 @@ from fused_sched.memory.platforms import TORCH, Platform
 from fused_sched.optim import SGD
 from fused_sched.program.builder import Builder
 from fused_sched.program.program import OP_CODES, Program
-from fused_sched.program.program.schedule import Schedule
+from fused_sched.program.schedule import Schedule
 
 MANY = 5000
 SIZES = [1, 2, 127, 128, 129, 300, MANY]

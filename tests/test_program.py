@@ -29,7 +29,7 @@ from fused_sched.program.program import (
     Program,
     Slot,
 )
-from fused_sched.program.program.schedule import Schedule
+from fused_sched.program.schedule import Schedule
 
 # Rounded as the library at hand does it. sqrt is IEEE's, but not in torch's vector library on the CPU.
 LIBM = ("pow", "exp", "expm1", "log", "log2", "log10", "log1p", "cos", "sin", "tan", "atan", "tanh", "sqrt")

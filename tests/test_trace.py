@@ -19,7 +19,7 @@ from transformers import optimization
 from fused_sched import backends
 from fused_sched.memory.control_block import ControlBlock
 from fused_sched.program.builder import Builder
-from fused_sched.program.program.schedule import Schedule
+from fused_sched.program.schedule import Schedule
 from fused_sched.trace import Untraceable, emit_per_group, trace, trace_all
 
 
