@@ -320,3 +320,23 @@ def test_tensor_lr_follows_the_float_path_in_float64(name: str, host_backend: st
         last[0].zero_()
         assert lr.item() == theirs.param_groups[0]["lr"]
     assert [float(x) for x in kept] == kept_values
+
+
+@pytest.mark.parametrize("mode", ["triangular2", "exp_range"])
+def test_cyclic_scale_is_what_was_bound_at_construction(mode: str, host_backend: str, mirrored: bool) -> None:
+    """Edits of gamma and mode do nothing until a state is loaded, as in torch."""
+    pair = twins(
+        "CyclicLR",
+        {"base_lr": 0.01, "max_lr": 0.2, "step_size_up": 3, "mode": mode, "gamma": 0.9},
+        lrs=[0.1],
+        backend=host_backend,
+    )
+    for step in range(12):
+        if step == 4:
+            for scheduler in (pair.ours, pair.torchs):
+                scheduler.gamma, scheduler.mode = 0.5, "exp_range"
+        if step == 8:
+            for scheduler in (pair.ours, pair.torchs):
+                scheduler.load_state_dict(scheduler.state_dict())
+        pair.step()
+        assert_alike(seen(pair.our_optimizer), seen(pair.torch_optimizer), 0.0, f"step {step}")

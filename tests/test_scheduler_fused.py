@@ -250,3 +250,27 @@ def test_momentum_that_the_schedule_raises_from_zero(fused: bool, backend: str, 
         pair.step()
         ours, theirs = (o.param_groups[0]["params"][0] for o in (pair.our_optimizer, pair.torch_optimizer))
         assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_lr_of_zero_by_hand_is_no_trial_step(name: str, host_backend: str, mirrored: bool) -> None:
+    """A frozen start: torch's scheduler counts such steps too, whatever the gradients are."""
+    for zeros in (False, True):
+        found = {}
+        for home, optim in ((torch.optim.lr_scheduler, torch.optim), (fused_sched.lr_scheduler, fused_sched.optim)):
+            ours = optim is fused_sched.optim
+            p = torch.nn.Parameter(torch.ones(3, dtype=torch.float64))
+            optimizer = getattr(optim, name)([p], lr=0.1, **({"backend": host_backend} if ours else {"foreach": False}))
+            scheduler = home.StepLR(optimizer, 2, gamma=0.5, **({"fused": True} if ours else {}))
+            epochs = []
+            for step in range(4):
+                if step < 2:
+                    optimizer.param_groups[0]["lr"] = 0.0
+                p.grad = torch.full_like(p, 0.0 if zeros else 1.0)
+                optimizer.step()
+                scheduler.step()
+                epochs.append(scheduler.last_epoch)
+                optimizer.param_groups[0]["lr"] = 0.1
+            found[ours] = epochs, p.detach().clone()
+        assert found[True][0] == found[False][0] == [1, 2, 3, 4]
+        torch.testing.assert_close(found[True][1], found[False][1], rtol=1e-12, atol=1e-12)

@@ -12,9 +12,12 @@ Each class inherits torch's class of the same name and adds its program; constru
 ``horizon=N``
     where a user's function cannot be traced into the program, N of its values are computed at a time.
 
-Beside torch's names: :class:`ParamScheduler` for any hyperparameter, :func:`on_device` for schedulers made
-elsewhere, and :func:`get_scheduler` with the recipes of large models.
+Beside torch's names, ``LRScheduler`` for subclasses of your own included: :class:`ParamScheduler` for any
+hyperparameter, :func:`on_device` for schedulers made elsewhere, and :func:`get_scheduler` with the recipes of large
+models.
 """
+
+from torch.optim.lr_scheduler import LRScheduler
 
 from .convert import on_device
 from .cosine_annealing_warm_restarts import CosineAnnealingWarmRestarts
@@ -37,6 +40,7 @@ __all__ = [
     "CosineAnnealingWarmRestarts",
     "CyclicLR",
     "ExponentialLR",
+    "LRScheduler",
     "LambdaLR",
     "LinearLR",
     "MultiStepLR",

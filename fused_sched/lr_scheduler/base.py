@@ -96,7 +96,9 @@ class OnDevice(Bound):
         schedule = self._schedule
         if getattr(self, "_is_initial", False):
             return False
-        if not self._is_part and self._fused and schedule is not None:
+        if schedule is not None and schedule.withheld and not schedule.pending:
+            schedule.withheld = False
+        elif not self._is_part and self._fused and schedule is not None:
             pending, schedule.pending = schedule.pending, False
             if schedule.trapped:
                 self._step_by_python()

@@ -71,10 +71,13 @@ class CyclicLR(OnDevice, lr_scheduler.CyclicLR):
         if self._scale_fn_custom is not None and self._source is not None:
             (scale,) = self._source.emit(b, epoch, cycle if self.scale_mode == "cycle" else epoch, width=1)
             return scale
-        if self.mode == "triangular2":
+        # what torch bound at construction, or in a load: later edits of mode and gamma do nothing there either
+        bound = self._scale_fn_ref
+        kind = getattr(bound, "func", bound).__name__
+        if kind == "_triangular2_scale_fn":
             return 1 / (2.0 ** (cycle - 1))
-        if self.mode == "exp_range":
-            return b.const("gamma", self.gamma) ** epoch
+        if kind == "_exp_range_scale_fn":
+            return b.const("gamma", bound.args[0]) ** epoch  # type: ignore[attr-defined]
         return b.const("triangular", 1.0)
 
     def _next_lr(self, b: Builder, epoch: Value) -> Value:

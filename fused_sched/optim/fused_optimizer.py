@@ -113,7 +113,7 @@ class FusedOptimizer(Optimizer):
         self._update(schedules)
         for schedule in schedules:
             schedule.follow()
-            schedule.pending = True
+            schedule.pending, schedule.withheld = True, False
         return loss
 
     def _update(self, schedules: list[Schedule]) -> None:
@@ -145,13 +145,22 @@ class FusedOptimizer(Optimizer):
     def _without_trial_step(self, schedules: list[Schedule]) -> list[Schedule]:
         """No schedule advances on the step by which torch's distributed checkpoint creates the state.
 
-        It sets every lr to 0 by hand, makes zero gradients and calls step() on an empty state; SGD without
-        momentum has an empty state at any time.
+        It sets every lr to 0 by hand, makes a gradient of zeros for every parameter and calls step() on an empty state;
+        SGD without momentum has an empty state at any time. Where scheduler.step() follows, it was no trial after
+        all, and makes the advance that was withheld.
         """
         self._changes.lr_by_hand = False
         lrs = [g["lr"] for g in self.param_groups]
-        trial = lrs and schedules and not self.state and not any(lrs)
-        return [] if trial else schedules
+        if not schedules or not lrs or self.state or any(lrs) or not self._all_gradients_are_zeros():
+            return schedules
+        for schedule in schedules:
+            schedule.withheld = True
+        return []
+
+    def _all_gradients_are_zeros(self) -> bool:
+        gradients = [p.grad for g in self.param_groups for p in g["params"] if p.requires_grad]
+        there = bool(gradients) and all(g is not None and g.layout == torch.strided for g in gradients)
+        return there and not any(bool(g.any()) for g in gradients)
 
     # -- groups, parameters and state as they are now --------------------------------------------------
 

@@ -184,8 +184,8 @@ class Builder:
         return self._const(self._prefix + name, value)
 
     def _const(self, name: str, value: float | Sequence[float]) -> Value:
-        if isinstance(value, (str, bytes)):
-            raise TypeError(f"{name}={value!r} must be a number")
+        if value is None or isinstance(value, (str, bytes)):
+            raise TypeError(f"{name}={value!r} must be a number: give an int or a float")
         if isinstance(value, (list, tuple)):
             self._declare(name, "constant", self._per_group(name, value), group=True)
             return self._read("load_group", name, uniform=False)

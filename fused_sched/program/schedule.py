@@ -46,6 +46,7 @@ class Schedule:
         )
         self.before_advance: Any = None  # called by the optimizer before it advances the schedule
         self.pending = False  # the optimizer advanced it since the scheduler's last step()
+        self.withheld = False  # the optimizer made what looked like a trial step, and did not advance it
         self.has_advanced = False
         self._trap = program.offsets.get(TRAP)
         backend.check_program(self)
