@@ -20,7 +20,6 @@ from identity.lockstep import Lockstep, let_go
 @pytest.fixture(autouse=True)
 def _only_reference_counts() -> Iterator[None]:
     torch.optim.SGD([Parameter(torch.ones(1))], lr=0.1)  # torch's first import of its compiler keeps frames
-    gc.collect()
     gc.disable()
     yield
     gc.enable()

@@ -27,7 +27,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.fixture(autouse=True)
 def _only_reference_counts() -> Iterator[None]:
     torch.optim.SGD([Parameter(torch.ones(1))], lr=0.1)  # torch's first import of its compiler keeps frames
-    gc.collect()
     gc.disable()
     yield
     gc.enable()
