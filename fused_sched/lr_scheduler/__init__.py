@@ -17,7 +17,7 @@ hyperparameter, :func:`on_device` for schedulers made elsewhere, and :func:`get_
 models.
 """
 
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler as LRScheduler
 
 from .convert import on_device
 from .cosine_annealing_warm_restarts import CosineAnnealingWarmRestarts
@@ -40,7 +40,6 @@ __all__ = [
     "CosineAnnealingWarmRestarts",
     "CyclicLR",
     "ExponentialLR",
-    "LRScheduler",
     "LambdaLR",
     "LinearLR",
     "MultiStepLR",

@@ -96,9 +96,9 @@ class OnDevice(Bound):
         schedule = self._schedule
         if getattr(self, "_is_initial", False):
             return False
-        if schedule is not None and schedule.withheld and not schedule.pending:
-            schedule.withheld = False
-        elif not self._is_part and self._fused and schedule is not None:
+        if self._fused and schedule is not None and schedule.withheld and not schedule.pending:
+            schedule.withheld = False  # and an ordinary advance follows
+        elif self._fused and schedule is not None and not self._is_part:
             pending, schedule.pending = schedule.pending, False
             if schedule.trapped:
                 self._step_by_python()
@@ -113,7 +113,7 @@ class OnDevice(Bound):
             self._check_order()  # once: reading the register may wait for the device
         if schedule is None or self._is_part:
             return False
-        self._before_advance()
+        self._take_changes(self._has_other_groups())
         schedule = self._schedule  # perhaps another one than before
         if schedule is None:  # something changed so that only Python can run it now
             return False

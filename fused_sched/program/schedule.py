@@ -82,13 +82,12 @@ class Schedule:
 
     def follow(self) -> None:
         """Keep the host's mirror in step after the device advanced."""
-        self._follow()
+        if self.block.remote:
+            self._run_mirror()
         if not self.has_advanced:
             self.has_advanced = not self.trapped
 
-    def _follow(self) -> None:
-        if not self.block.remote:
-            return
+    def _run_mirror(self) -> None:
         if self.guarded or self.block.stale or self.block.volatile or self.memory.stale or self.memory.volatile:
             self.block.expire()
         else:
