@@ -39,6 +39,7 @@ class FusedOptimizer(Optimizer):
 
     _block: ControlBlock
     _tables: tuple[ParameterTable, ...] = ()
+    _staged = False  # some parameters of them are copied to where kernels can walk, and back
 
     @staticmethod
     def _refuse_differentiable(differentiable: Any) -> None:
@@ -117,7 +118,7 @@ class FusedOptimizer(Optimizer):
         return loss
 
     def _update(self, schedules: list[Schedule]) -> None:
-        if any(table.staged for table in self._tables):
+        if self._staged:
             self._update_staged(schedules)
         else:
             self._launch(schedules)
@@ -196,6 +197,7 @@ class FusedOptimizer(Optimizer):
         for table in self._tables:
             self._backend.discard(table)
         self._tables = tuple(found.tables)
+        self._staged = any(table.staged for table in self._tables)
         for table in self._tables:
             self._backend.prepare(table)
         self._changes.structure = False
