@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import EPOCH_DEPRECATION_WARNING, LRScheduler
 
 from ..optim.fused_optimizer import FusedOptimizer
 from ..program.program import Program
+from ..program.schedule import Schedule
 from .binding import Bound
 from .host_steps import groups_untouched_on_error
 from .programmed import warn
@@ -96,24 +97,17 @@ class OnDevice(Bound):
         schedule = self._schedule
         if getattr(self, "_is_initial", False):
             return False
-        if self._fused and schedule is not None and schedule.withheld and not schedule.pending:
+        if self._fused and schedule is not None and not self._is_part:
+            if schedule.pending or not schedule.withheld:
+                self._account_for(schedule)
+                return True
             schedule.withheld = False  # and an ordinary advance follows
-        elif self._fused and schedule is not None and not self._is_part:
-            pending, schedule.pending = schedule.pending, False
-            if schedule.trapped:
-                self._step_by_python()
-            if not pending:
-                raise RuntimeError(
-                    f"{type(self).__name__}.step() was called, but this scheduler is fused=True and advances inside "
-                    "optimizer.step(), which was not called since: call optimizer.step() first, or leave out fused"
-                )
-            return True
         optimizer = self.optimizer
         if self._order_matters and not self._order_checked and not optimizer._block.capturing():
             self._check_order()  # once: reading the register may wait for the device
         if schedule is None or self._is_part:
             return False
-        self._take_changes(self._has_other_groups())
+        self._before_advance()
         schedule = self._schedule  # perhaps another one than before
         if schedule is None:  # something changed so that only Python can run it now
             return False
@@ -121,6 +115,17 @@ class OnDevice(Bound):
         if schedule.trapped:
             self._step_by_python()
         return True
+
+    def _account_for(self, schedule: Schedule) -> None:
+        """The bookkeeping of an advance that the optimizer made."""
+        pending, schedule.pending = schedule.pending, False
+        if schedule.trapped:
+            self._step_by_python()
+        if not pending:
+            raise RuntimeError(
+                f"{type(self).__name__}.step() was called, but this scheduler is fused=True and advances inside "
+                "optimizer.step(), which was not called since: call optimizer.step() first, or leave out fused"
+            )
 
     def _steps_taken(self) -> int:
         return int(self._step_count)

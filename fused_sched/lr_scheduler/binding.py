@@ -30,11 +30,7 @@ class Bound(HostSteps):
             return
         optimizer = self.optimizer
         previous = self._schedule
-        for one in self._family():
-            one._pull()
-            one._ensure_source()
-            if one._source is not None:
-                one._source.forget()  # rows computed ahead are in the memory of another schedule
+        self._take_values()
         if optimizer.groups_changed():
             optimizer.sync_groups()
         block, backend = optimizer._block, optimizer._backend
@@ -77,14 +73,11 @@ class Bound(HostSteps):
 
     def _before_advance(self) -> None:
         """Take in what was changed by hand: groups, constants, values of a user's function."""
-        self._take_changes(self._has_other_groups())
-
-    def _take_changes(self, other_groups: bool) -> None:
         schedule = self._schedule
         assert schedule is not None
         if schedule.trapped:
             self._step_by_python()
-        if other_groups:
+        if self._has_other_groups():
             self._take_groups()
             if self._schedule is None:
                 return
@@ -106,21 +99,22 @@ class Bound(HostSteps):
             schedule.drive(self.optimizer.rows)
             self._groups_seen = self.optimizer._group_snapshot
             return
-        for one in self._family():
-            one._pull()
-            if one._source is not None:
-                one._source.forget()
         self._bind()
 
     def _refresh(self) -> None:
         assert self._schedule is not None
-        for one in self._family():
-            one._pull()
-            if one._source is not None:
-                one._source.forget()
+        self._take_values()
         if self._why_on_host() is not None or not self._schedule.take_constants(self._build()):
             self._bind()
         self._note_all_constants()
+
+    def _take_values(self) -> None:
+        """Have all of what a new program begins with: registers, and functions as they are now."""
+        for one in self._family():
+            one._pull()
+            one._ensure_source()
+            if one._source is not None:
+                one._source.forget()  # rows computed ahead are in the memory of another schedule
 
     def _prepare(self, restart: bool) -> None:
         """Put on the device what Python has to compute for the coming step (``restart``: to epoch 0)."""

@@ -28,7 +28,7 @@ class CyclicLR(OnDevice, lr_scheduler.CyclicLR):
     """
 
     _constants = (
-        "base_lrs", "max_lrs", "total_size", "step_ratio", "mode", "gamma", "scale_mode", "_scale_fn_custom",
+        "base_lrs", "max_lrs", "total_size", "step_ratio", "scale_mode", "_scale_fn_custom",
         "cycle_momentum", "base_momentums", "max_momentums",
     )  # fmt: skip
 

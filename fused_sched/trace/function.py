@@ -7,7 +7,7 @@ from types import FunctionType, MethodType
 from typing import Any
 
 from ..program.builder import Builder, Value
-from ..trace import verify
+from . import verify
 from .emit import Form, emit_form, emit_groups, make_form
 from .explore import LAST_STEP, Explorer, Fork, Leaf, Tree, Untraceable, current
 from .expression import Node

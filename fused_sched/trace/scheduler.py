@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..program.builder import Builder, Value
-from ..trace import verify
+from . import verify
 from .containers import Container
 from .emit import Form, any_trap, emit_form, emit_groups, make_form
 from .explore import LAST_STEP, Explorer, Leaf, Tree, Untraceable, current

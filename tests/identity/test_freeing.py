@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,13 +15,7 @@ import fused_sched
 from fused_sched.lr_scheduler import LambdaLR, ParamScheduler, get_scheduler, on_device
 from identity.lockstep import Lockstep, let_go
 
-
-@pytest.fixture(autouse=True)
-def _only_reference_counts() -> Iterator[None]:
-    torch.optim.SGD([Parameter(torch.ones(1))], lr=0.1)  # torch's first import of its compiler keeps frames
-    gc.disable()
-    yield
-    gc.enable()
+pytestmark = pytest.mark.usefixtures("only_reference_counts")
 
 
 def _make(kind: str, backend: Any) -> Any:

@@ -9,7 +9,7 @@ import gc
 import pickle
 import types
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -21,15 +21,10 @@ import fused_sched
 from fused_sched.lr_scheduler import on_device
 from fused_sched.schedules import as_function, lr_curve
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-
-
-@pytest.fixture(autouse=True)
-def _only_reference_counts() -> Iterator[None]:
-    torch.optim.SGD([Parameter(torch.ones(1))], lr=0.1)  # torch's first import of its compiler keeps frames
-    gc.disable()
-    yield
-    gc.enable()
+pytestmark = [
+    pytest.mark.usefixtures("only_reference_counts"),
+    pytest.mark.filterwarnings("ignore::UserWarning"),
+]
 
 
 def _optimizer(home: str) -> Any:
