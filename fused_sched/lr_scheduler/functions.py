@@ -95,7 +95,7 @@ class StepFunctions:
                 groups, the program traps, since torch's code raises.
         """
         if width is None and len(self._known) != b.n_groups:
-            b.trap(b.number(1.0))
+            b.trap(b.number(1.0), awaited=True)
             return (b.number(0.0),) * self._outputs
         if self._traces is not None:
             step = epoch if step is None else step

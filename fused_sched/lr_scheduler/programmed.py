@@ -147,7 +147,7 @@ class Programmed:
         """
         if len(values) == b.n_groups and not any(x is None for x in values):
             return b.const(name, [float(x) for x in values])
-        b.trap(b.number(1.0) if used is None else used)
+        b.trap(b.number(1.0) if used is None else used, awaited=True)
         return b.const(name, [0.0] * b.n_groups)
 
     def _emit_lr(self, b: Builder, lr: Operand) -> None:

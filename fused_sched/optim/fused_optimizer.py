@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from operator import is_
 from typing import Any
 
@@ -259,20 +260,38 @@ class FusedOptimizer(Optimizer):
         Hyperparameters are those that the device has, to the last place, so that a run goes on from them as it would.
         """
         self._block.expire()
-        packed = super().state_dict()
+        with self._reserves_aside():
+            packed = super().state_dict()
         packed["state"] = self._plain_state(packed["state"])
         for group in packed["param_groups"]:
             if isinstance(group.get("lr"), torch.Tensor):
                 group["lr"] = group["lr"].clone()  # saving the view would save the whole control block
         return packed
 
+    @contextmanager
+    def _reserves_aside(self) -> Iterator[None]:
+        """Without states of parameters in no group that hold nothing yet: torch has none of them to refuse."""
+        listed = {p for g in self.param_groups for p in g["params"]}
+        unlisted = {p: s for p, s in self.state.items() if p not in listed and isinstance(s, ParamState)}
+        aside = {p: s for p, s in unlisted.items() if not self._without_reserves(s) and s}
+        for p in aside:
+            dict.pop(self.state, p)
+        try:
+            yield
+        finally:
+            for p, state in aside.items():
+                dict.setdefault(self.state, p, state)
+
+    def _without_reserves(self, state: ParamState) -> dict[str, Any]:
+        """A copy."""
+        reserved = {self._rule.step_key, *self._rule.state_keys} if state.holds_nothing else ()
+        return {k: v for k, v in state.items() if k not in reserved}
+
     def _plain_state(self, state: dict[Any, Any]) -> dict[Any, Any]:
         plain: dict[Any, Any] = {}
         for key, values in state.items():
             if isinstance(values, ParamState):
-                # a buffer that holds nothing yet is none
-                empty = self._rule.step_key is None and values.count == 0
-                kept = {k: v for k, v in values.items() if not (empty and k in self._rule.state_keys)}
+                kept = self._without_reserves(values)
                 if values and not kept:
                     continue
                 values = kept

@@ -44,6 +44,7 @@ class ParamState(LiveDict):
         self._slot = block.claim_count()
         self._changes = changes
         self._lent: tuple[torch.Tensor, torch.Tensor, int] | None = None  # and what it was, and its version
+        self._given = False  # something was assigned
         self.update(values or {})
 
     @property
@@ -54,6 +55,14 @@ class ParamState(LiveDict):
     def lives_in(self, block: ControlBlock) -> bool:
         """Whether the count is one of ``block``."""
         return self._block is block
+
+    @property
+    def holds_nothing(self) -> bool:
+        """Whether what is there was put in reserve, for an update that has not come (reads the device).
+
+        Torch has no such state; a state that was never touched is none of these.
+        """
+        return bool(self) and self.count == 0 and not (self.live and self._given)
 
     def store(self, key: str, tensor: torch.Tensor) -> None:
         """Put a state tensor that means "nothing yet"; an assignment would say that it holds something."""
@@ -84,7 +93,7 @@ class ParamState(LiveDict):
             if isinstance(tensor, torch.Tensor):
                 tensor.zero_()
         self._block.counts[self.index] = 0
-        self._lent = None
+        self._lent, self._given = None, False
 
     @property
     def count(self) -> int:
@@ -128,6 +137,7 @@ class ParamState(LiveDict):
         return tensor
 
     def _write(self, key: str, value: Any) -> Any:
+        self._given = True
         if key in self.live:
             self._set_count(value)
             self._lent = None

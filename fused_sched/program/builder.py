@@ -133,6 +133,7 @@ class Builder:
         self._prefix = ""
         self._condition: Value | None = None
         self._trapped: Value | None = None
+        self._trap_awaited = False
 
     @contextmanager
     def scope(self, prefix: str) -> Iterator[None]:
@@ -153,10 +154,14 @@ class Builder:
         finally:
             self._condition = outer
 
-    def trap(self, condition: Value) -> None:
+    def trap(self, condition: Value, *, awaited: bool = False) -> None:
         """Where ``condition`` holds, the whole advance does nothing but set the register :data:`TRAP` to 1.
 
         For what a device cannot do: raise. The host clears the register and raises when it next looks.
+
+        Args:
+            condition: see above.
+            awaited: the host looks after every advance, waiting for the device where it has to.
 
         Raises:
             ValueError: the condition differs between param groups.
@@ -166,6 +171,7 @@ class Builder:
         if not condition.uniform:
             raise ValueError("a trap stops all param groups together, but its condition differs between them")
         self._trapped = condition if self._trapped is None else self._trapped | condition
+        self._trap_awaited = self._trap_awaited or awaited
 
     def register(self, name: str, initial: float) -> Value:
         """A scalar that lasts from one advance to the next; the value as of the last :meth:`set_register`."""
@@ -289,7 +295,8 @@ class Builder:
         position = {old: new for new, old in enumerate(order)}
         ordered = [lines[i][0] for i in order]
         operations = tuple(Operation(op.name, tuple(position[i] for i in op.operands), op.symbol) for op in ordered)
-        return Program(name, operations, sum(uniform for _, uniform in lines), self.n_groups, dict(self._memory))
+        n_uniform = sum(uniform for _, uniform in lines)
+        return Program(name, operations, n_uniform, self.n_groups, dict(self._memory), self._trap_awaited)
 
     def _hold_where_trapped(self) -> None:
         trapped = self._trapped

@@ -116,7 +116,7 @@ class Slot:
 class Program:
     """A schedule: ``operations`` (the first ``n_uniform`` depend on no group) and the memory they use.
 
-    ``offsets`` says where each part of the memory begins, ``rows_offset`` where the rows begin that the lanes drive.
+    ``trap_awaited``: see :meth:`Builder.trap`. ``offsets`` says where each part of the memory begins, ``rows_offset`` where the rows begin that the lanes drive.
     """
 
     name: str
@@ -124,6 +124,7 @@ class Program:
     n_uniform: int
     n_groups: int
     memory: Mapping[str, Slot]
+    trap_awaited: bool = False
     offsets: Mapping[str, int] = field(init=False)
     rows_offset: int = field(init=False)
 

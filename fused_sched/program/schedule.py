@@ -96,8 +96,10 @@ class Schedule:
     @property
     def trapped(self) -> bool:
         """Whether the host knows that an advance did nothing, waiting for Python to raise."""
-        if self._trap is None or self.memory.stale or self.memory.volatile:
+        if self._trap is None:
             return False
+        if self.memory.stale or self.memory.volatile:
+            return self.program.trap_awaited and not self.block.capturing() and self.read_trap()
         return self.memory.host[self._trap] != 0.0
 
     def read_trap(self) -> bool:

@@ -316,15 +316,16 @@ class Machine(RuleBasedStateMachine):
         old = self.groups[g]["params"][i]
         same = how == "state moves"
         new = self.pair.parameter(tuple(old.shape) if same else shape)
+        held = bool(self.pair.torchs.state.get(old))  # ours may have a buffer in reserve
         fresh = {key: self.pair.draw(tuple(shape)).square() for key in (*MOMENTS[self.kind], "max_exp_avg_sq")}
 
         def act(side: Side) -> None:
             params, q = side.groups[g]["params"], side.params[new]
             p = params[i]
-            if how == "without state" or p not in side.state:
+            if how == "without state" or not held:
                 params[i] = q
                 return
-            stored = side.state.get(p)
+            stored = side.state[p]
             if not same:
                 for key in [k for k, v in dict(stored).items() if k != "step" and v is not None]:
                     stored[key] = side.on_device(fresh[key])
