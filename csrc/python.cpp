@@ -42,10 +42,12 @@ bool load_torch() {
   return usable;
 }
 
-bool is_tensor(PyObject* object) { return PyObject_TypeCheck(object, tensor_type); }
-
 bool is_plain_tensor(PyObject* object) {
   return Py_TYPE(object) == parameter_type || Py_TYPE(object) == tensor_type;
+}
+
+bool is_tensor(PyObject* object) {
+  return is_plain_tensor(object) || PyObject_TypeCheck(object, tensor_type);
 }
 
 bool view_tensor(PyObject* object, DLTensor* view) {

@@ -177,7 +177,8 @@ PyObject* scan(PyObject*, PyObject* const* args, Py_ssize_t n_args) {
     PyErr_Format(PyExc_TypeError, "held=%R must be a list", held);
     return nullptr;
   }
-  if (PyList_SetSlice(held, 0, PyList_Size(held), nullptr) != 0) return nullptr;
+  const Py_ssize_t n_held = PyList_Size(held);
+  if (n_held > 0 && PyList_SetSlice(held, 0, n_held, nullptr) != 0) return nullptr;
   const Table table{static_cast<const int64_t*>(ids.data),
                     static_cast<const int64_t*>(layouts.data),
                     static_cast<const int64_t*>(needed.data), static_cast<Record*>(records.data),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..program.schedule import Schedule
 
 
-@dataclass
+@dataclass(slots=True)
 class Update:
     """One optimizer step, as a backend gets it.
 

@@ -38,7 +38,7 @@ class CpuBackend(Backend):
     def scan(self, table: ParameterTable) -> bool:
         if _C.scan(table.lists, table.ids, table.layouts, table.records, table.needed, table.held) == _REBUILD:
             return False
-        return all(e.is_current() for e in table.watched)
+        return not table.watched or all(e.is_current() for e in table.watched)
 
     def _update(self, update: Update) -> None:
         table, block = update.table, update.block

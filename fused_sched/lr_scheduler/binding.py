@@ -71,13 +71,19 @@ class Bound(HostSteps):
         if self._schedule is not None:
             self._schedule.retire()
 
-    def _before_advance(self) -> None:
-        """Take in what was changed by hand: groups, constants, values of a user's function."""
-        schedule = self._schedule
+    def _before_advance(self, fused: bool = False) -> None:
+        """Take in what was changed by hand: groups, constants, values of a user's function.
+
+        Args:
+            fused: the optimizer asks, and has looked at its groups.
+        """
+        schedule, optimizer = self._schedule, self.optimizer
         assert schedule is not None
+        if not fused and optimizer.groups_changed():
+            optimizer.sync_groups()
         if schedule.trapped:
             self._step_by_python()
-        if self._has_other_groups():
+        if self._groups_seen is not optimizer._group_snapshot:  # the program drives others
             self._take_groups()
             if self._schedule is None:
                 return
@@ -141,4 +147,4 @@ class Hold:
         """What has to be done before an advance."""
         scheduler = self._weak()
         if scheduler is not None:
-            scheduler._before_advance()
+            scheduler._before_advance(fused=True)

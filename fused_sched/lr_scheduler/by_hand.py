@@ -39,13 +39,6 @@ class EditedByHand(Programmed):
         self._watches_itself = self in watched
         self._watched_parts = tuple(one for one in watched if one is not self)
 
-    def _has_other_groups(self) -> bool:
-        """Whether the optimizer's groups, as they are now, are not those that the program drives."""
-        optimizer = self.optimizer
-        if optimizer.groups_changed():
-            optimizer.sync_groups()
-        return self._groups_seen is not optimizer._group_snapshot
-
     def _constants_changed(self) -> bool:
         """Whether something changed that no assignment to an attribute tells of."""
         if self._source is not None and self._source.changed():

@@ -107,29 +107,28 @@ class FusedOptimizer(Optimizer):
         schedules = self._schedules
         if changes.lr_by_hand and not self._block.capturing():  # there is nothing to be read there
             schedules = self._without_trial_step(schedules)
+        if self.groups_changed():
+            self.sync_groups()
         for schedule in schedules:  # what can fail first: nothing has been made for the step yet
             if schedule.before_advance is not None:
                 schedule.before_advance()
-        if self._out_of_date() or not all(map(self._backend.scan, self._tables)):
+        if changes.structure or self.state is not self._known_state or not all(map(self._backend.scan, self._tables)):
             self.sync()
-        self._update(schedules)
+        if self._staged:
+            self._update_staged(schedules)
+        else:
+            self._launch(schedules)
         for schedule in schedules:
             schedule.follow()
             schedule.pending, schedule.withheld = True, False
         return loss
 
-    def _update(self, schedules: list[Schedule]) -> None:
-        if self._staged:
-            self._update_staged(schedules)
-        else:
-            self._launch(schedules)
-
     def _launch(self, schedules: list[Schedule]) -> None:
         scale, found = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
-        *earlier, last = self._tables
-        for table in earlier:
-            self._backend.update(backends.Update(self._rule, table, self._block, scale, found, ()))
-        self._backend.update(backends.Update(self._rule, last, self._block, scale, found, schedules))
+        last = len(self._tables) - 1
+        for i, table in enumerate(self._tables):
+            due = schedules if i == last else ()
+            self._backend.update(backends.Update(self._rule, table, self._block, scale, found, due))
 
     def _update_staged(self, schedules: list[Schedule]) -> None:
         """As :meth:`_launch`. If the results cannot be copied back, no count and no schedule has advanced."""
@@ -165,9 +164,6 @@ class FusedOptimizer(Optimizer):
         return there and not any(bool(g.any()) for g in gradients)
 
     # -- groups, parameters and state as they are now --------------------------------------------------
-
-    def _out_of_date(self) -> bool:
-        return self._changes.structure or self.state is not self._known_state or self.groups_changed()
 
     def groups_changed(self) -> bool:
         """Whether ``param_groups`` holds other groups than it did, or in another order."""

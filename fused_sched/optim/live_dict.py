@@ -19,40 +19,36 @@ class Changes:
         lr_by_hand: an lr was assigned by hand, not by a scheduler.
         lent: states whose ``step`` was handed out as a tensor since the last optimizer step.
         values: how often a value of a param group was assigned that is not in the control block.
+        handed_out: state tensors that a user may have, by id, and the memory that they had.
     """
 
-    __slots__ = ("_handed_out", "lent", "lr_by_hand", "structure", "values")
+    __slots__ = ("handed_out", "lent", "lr_by_hand", "structure", "values")
 
     def __init__(self) -> None:
         self.structure = True
         self.lr_by_hand = False
         self.lent: list[weakref.ref[Any]] = []
         self.values = 0
-        self._handed_out: dict[int, tuple[weakref.ref[torch.Tensor], Any]] = {}
+        self.handed_out: dict[int, tuple[weakref.ref[torch.Tensor], Any]] = {}
 
     def hand_out(self, tensor: torch.Tensor) -> None:
         """The user has a state tensor now, and may give it another storage, which no assignment tells of."""
-        known = self._handed_out.get(id(tensor))
+        known = self.handed_out.get(id(tensor))
         if known is None or known[0]() is not tensor:
-            self._handed_out[id(tensor)] = weakref.ref(tensor), _memory(tensor)
+            self.handed_out[id(tensor)] = weakref.ref(tensor), _memory(tensor)
 
     def look_at_handed_out(self) -> None:
         """Notice state tensors in another memory; forget those that nobody else has any more."""
-        for key, (reference, memory) in list(self._handed_out.items()):
+        for key, (reference, memory) in list(self.handed_out.items()):
             tensor = reference()
             if tensor is None:
-                del self._handed_out[key]
+                del self.handed_out[key]
                 continue
             if _memory(tensor) != memory:
                 self.structure = True
-                self._handed_out[key] = reference, _memory(tensor)
+                self.handed_out[key] = reference, _memory(tensor)
             elif sys.getrefcount(tensor) <= _REFERENCES and _users_of_storage(tensor) <= _USERS:
-                del self._handed_out[key]
-
-    @property
-    def handed_out(self) -> bool:
-        """Whether a user may have a state tensor."""
-        return bool(self._handed_out)
+                del self.handed_out[key]
 
 
 def _memory(tensor: torch.Tensor) -> Any:

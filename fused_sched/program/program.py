@@ -116,7 +116,8 @@ class Slot:
 class Program:
     """A schedule: ``operations`` (the first ``n_uniform`` depend on no group) and the memory they use.
 
-    ``trap_awaited``: see :meth:`Builder.trap`. ``offsets`` says where each part of the memory begins, ``rows_offset`` where the rows begin that the lanes drive.
+    ``trap_awaited``: see :meth:`Builder.trap`. ``offsets`` says where each part of the memory begins, ``rows_offset``
+    where the rows begin that the lanes drive.
     """
 
     name: str
