@@ -2,7 +2,7 @@
 #pragma once
 
 #include "arithmetic.h"
-#include "control_block.h"
+#include "fields.h"
 
 namespace fused_sched {
 
@@ -44,7 +44,7 @@ struct Adam {
   // Part 0 goes with the power of beta1, part 1 with that of beta2.
   template <typename T>
   FUSED_SCHED_HD static void scalars(const double* row, int64_t count, int part, AdamScalars<T>& s) {
-    const double beta = row[part == 0 ? kFieldBeta1 : kFieldBeta2];
+    const double beta = read_field(row, part == 0 ? kFieldBeta1 : kFieldBeta2);
     const double correction = 1.0 - pow(beta, static_cast<double>(count) + 1.0);
     if (part == 1) {
       s.beta2 = static_cast<T>(beta);
@@ -54,13 +54,13 @@ struct Adam {
     }
     const int flags = static_cast<int>(row[kFieldFlags]);
     const bool decoupled = (flags & kFlagDecoupledWeightDecay) != 0;
-    const double lr = row[kFieldLr];
-    const double decay = row[kFieldWeightDecay];
+    const double lr = read_field(row, kFieldLr);
+    const double decay = read_field(row, kFieldWeightDecay);
     s.sign = (flags & kFlagMaximize) != 0 ? T(-1) : T(1);
     s.decay = static_cast<T>(decoupled && decay != 0.0 ? 1.0 - lr * decay : 1.0);
     s.coupled_decay = static_cast<T>(decoupled ? 0.0 : decay);
     s.grad_weight = static_cast<T>(1.0 - beta);
-    s.eps = static_cast<T>(row[kFieldEps]);
+    s.eps = static_cast<T>(read_field(row, kFieldEps));
     s.step = static_cast<T>(-(lr / correction));
   }
 

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "arithmetic.h"
-#include "control_block.h"
+#include "fields.h"
 
 namespace fused_sched {
 
@@ -50,6 +50,8 @@ enum Op : int {
   kOpTrunc,
   kOpRound,
   kOpWhere,
+  kOpBoundField,
+  kOpStoreBound,
   kOpCount,
 };
 
@@ -134,6 +136,7 @@ FUSED_SCHED_HD inline void run_operation(const int32_t* word, int64_t lane, doub
     case kOpLoad: *result = memory[word[1]]; break;
     case kOpLoadGroup: *result = memory[word[1] + lane]; break;
     case kOpField: *result = row[word[1]]; break;
+    case kOpBoundField: *result = read_field(row, word[1]); break;
     case kOpLookup: {
       const int64_t cell = table_row(values[word[2]], word[3]) * word[4];
       *result = memory[word[1] + cell + (word[4] > 1 ? lane : 0)];
@@ -141,7 +144,8 @@ FUSED_SCHED_HD inline void run_operation(const int32_t* word, int64_t lane, doub
     }
     case kOpStore: memory[word[1]] = values[word[2]]; break;
     case kOpStoreGroup: memory[word[1] + lane] = values[word[2]]; break;
-    case kOpStoreField: row[word[1]] = values[word[2]]; break;
+    case kOpStoreField:
+    case kOpStoreBound: row[word[1]] = values[word[2]]; break;  // the tensor: see export_bound
     default: *result = apply(word, values);
   }
 }
@@ -149,6 +153,18 @@ FUSED_SCHED_HD inline void run_operation(const int32_t* word, int64_t lane, doub
 // The row of the control block that a lane drives. rows: one whole number for each lane.
 FUSED_SCHED_HD inline double* driven_row(double* control, const double* rows, int64_t lane) {
   return control + kGroupsOffset + static_cast<int64_t>(rows[lane]) * kGroupStride;
+}
+
+// Lets tensors have what the lanes from `first` on, in steps, wrote to the fields that follow them. When no lane reads
+// any more: lanes may share a tensor. Such operations come last.
+FUSED_SCHED_HD inline void export_bound(const int32_t* code, int64_t n_ops, const double* rows,
+                                        int64_t n_lanes, double* control, int64_t first,
+                                        int64_t step) {
+  for (int64_t i = n_ops - 1; i >= 0 && code[i * kCodeWidth] == kOpStoreBound; --i) {
+    for (int64_t lane = first; lane < n_lanes; lane += step) {
+      export_field(driven_row(control, rows, lane), code[i * kCodeWidth + 1]);
+    }
+  }
 }
 
 // One advance: operations [0, n_uniform) once, the others for each lane.
@@ -165,6 +181,7 @@ FUSED_SCHED_HD inline void advance(const int32_t* code, int n_ops, int n_uniform
       run_operation(code + i * kCodeWidth, lane, memory, row, values, values + i);
     }
   }
+  export_bound(code, n_ops, rows, n_lanes, control, 0, 1);
 }
 
 }  // namespace FUSED_SCHED_ISA

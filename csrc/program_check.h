@@ -36,17 +36,19 @@ inline Shape shape_of(int op) {
   switch (op) {
     case kOpLoad: return {0, 2, true, false, false};
     case kOpLoadGroup: return {0, 2, true, true, false};
-    case kOpField: return {0, 2, false, false, true};
+    case kOpField:
+    case kOpBoundField: return {0, 2, false, false, true};
     case kOpLookup: return {1, 2, true, false, false};
     case kOpStore: return {1, 2, true, false, false};
     case kOpStoreGroup: return {1, 2, true, true, false};
-    case kOpStoreField: return {1, 2, false, false, true};
+    case kOpStoreField:
+    case kOpStoreBound: return {1, 2, false, false, true};
     default: return {operand_count(op), 1, false, false, false};
   }
 }
 
 inline bool is_store(int op) {
-  return op == kOpStore || op == kOpStoreGroup || op == kOpStoreField;
+  return op == kOpStore || op == kOpStoreGroup || op == kOpStoreField || op == kOpStoreBound;
 }
 
 inline bool depends_on_lane(const int32_t* word, const Shape& shape) {
@@ -106,7 +108,7 @@ inline const char* find_problem(const Encoded& program, int64_t i) {
       (word[3] < 1 || (word[4] != 1 && (word[4] != program.n_lanes || word[4] < 1)))) {
     return "reads a table without rows, or one whose width is not 1 or the number of groups";
   }
-  if (shape.field && (word[1] < 0 || word[1] >= kGroupStride)) {
+  if (shape.field && (word[1] < 0 || word[1] >= kBound)) {
     return "names a field outside of the group's row";
   }
   return shape.memory ? find_problem_in_memory(program, word, shape) : nullptr;

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "arithmetic.h"
-#include "control_block.h"
+#include "fields.h"
 
 namespace fused_sched {
 
@@ -37,11 +37,11 @@ struct Sgd {
   FUSED_SCHED_HD static void scalars(const double* row, int64_t, int, SgdScalars<T>& s) {
     const int flags = static_cast<int>(row[kFieldFlags]);
     s.sign = (flags & kFlagMaximize) != 0 ? T(-1) : T(1);
-    s.weight_decay = static_cast<T>(row[kFieldWeightDecay]);
-    s.momentum = static_cast<T>(row[kFieldMomentum]);
-    s.grad_weight = static_cast<T>(1.0 - row[kFieldDampening]);
+    s.weight_decay = static_cast<T>(read_field(row, kFieldWeightDecay));
+    s.momentum = static_cast<T>(read_field(row, kFieldMomentum));
+    s.grad_weight = static_cast<T>(1.0 - read_field(row, kFieldDampening));
     s.nesterov = (flags & kFlagNesterov) != 0 ? T(1) : T(0);
-    s.step = static_cast<T>(-row[kFieldLr]);
+    s.step = static_cast<T>(-read_field(row, kFieldLr));
   }
 
   template <typename T>
@@ -56,7 +56,7 @@ struct Sgd {
     return count == 0 ? kFirst : kRunning;
   }
 
-  FUSED_SCHED_HD static bool counts(const double* row) { return row[kFieldMomentum] != 0.0; }
+  FUSED_SCHED_HD static bool counts(const double* row) { return read_field(row, kFieldMomentum) != 0.0; }
 
   // Every branch is on a scalar of the same type as the elements; see Adam.
   template <int kMode, typename T>

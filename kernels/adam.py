@@ -3,20 +3,21 @@
 import triton
 import triton.language as tl
 
+from .fields import load_field
 from .layout import BETA1, BETA2, DECOUPLED, EPS, FLAGS_FIELD, LR, MAXIMIZE, WEIGHT_DECAY
 from .numerics import divide, maximum, power, square_root
 
 
 @triton.jit
-def scalars(row, count, has_maximum, T: tl.constexpr):
+def scalars(row, count, has_maximum, T: tl.constexpr, BOUND: tl.constexpr):
     """Scalars of Adam, as type T; see :class:`rules.KernelRule`."""
     flags = tl.load(row + FLAGS_FIELD).to(tl.int32)
     decoupled = (flags & DECOUPLED) != 0
-    lr = tl.load(row + LR)
-    decay = tl.load(row + WEIGHT_DECAY)
-    beta1 = tl.load(row + BETA1)
-    beta2 = tl.load(row + BETA2)
-    eps = tl.load(row + EPS)
+    lr = load_field(row + LR, BOUND)
+    decay = load_field(row + WEIGHT_DECAY, BOUND)
+    beta1 = load_field(row + BETA1, BOUND)
+    beta2 = load_field(row + BETA2, BOUND)
+    eps = load_field(row + EPS, BOUND)
     t = count.to(tl.float64) + 1.0
     sign = tl.where((flags & MAXIMIZE) != 0, -1.0, 1.0)
     shrink = tl.where(decoupled & (decay != 0.0), 1.0 - lr * decay, 1.0)

@@ -2,7 +2,8 @@
 
 import triton.language as tl
 
-from ..memory.control_block import FIELDS, FLAGS, GROUP_STRIDE, GROUPS_OFFSET, HEADER
+from ..memory.bindings import SILENT, SINGLE
+from ..memory.control_block import BOUND, FIELDS, FLAGS, GROUP_STRIDE, GROUPS_OFFSET, HEADER
 from ..memory.device_table import UNIT
 from ..memory.parameter_table import RECORD, RECORD_WIDTH
 
@@ -11,6 +12,9 @@ SKIPPED = tl.constexpr(HEADER["skipped"])
 TICKET = tl.constexpr(HEADER["ticket"])
 GROUPS = tl.constexpr(GROUPS_OFFSET)
 STRIDE = tl.constexpr(GROUP_STRIDE)
+BOUND_WORDS = tl.constexpr(BOUND)
+IS_SINGLE = tl.constexpr(SINGLE)
+IS_SILENT = tl.constexpr(SILENT)
 
 LR = tl.constexpr(FIELDS["lr"])
 WEIGHT_DECAY = tl.constexpr(FIELDS["weight_decay"])

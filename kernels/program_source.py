@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import triton
 import triton.language as tl
 
-from ..kernels import numerics
+from ..kernels import fields, numerics
 from ..memory.control_block import FIELDS, GROUP_STRIDE, GROUPS_OFFSET
+from ..program.program import FIELD_OPERATIONS
 
 if TYPE_CHECKING:
     from ..program.program import Operation, Program
@@ -63,8 +64,9 @@ EXPRESSIONS = {
     "where": "tl.where({0} != 0.0, {1}, {2})",
 }
 _LIBM = ("expm1", "log2", "log10", "log1p", "tan", "atan", "tanh")
+_FIELD_FUNCTIONS = ("bound_field", "store_bound")
 _FUNCTIONS = ("power", "python_mod", "python_floordiv", "truncate", "round_even", "table_row", *_LIBM)
-_STORES = ("store", "store_group", "store_field")
+_STORES = ("store", "store_group", "store_field", "store_bound")
 MOST_LANES = 128  # at a time
 _known: dict[str, Any] = {}
 
@@ -72,7 +74,7 @@ _known: dict[str, Any] = {}
 def _place(program: Program, op: Operation) -> tuple[str, bool]:
     """Where a load or store goes, and whether that is a block of lanes."""
     assert op.symbol is not None
-    if op.name in ("field", "store_field"):
+    if op.name in FIELD_OPERATIONS:
         return f"fields + {FIELDS[op.symbol]}", True
     offset = f"memory + {program.offsets[op.symbol]}"
     return (f"{offset} + lanes", True) if op.name in ("load_group", "store_group") else (offset, False)
@@ -122,12 +124,18 @@ def _lines(program: Program, positions: range) -> tuple[list[str], list[str]]:
         a = [f"v{k}" for k in op.operands]
         if op.name in _STORES:
             place, block = _place(program, op)
-            stores.append(f"tl.store({place}, {a[0]}" + (", mask=inside)" if block else ")"))
+            if op.name == "store_bound":
+                stores.append(f"store_bound({place}, {a[0]}, inside)")
+            else:
+                stores.append(f"tl.store({place}, {a[0]}" + (", mask=inside)" if block else ")"))
         elif op.name == "lookup":
             lines.append(f"v{i} = " + _lookup(program, op, a[0], i < program.n_uniform))
         elif op.symbol is not None and op.name not in EXPRESSIONS:
             place, block = _place(program, op)
-            lines.append(f"v{i} = tl.load({place}" + (", mask=inside, other=0.0)" if block else ")"))
+            if op.name == "bound_field":
+                lines.append(f"v{i} = bound_field({place}, inside)")
+            else:
+                lines.append(f"v{i} = tl.load({place}" + (", mask=inside, other=0.0)" if block else ")"))
         else:
             lines.append(f"v{i} = " + EXPRESSIONS[op.name].format(*a))
     return lines, stores
@@ -159,7 +167,8 @@ def advance_function(programs: Sequence[tuple[Program, bool]]) -> Any:
 
 
 def _namespace() -> dict[str, Any]:
-    return {"tl": tl, **{name: getattr(numerics, name) for name in _FUNCTIONS}}
+    functions = {name: getattr(numerics, name) for name in _FUNCTIONS}
+    return {"tl": tl, **functions, **{name: getattr(fields, name) for name in _FIELD_FUNCTIONS}}
 
 
 def _jit(source: str, namespace: dict[str, Any]) -> Any:

@@ -21,13 +21,13 @@ class KernelRule:
     """What the kernels do by a rule.
 
     Attributes:
-        scalars: jitted, (row, count, has_optional, T) -> the scalars of a parameter as type T, and whether its optional
-            state is in use. ``row``: pointer to the group's fields, float64; ``count``: updates so far, int64;
-            ``has_optional``: whether it has that state.
+        scalars: jitted, (row, count, has_optional, T, BOUND) -> the scalars of a parameter as type T, and whether its
+            optional state is in use. ``row``: pointer to the group's fields, float64; ``count``: updates so far, int64;
+            ``has_optional``: whether it has that state; ``BOUND``: some field follows a tensor.
         block: jitted, (scalars, p, g, three states, optional_used, EXTRA) -> new p and states. A state that the rule
             does not have is whatever it was given, and is not stored. ``EXTRA``: some parameter has the optional state.
         required: how many states every parameter has.
-        counts: jitted, (pointers to rows of fields, mask) -> whether an update counts; None: always.
+        counts: jitted, (pointers to rows of fields, mask, BOUND) -> whether an update counts; None: always.
         most_registers: (bytes of the widest type, EXTRA, whether all of a launch's programs fit at a time and no
             gradient is scaled) -> the most registers a thread may have; None: what the compiler takes is right.
     """

@@ -3,23 +3,24 @@
 import triton
 import triton.language as tl
 
+from .fields import bound_field, load_field
 from .layout import DAMPENING, FLAGS_FIELD, LR, MAXIMIZE, MOMENTUM, NESTEROV, WEIGHT_DECAY
 
 
 @triton.jit
-def scalars(row, count, has_buffer, T: tl.constexpr):
+def scalars(row, count, has_buffer, T: tl.constexpr, BOUND: tl.constexpr):
     """Scalars of SGD, as type T; see :class:`rules.KernelRule`."""
-    used = (tl.load(row + MOMENTUM) != 0.0) & has_buffer
+    used = (load_field(row + MOMENTUM, BOUND) != 0.0) & has_buffer
     flags = tl.load(row + FLAGS_FIELD).to(tl.int32)
     values = (
         tl.where((flags & MAXIMIZE) != 0, -1.0, 1.0).to(T),
-        tl.load(row + WEIGHT_DECAY).to(T),
-        tl.load(row + MOMENTUM).to(T),
-        (1.0 - tl.load(row + DAMPENING)).to(T),
+        load_field(row + WEIGHT_DECAY, BOUND).to(T),
+        load_field(row + MOMENTUM, BOUND).to(T),
+        (1.0 - load_field(row + DAMPENING, BOUND)).to(T),
         (flags & NESTEROV) != 0,
         used,
         count == 0,
-        (tl.load(row + LR) * -1.0).to(T),
+        (load_field(row + LR, BOUND) * -1.0).to(T),
     )
     return values, used
 
@@ -39,6 +40,9 @@ def block(scalars, p, g, buffer, state1, state2, has_buffer, MOMENTUM_USED: tl.c
 
 
 @triton.jit
-def counts(rows, mask):
+def counts(rows, mask, BOUND: tl.constexpr):
     """Whether an update counts; see :class:`rules.KernelRule`."""
-    return tl.load(rows + MOMENTUM, mask=mask, other=0.0) != 0.0
+    if BOUND:
+        return bound_field(rows + MOMENTUM, mask) != 0.0
+    else:
+        return tl.load(rows + MOMENTUM, mask=mask, other=0.0) != 0.0

@@ -195,7 +195,16 @@ def take_ticket(control):
 
 @triton.jit
 def finish_step(
-    control, counts, records, grads, schedules, skipped, n_records, COUNTS: tl.constexpr, ADVANCE: tl.constexpr
+    control,
+    counts,
+    records,
+    grads,
+    schedules,
+    skipped,
+    n_records,
+    COUNTS: tl.constexpr,
+    BOUND: tl.constexpr,
+    ADVANCE: tl.constexpr,
 ):
     """Count the update, note whether it was ``skipped`` (int64), advance the fused schedules."""
     tl.store(control.to(tl.pointer_type(tl.int64)) + SKIPPED, skipped)
@@ -211,7 +220,7 @@ def finish_step(
             counted = grad != 0
             if COUNTS is not None:
                 row = tl.load(records + i * WIDTH + ROW, mask=counted, other=0)
-                counted = counted & COUNTS(control + GROUPS + row * STRIDE, counted)
+                counted = counted & COUNTS(control + GROUPS + row * STRIDE, counted, BOUND)
             tl.store(counts + slot, tl.load(counts + slot, mask=counted) + 1, mask=counted)
     if ADVANCE is not None:
         # another thread may still be reading a momentum that a schedule is about to write
@@ -242,6 +251,7 @@ def update_kernel(
     EXTRA: tl.constexpr,  # some parameter has the rule's optional state
     SCALED: tl.constexpr,
     GUARDED: tl.constexpr,
+    BOUND: tl.constexpr,  # some field of the control block follows a tensor
     LAST: tl.constexpr,  # this launch ends the step
     ADVANCE: tl.constexpr,  # runs the fused schedules; None without
     BLOCK: tl.constexpr,
@@ -261,7 +271,8 @@ def update_kernel(
     n = tl.where((grad != 0) & (skipped == 0), n, 0)
     aligned = ((addresses[0] | addresses[1] | addresses[2] | addresses[3] | addresses[4]) & 15) == 0
     wide = tl.multiple_of(tl.where(aligned, (n // 8) * 8, 0), 8)
-    scalars, keeps = SCALARS(control + GROUPS + row * STRIDE, count, has_optional, T)  # all that is read of the block
+    # all that is read of the block
+    scalars, keeps = SCALARS(control + GROUPS + row * STRIDE, count, has_optional, T, BOUND)
     ends_step = False
     if LAST:
         ends_step = take_ticket(control)  # before the stores, so that it does not wait for them
@@ -284,7 +295,7 @@ def update_kernel(
         )  # fmt: skip
     if LAST:  # noqa: SIM102  # decided when the kernel is compiled, the other when it runs
         if ends_step:
-            finish_step(control, counts, records, grads, schedules, skipped, n_records, COUNTS, ADVANCE)
+            finish_step(control, counts, records, grads, schedules, skipped, n_records, COUNTS, BOUND, ADVANCE)
             tl.store(control.to(tl.pointer_type(tl.int64)) + TICKET, 0)
 
 
@@ -299,6 +310,7 @@ def finish_kernel(
     n_records,
     COUNTS: tl.constexpr,
     GUARDED: tl.constexpr,
+    BOUND: tl.constexpr,
     ADVANCE: tl.constexpr,
 ):
     """A step in which no tensor has elements; arguments as in :func:`update_kernel`."""
@@ -306,7 +318,7 @@ def finish_kernel(
         skipped = (tl.load(found_inf) != 0.0).to(tl.int64)
     else:
         skipped = tl.full((), 0, tl.int64)
-    finish_step(control, counts, records, grads, schedules, skipped, n_records, COUNTS, ADVANCE)
+    finish_step(control, counts, records, grads, schedules, skipped, n_records, COUNTS, BOUND, ADVANCE)
 
 
 @triton.jit

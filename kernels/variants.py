@@ -55,6 +55,7 @@ class Options:
         last: the launch ends the step.
         advance: jitted function that runs the fused schedules, or None.
         at_once: all programs of the launch can run at the same time.
+        bound: some field of the control block follows a tensor.
     """
 
     rule: str
@@ -64,6 +65,7 @@ class Options:
     last: bool = True
     advance: Any = None
     at_once: bool = True
+    bound: bool = False
 
 
 def block_shape(kind: int, warps: int = WARPS, warp_size: int = WARP_SIZE) -> tuple[int, int, int]:
@@ -116,6 +118,7 @@ def update(kind: int, options: Options, warp_size: int = WARP_SIZE, tuning: Tuni
             ("EXTRA", options.extra),
             ("SCALED", options.scaled),
             ("GUARDED", options.guarded),
+            ("BOUND", options.bound),
             ("LAST", options.last),
             ("ADVANCE", options.advance if options.last else None),
             ("BLOCK", block),
@@ -140,7 +143,12 @@ def finish(options: Options) -> Kernel:
             ("found_inf", "*fp32"),
             ("n_records", "i32"),
         ),
-        (("COUNTS", RULES[options.rule].counts), ("GUARDED", options.guarded), ("ADVANCE", options.advance)),
+        (
+            ("COUNTS", RULES[options.rule].counts),
+            ("GUARDED", options.guarded),
+            ("BOUND", options.bound),
+            ("ADVANCE", options.advance),
+        ),
     )
 
 

@@ -8,7 +8,9 @@ import pytest
 import torch
 from platforms import MIRRORED
 
+from fused_sched.memory.bindings import SILENT, SINGLE
 from fused_sched.memory.control_block import (
+    BOUND,
     FIELDS,
     GROUP_STRIDE,
     GROUPS_OFFSET,
@@ -147,7 +149,7 @@ def test_mirrors_of_one_optimizer_are_read_together(of_one: bool) -> None:
 
 @pytest.mark.parametrize("platform", [TORCH, MIRRORED], ids=["local", "remote"])
 @pytest.mark.parametrize("stale", [False, True])
-def test_a_block_that_grows_keeps_rows_views_and_counts(platform: Platform, stale: bool) -> None:
+def test_a_block_that_grows_keeps_rows_tensors_and_counts(platform: Platform, stale: bool) -> None:
     """What only the device knows of them is not lost, and what is known is not asked for."""
     block = ControlBlock(CPU, 0, 0, platform)
     rows = [block.claim_row() for _ in range(3)]
@@ -169,10 +171,12 @@ def test_a_block_that_grows_keeps_rows_views_and_counts(platform: Platform, stal
     assert [row.index for row in rows] == [*range(len(rows))]
     assert NO_COUNT not in {count.index for count in counts}
     assert block.counts.nonzero().flatten().tolist() == [counts[1].index]
-    view = block.view(2, "lr")
+    lr = torch.tensor(0.5)
+    block.bind(2, "lr", lr)
     rows += [block.claim_row() for _ in range(4 * SPARE)]
-    view.fill_(3.5)
-    assert block.read(block.slot(2, "lr")) == 3.5
+    assert block.integers[block.slot(2, "lr") + BOUND] == lr.data_ptr() + SINGLE
+    lr.fill_(3.5)
+    assert block.read_field(2, "lr") == 3.5
 
 
 @pytest.mark.parametrize("platform", [TORCH, MIRRORED], ids=["local", "remote"])
@@ -213,17 +217,58 @@ def test_what_a_graph_has_seen_is_nobody_elses() -> None:
 
 
 @pytest.mark.parametrize("platform", [TORCH, MIRRORED], ids=["local", "remote"])
-def test_view_is_live_both_ways(platform: Platform) -> None:
-    block = ControlBlock(CPU, 0, 0, platform)
-    row = block.claim_row()
-    assert row.index == 0
-    view = block.view(0, "lr")
-    assert (view.shape, view.dtype) == (torch.Size([]), torch.float64)
-    block.write(block.slot(0, "lr"), 0.5)
-    assert view.item() == 0.5
-    view.mul_(0.5)
-    assert block.read(block.slot(0, "lr")) == 0.25
-    assert view.data_ptr() == block.view(0, "lr").data_ptr()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_field_that_follows_a_tensor(platform: Platform, dtype: torch.dtype) -> None:
+    """It is more exact than the tensor until somebody writes to that."""
+    block = ControlBlock(CPU, 2, 0, platform)
+    rows = [block.claim_row().index for _ in range(2)]
+    tensor = torch.tensor(0.1, dtype=dtype)
+    block.write(block.slot(0, "lr"), 0.1)
+    block.bind(0, "lr", tensor)
+    assert (block.read_field(0, "lr"), block.read_field(1, "lr")) == (0.1, 0.0)
+    tensor.fill_(0.7)
+    assert block.read_field(0, "lr") == tensor.item()
+    tensor.fill_(float("nan"))
+    assert block.read_field(0, "lr") != block.read_field(0, "lr")
+    block.bind(0, "lr", None)
+    assert block.read_field(0, "lr") == 0.1
+    assert not block.integers[block.slot(rows[0], "lr") + BOUND]
+
+
+def _writers(block: ControlBlock, rows: int) -> list[int]:
+    words = [int(block.integers[block.slot(row, "lr") + BOUND]) for row in range(rows)]
+    return [row for row, word in enumerate(words) if word and not word & SILENT]
+
+
+def test_the_last_of_those_that_share_a_tensor_writes_it() -> None:
+    block = ControlBlock(CPU, 4, 0)
+    slots = [block.claim_row() for _ in range(4)]
+    shared, own = torch.tensor(0.5), torch.tensor(0.25)
+    for row in (2, 0, 1):
+        block.bind(row, "lr", shared)
+    block.bind(3, "lr", own)
+    assert _writers(block, 4) == [2, 3]
+    block.note_order([2, 3, 0, 1])
+    assert _writers(block, 4) == [1, 3]
+    block.bind(1, "lr", None)
+    assert _writers(block, 4) == [0, 3]
+    block.bind(1, "lr", own)
+    assert _writers(block, 4) == [0, 1]
+    index = slots.pop().index  # the row of a group that is gone
+    again = block.claim_row()
+    assert again.index == index
+    assert (_writers(block, 4), block.bindings.get(index, "lr")) == ([0, 1], None)
+
+
+def test_a_tensor_that_a_graph_would_not_see_is_refused() -> None:
+    block = ControlBlock(CPU, 1, 0, MIRRORED)
+    slot = block.claim_row()
+    block.bind(slot.index, "lr", torch.tensor(0.5))
+    block.note_capture()
+    block.bind(slot.index, "lr", torch.tensor(0.25))  # the graph looks for one
+    with pytest.raises(RuntimeError, match="^momentum was assigned as a tensor, but a captured CUDA graph has no mom"):
+        block.bind(slot.index, "momentum", torch.tensor(0.5))
+    assert block.bindings.get(slot.index, "momentum") is None
 
 
 def test_block_outlives_the_tensor_it_was_made_from(host_backend: str) -> None:

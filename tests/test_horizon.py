@@ -239,10 +239,10 @@ def test_replays_past_the_rows_hold_the_last_value_and_the_next_read_raises(
     assert scheduler.last_epoch == 7
 
 
-def test_a_live_view_of_the_lr_is_held_too(host_backend: str, mirrored: bool) -> None:
-    made = single(host_backend, lr=torch.tensor(0.1, dtype=torch.float64))
+def test_a_tensor_lr_is_held_too(host_backend: str, mirrored: bool) -> None:
+    view = torch.tensor(0.1, dtype=torch.float64)
+    made = single(host_backend, lr=view)
     scheduler = LambdaLR(made, Recorder(), horizon=2)
-    view = made.param_groups[0]["lr"]
     _replay(scheduler, 4)
     with pytest.raises(RuntimeError, match="^LambdaLR stopped before epoch 3"):
         scheduler.get_last_lr()

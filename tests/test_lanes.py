@@ -19,7 +19,8 @@ from schedule_twins import device_of
 from fused_sched import backends
 from fused_sched.backends.cuda import CudaBackend
 from fused_sched.lr_scheduler import StepLR
-from fused_sched.memory.control_block import GROUP_STRIDE, GROUPS_OFFSET
+from fused_sched.memory.bindings import Bindings
+from fused_sched.memory.control_block import BOUND, GROUP_STRIDE, GROUPS_OFFSET
 from fused_sched.memory.hosted_array import HostedArray
 from fused_sched.memory.platforms import TORCH, Platform
 from fused_sched.optim import SGD
@@ -38,9 +39,11 @@ class Rows(HostedArray):
     def __init__(self, n_rows: int, device: str = "cpu", platform: Platform = TORCH) -> None:
         numbers = -0.5 - torch.arange(GROUPS_OFFSET + n_rows * GROUP_STRIDE, dtype=torch.float64)
         numbers[:GROUPS_OFFSET] = 0.0
+        numbers[GROUPS_OFFSET:].view(-1, GROUP_STRIDE)[:, BOUND:] = 0.0  # no field follows a tensor
         super().__init__(numbers, torch.device(device), platform=platform)
         self.integers = self.tensor.view(torch.int64)
         self.row_capacity = n_rows
+        self.bindings = Bindings()
 
     def row(self, index: int) -> torch.Tensor:
         start = GROUPS_OFFSET + index * GROUP_STRIDE

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import fused_sched
-from fused_sched.memory import control_block, parameter_table
+from fused_sched.memory import bindings, control_block, parameter_table
 from fused_sched.program import program
 
 ROOT = Path(__file__).parent.parent
@@ -27,7 +27,7 @@ def _source(name: str) -> str:
 
 
 def _constants(text: str) -> dict[str, int]:
-    return {name: int(value) for name, value in re.findall(r"constexpr int (k\w+) = (-?\d+);", text)}
+    return {name: int(value) for name, value in re.findall(r"constexpr int(?:64_t)? (k\w+) = (-?\d+);", text)}
 
 
 def _camel(prefix: str, name: str) -> str:
@@ -36,6 +36,7 @@ def _camel(prefix: str, name: str) -> str:
 
 def test_control_block_is_the_same_in_cpp() -> None:
     expected = {"kGroupsOffset": control_block.GROUPS_OFFSET, "kGroupStride": control_block.GROUP_STRIDE}
+    expected |= {"kBound": control_block.BOUND, "kBoundSingle": bindings.SINGLE, "kBoundSilent": bindings.SILENT}
     for prefix, table in (
         ("kHeader", control_block.HEADER),
         ("kField", control_block.FIELDS),
@@ -47,7 +48,8 @@ def test_control_block_is_the_same_in_cpp() -> None:
 
 def test_fields_fit_their_row_and_the_header() -> None:
     assert sorted(control_block.FIELDS.values()) == list(range(len(control_block.FIELDS)))
-    assert len(control_block.FIELDS) <= control_block.GROUP_STRIDE
+    assert len(control_block.FIELDS) <= control_block.BOUND
+    assert 2 * control_block.BOUND == control_block.GROUP_STRIDE
     assert max(control_block.HEADER.values()) < control_block.GROUPS_OFFSET
     bits = list(control_block.FLAGS.values())
     assert sum(bits) == 2 ** len(bits) - 1  # every flag a bit of its own

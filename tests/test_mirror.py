@@ -173,7 +173,7 @@ def _give_a_tensor(made: Any) -> None:
 
 REFRESHED: dict[str, Callable[[Any, Any], Any]] = {
     "a field from the device": lambda made, _: _give_a_tensor(made),
-    "a live view": lambda made, _: made._block.view(2, "weight_decay"),
+    "a tensor that is followed": lambda made, _: made._block.bind(2, "weight_decay", torch.tensor(0.25)),
     "a captured update": lambda made, _: made._block.note_capture(),
     "a captured advance": lambda made, scheduler: scheduler._schedule.memory.note_capture(),
     "the scheduler's state": lambda _, scheduler: scheduler.state_dict(),

@@ -17,7 +17,7 @@ from tolerances import UPDATE_RELATIVE
 
 import fused_sched
 from fused_sched import optim
-from fused_sched.lr_scheduler import CosineAnnealingLR, ExponentialLR
+from fused_sched.lr_scheduler import ExponentialLR
 from fused_sched.optim.param_group import ParamGroup
 
 Make = Callable[..., Any]
@@ -352,15 +352,12 @@ def _weight(made: Any, group: int = 0) -> torch.Tensor:
     return made.param_groups[group]["params"][0]  # type: ignore[no-any-return]
 
 
-def test_lr_given_as_a_tensor_is_a_live_view(host_backend: str, mirrored: bool) -> None:
-    given = torch.tensor(0.5)
-    made = optim.SGD(parameters(1), lr=given, backend=host_backend)
-    lr = made.param_groups[0]["lr"]
-    assert isinstance(lr, torch.Tensor)
-    assert (lr.shape, lr.dtype, lr.item()) == (torch.Size([]), torch.float64, 0.5)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_lr_given_as_a_tensor_is_that_tensor(dtype: torch.dtype, host_backend: str, mirrored: bool) -> None:
+    lr = torch.tensor(0.5, dtype=dtype)
+    made = optim.SGD(parameters(1), lr=lr, backend=host_backend)
+    assert made.param_groups[0]["lr"] is lr
     lr.mul_(0.5)
-    assert made.param_groups[0]["lr"].item() == _on_device(made, 0, "lr") == 0.25
-    assert given.item() == 0.5  # not the user's tensor
     _weight(made).grad = torch.ones(3)
     made.step()
     assert _weight(made).tolist() == [0.75] * 3  # the update saw the edit
@@ -368,43 +365,48 @@ def test_lr_given_as_a_tensor_is_a_live_view(host_backend: str, mirrored: bool) 
     scheduler = ExponentialLR(made, 0.5)
     made._opt_called = True
     scheduler.step()
-    assert lr.item() == 1.0  # and so did the schedule, which writes to the same place
+    assert lr.item() == 1.0  # and so did the schedule, which writes to it
     lr.fill_(8.0)
     scheduler.step()
-    assert (lr.item(), made.param_groups[0]["lr"].item()) == (4.0, 4.0)
-    assert [x.item() for x in scheduler.get_last_lr()] == [4.0]
+    assert lr.item() == 4.0
+    (last,) = scheduler.get_last_lr()
+    assert (last.dtype, last.item()) == (dtype, 4.0)
     for how in ("get", "items", "values", "{**g}", "g | {}"):
-        assert READS[how](made.param_groups[0])["lr"].data_ptr() == lr.data_ptr()
+        assert READS[how](made.param_groups[0])["lr"] is lr
 
 
 def test_number_turns_a_tensor_lr_back_into_a_number(host_backend: str, mirrored: bool) -> None:
-    made = optim.SGD(parameters(1), lr=torch.tensor(0.5), backend=host_backend)
-    view = made.param_groups[0]["lr"]
+    lr = torch.tensor(0.5)
+    made = optim.SGD(parameters(1), lr=lr, backend=host_backend)
     made.param_groups[0]["lr"] = 0.125
     assert type(made.param_groups[0]["lr"]) is float
     assert made.param_groups[0]["lr"] == 0.125
-    assert view.item() == 0.5  # as in torch, a tensor read before is not the group's any more
-    view.fill_(9.0)
-    assert made.param_groups[0]["lr"] == 0.125
-    made.param_groups[0]["lr"] = torch.tensor([[4.0]])
-    assert made.param_groups[0]["lr"].shape == torch.Size([])
-    assert made.param_groups[0]["lr"].item() == 4.0
-    assert torch.is_tensor(made.state_dict()["param_groups"][0]["lr"])
-
-
-def test_groups_made_with_one_tensor_lr_do_not_share_it(host_backend: str, mirrored: bool) -> None:
-    lr = torch.tensor(0.5)
-    made = optim.SGD([{"params": parameters(1)}, {"params": parameters(1)}], lr=lr, backend=host_backend)
-    first, second = made.param_groups
-    first["lr"].fill_(0.25)
-    assert (first["lr"].item(), second["lr"].item(), lr.item()) == (0.25, 0.5, 0.5)
-    scheduler = CosineAnnealingLR(made, T_max=2)
-    made._opt_called = True
-    scheduler.step()
-    assert first["lr"].item() == pytest.approx(0.125)
-    assert second["lr"].item() == pytest.approx(0.25)
+    assert lr.item() == 0.5
     lr.fill_(9.0)
-    assert first["lr"].item() == pytest.approx(0.125)
+    assert made.param_groups[0]["lr"] == 0.125
+    made.param_groups[0]["lr"] = other = torch.tensor([[4.0]])
+    assert made.param_groups[0]["lr"] is other
+
+
+def test_groups_made_with_one_tensor_lr_share_it(host_backend: str, mirrored: bool) -> None:
+    pair = []
+    for home, schedulers, more in (
+        (optim, fused_sched.lr_scheduler, {"backend": host_backend}),
+        (torch.optim, torch.optim.lr_scheduler, {"foreach": False}),
+    ):
+        lr = torch.tensor(0.5, dtype=torch.float64)
+        made = home.SGD([{"params": parameters(1)}, {"params": parameters(1)}], lr=lr, **more)
+        assert [g["lr"] is lr for g in made.param_groups] == [True, True]
+        scheduler = schedulers.LambdaLR(made, [lambda e: 0.5**e, lambda e: 0.25**e])
+        made._opt_called = True
+        seen = [lr.item()]
+        for value in (None, 4.0, None):
+            if value is not None:
+                lr.fill_(value)
+            scheduler.step()
+            seen.append(lr.item())
+        pair.append(seen)
+    assert pair[0] == pair[1]  # the last group writes last
 
 
 def test_edit_in_place_of_a_tensor_lr_survives_state_dict_and_copies(host_backend: str, mirrored: bool) -> None:
@@ -421,11 +423,21 @@ def test_edit_in_place_of_a_tensor_lr_survives_state_dict_and_copies(host_backen
 
 
 @pytest.mark.parametrize("key", ["momentum", "weight_decay", "dampening"])
-def test_other_hyperparameters_take_tensors_as_numbers(key: str, make: Make) -> None:
+def test_other_hyperparameters_may_be_tensors(key: str, make: Make) -> None:
     made = make()
-    made.param_groups[0][key] = torch.tensor(0.25)
-    assert type(made.param_groups[0][key]) is float
-    assert made.param_groups[0][key] == _on_device(made, 0, key) == 0.25
+    made.param_groups[0][key] = tensor = torch.tensor(0.25)
+    assert made.param_groups[0][key] is tensor
+    tensor.fill_(0.5)
+    assert made._block.read_field(made.rows[0], key) == 0.5
+
+
+@pytest.mark.parametrize("given", [torch.tensor(1), torch.tensor(0.5, dtype=torch.bfloat16)], ids=str)
+def test_a_tensor_that_cannot_be_followed_is_copied_with_a_warning(given: torch.Tensor, make: Make) -> None:
+    made = make()
+    with pytest.warns(UserWarning, match=r"^lr is a torch\.\w+ tensor on cpu, but can follow only one of float32 or"):
+        made.param_groups[0]["lr"] = given
+    lr = made.param_groups[0]["lr"]
+    assert (lr is given, lr.dtype, lr.item()) == (False, torch.float64, given.item())
 
 
 # -- edits reach the update --------------------------------------------------------------------------------

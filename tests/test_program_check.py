@@ -13,13 +13,14 @@ import pytest
 import torch
 from schedule_twins import same_bits
 
-from fused_sched.memory.control_block import GROUP_STRIDE, GROUPS_OFFSET
-from fused_sched.program.program import ARITHMETIC, CODE_WIDTH, OP_CODES, OPERATIONS, host_function
+from fused_sched.memory.control_block import BOUND, GROUP_STRIDE, GROUPS_OFFSET
+from fused_sched.program.program import ARITHMETIC, CODE_WIDTH, FIELD_OPERATIONS, OP_CODES, OPERATIONS, host_function
 
 _C: Any = pytest.importorskip("fused_sched._C", reason="the C++ extension has the checker")
 
 PROGRAMS = int(os.environ.get("FUSED_SCHED_TEST_PROGRAMS", "3000"))
 NAMES = tuple(OPERATIONS)
+FIELD_STORES = ("store_field", "store_bound")
 LIBM = {"pow", "exp", "expm1", "log", "log2", "log10", "log1p", "cos", "sin", "tan", "atan", "tanh"}
 EXACT = tuple(name for name in ARITHMETIC if name not in LIBM)
 NUMBERS = [0.0, -0.0, 1.0, -1.0, 0.5, 2.5, -3.0, 7.0, 1e300, -1e300, 5e-324, float("inf"), float("-inf"), float("nan")]
@@ -48,14 +49,23 @@ class Case:
     def _append(self, rng: random.Random, once: bool) -> None:
         names = ["load", "lookup", "store", *self._arithmetic]
         if not once:
-            names = ["load", "load_group", "field", "lookup", "store_group", "store_field", *self._arithmetic]
+            names = [
+                "load",
+                "load_group",
+                "field",
+                "bound_field",
+                "lookup",
+                "store_group",
+                *FIELD_STORES,
+                *self._arithmetic,
+            ]
         name = rng.choice(names)
         if OPERATIONS[name] and not self._values:
             name = "load"
         value = rng.choice(self._values) if OPERATIONS[name] else 0
         words = [OP_CODES[name], *(rng.choice(self._values) for _ in range(OPERATIONS[name])), 0, 0, 0]
-        if name in ("field", "store_field"):
-            words = [OP_CODES[name], rng.randrange(GROUP_STRIDE), value, 0, 0]
+        if name in FIELD_OPERATIONS:
+            words = [OP_CODES[name], rng.randrange(BOUND), value, 0, 0]
         elif name == "lookup":
             width = 1 if once or self.n_lanes == 0 else rng.choice([1, self.n_lanes])
             rows = rng.randint(1, 4)
@@ -104,11 +114,11 @@ def by_hand(case: Case, memory: list[float], control: list[float]) -> None:
             place = int(min(max(x, 0.0), c - 1.0)) if x == x else 0
             values[i] = memory[a + place * width + (lane if width > 1 else 0)]
         elif name.startswith("store"):
-            target = control if name == "store_field" else memory
-            target[a + {"store": 0, "store_group": lane, "store_field": row}[name]] = values[b]
+            target = control if name in FIELD_STORES else memory
+            target[a + {"store": 0, "store_group": lane}.get(name, row)] = values[b]
         else:
-            source = control if name == "field" else memory
-            values[i] = source[a + {"load": 0, "load_group": lane, "field": row}[name]]
+            source = control if name in FIELD_OPERATIONS else memory
+            values[i] = source[a + {"load": 0, "load_group": lane}.get(name, row)]
 
     for i in range(case.n_uniform):
         run(i, 0, 0)
@@ -122,7 +132,9 @@ def run_both(case: Case, code: torch.Tensor, rng: random.Random) -> bool:
     """Advance in C++, and by hand where that has the same bits; whether it has."""
     memory = [rng.choice(NUMBERS) for _ in range(case.size)]
     memory[case.rows_offset : case.rows_offset + case.n_lanes] = map(float, case.rows)
-    control = [0.0] * GROUPS_OFFSET + [rng.choice(NUMBERS) for _ in range(case.n_rows * GROUP_STRIDE)]
+    control = [0.0] * GROUPS_OFFSET
+    for _ in range(case.n_rows):  # no field follows a tensor
+        control += [*(rng.choice(NUMBERS) for _ in range(BOUND)), *[0.0] * (GROUP_STRIDE - BOUND)]
     found = [torch.tensor(x, dtype=torch.float64) for x in (memory, control)]
     _C.advance(found[1], code, case.n_uniform, found[0], case.n_lanes, case.rows_offset, 0)
     if LIBM & {NAMES[word[0]] for word in case.code}:

@@ -9,7 +9,7 @@ import torch
 
 from fused_sched import _C
 from fused_sched.backends.cuda import LAUNCH, LAUNCH_WIDTH
-from fused_sched.memory.control_block import FIELDS, FLAGS, GROUP_STRIDE, GROUPS_OFFSET
+from fused_sched.memory.control_block import BOUND, FIELDS, FLAGS, GROUP_STRIDE, GROUPS_OFFSET
 from fused_sched.memory.device_table import UNIT, DeviceTable
 from fused_sched.memory.parameter_table import CHUNK, RECORD, RECORD_WIDTH, kind_code
 from fused_sched.rules import RULES
@@ -51,6 +51,7 @@ class Case:
         groups = GROUPS[rule]
         self.control = torch.full((GROUPS_OFFSET + 8 * GROUP_STRIDE,), UNUSED, dtype=torch.float64)
         self.control[:GROUPS_OFFSET] = 0.0
+        self.control[GROUPS_OFFSET:].view(-1, GROUP_STRIDE)[:, BOUND:] = 0.0  # no field follows a tensor
         self.integers = self.control.view(torch.int64)
         for place, fields in zip(ROWS, groups, strict=True):
             for name, value in {**BASE, "flags": 0.0, **fields}.items():

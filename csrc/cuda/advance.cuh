@@ -32,6 +32,9 @@ __device__ inline void advance_one(const DeviceSchedule& s, double* control, dou
   if (threadIdx.x == 0) common::advance_uniform(s, code, values);
   __syncthreads();
   if (threadIdx.x < workers) common::advance_lanes(s, code, control, values, threadIdx.x, workers);
+  if (s.n_ops == 0 || code[(s.n_ops - 1) * kCodeWidth] != kOpStoreBound) return;
+  __syncthreads();  // lanes may share a tensor
+  common::export_bound(code, s.n_ops, s.memory + s.rows_offset, s.n_lanes, control, threadIdx.x, blockDim.x);
 }
 
 // Advances schedules in turn, by all threads of a block. Not inlined: its registers are none of the

@@ -6,14 +6,15 @@ the CPU are read as Python floats; elsewhere they stay 0-d float64 tensors, so n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..memory.bindings import imported
 from ..memory.control_block import FIELDS, FLAGS, GROUP_STRIDE, GROUPS_OFFSET, HEADER, NO_COUNT, ControlBlock
 from ..memory.platforms import TORCH, Platform
-from ..program.program import Operation, Program
+from ..program.program import FIELD_OPERATIONS, Operation
 from ..rules import Scalar, is_zero
 from .base import Backend, Update
 
@@ -33,8 +34,18 @@ class _Row:
         self.flags = {name: bool(flags & bit) for name, bit in FLAGS.items()}
 
     def __getattr__(self, field: str) -> Scalar:
-        slot = self._block.slot(self._row, field)
-        return self._block.tensor[slot] if self._block.remote else self._block.host[slot]
+        block = self._block
+        slot = block.slot(self._row, field)
+        tensor = block.bindings.get(self._row, field)
+        if block.remote:
+            return block.tensor[slot] if tensor is None else _imported(block.tensor[slot], tensor)
+        return block.host[slot] if tensor is None else imported(block.host[slot], tensor)
+
+
+def _imported(kept: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
+    """What a field that follows a tensor is read as."""
+    given = tensor.detach().reshape(())
+    return torch.where(given == kept.to(given.dtype), kept, given.to(kept.dtype))
 
 
 def _wide(x: torch.Tensor) -> torch.Tensor:
@@ -106,19 +117,38 @@ class ReferenceBackend(Backend):
         count += counted if skip is None else counted * ~skip
 
     def advance(self, schedule: Schedule) -> None:
-        block, memory = schedule.block, schedule.memory.tensor
-        writes = _evaluate(schedule.program, memory, block.tensor, self._functions)
+        block = schedule.block
+        writes = _evaluate(schedule, self._functions)
         if schedule.guarded:
             skipped = block.integers[HEADER["skipped"]] != 0
             writes = [(tensor, at, torch.where(skipped, tensor[at], value)) for tensor, at, value in writes]
         for tensor, at, value in writes:
             tensor[at] = value
+        for field in schedule.program.fields_written & block.bindings.fields:
+            _export(block, schedule.rows, field)
 
 
-def _evaluate(
-    program: Program, memory: torch.Tensor, control: torch.Tensor, functions: Mapping[str, Function]
-) -> list[tuple[torch.Tensor, Any, torch.Tensor]]:
+def _import(block: ControlBlock, rows: Sequence[int], field: str) -> torch.Tensor:
+    """A field of some rows, where it follows a tensor as that says."""
+    values = []
+    for row in rows:
+        kept, tensor = block.tensor[block.slot(row, field)], block.bindings.get(row, field)
+        values.append(kept if tensor is None else _imported(kept, tensor))
+    return torch.stack(values) if values else block.tensor[:0].clone()
+
+
+@torch.no_grad()
+def _export(block: ControlBlock, rows: Sequence[int], field: str) -> None:
+    """Write a field of some rows to the tensors that it follows."""
+    for row in rows:
+        tensor = block.bindings.get(row, field)
+        if tensor is not None and block.bindings.writes(row, field):
+            tensor.detach().copy_(block.tensor[block.slot(row, field)].reshape(tensor.shape))
+
+
+def _evaluate(schedule: Schedule, functions: Mapping[str, Function]) -> list[tuple[torch.Tensor, Any, torch.Tensor]]:
     """What one advance writes: (tensor, index, new values); values are 0-d when uniform, else one a group."""
+    program, memory, control = schedule.program, schedule.memory.tensor, schedule.block.tensor
     n = program.n_groups
     rows = GROUPS_OFFSET + memory[program.rows_offset : program.rows_offset + n].long() * GROUP_STRIDE
     values: list[torch.Tensor] = []
@@ -126,7 +156,7 @@ def _evaluate(
 
     def place(op: Operation) -> tuple[torch.Tensor, Any]:
         assert op.symbol is not None
-        if op.name in ("field", "store_field"):
+        if op.name in FIELD_OPERATIONS:
             return control, rows + FIELDS[op.symbol]
         offset = program.offsets[op.symbol]
         return memory, slice(offset, offset + n) if op.name in ("load_group", "store_group") else offset
@@ -136,6 +166,9 @@ def _evaluate(
         if op.name.startswith("store"):
             values.append(operands[0])
             writes.append((*place(op), operands[0]))
+        elif op.name == "bound_field":
+            assert op.symbol is not None
+            values.append(_import(schedule.block, schedule.rows, op.symbol))
         elif op.name in ("load", "load_group", "field"):
             tensor, at = place(op)
             values.append(tensor[at].clone())

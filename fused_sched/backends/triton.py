@@ -93,7 +93,8 @@ class TritonBackend(DeviceBackend):
         tracked = self._tracked[update.table]
         table = self._device_table(update, capturing)
         scaled, guarded = update.grad_scale is not None, update.found_inf is not None
-        key: tuple[Any, ...] = (table, update.block.tensor, update.block.counts, update.rule, scaled, guarded)
+        block, bound = update.block, bool(update.block.bindings.fields)
+        key: tuple[Any, ...] = (table, block.tensor, block.counts, update.rule, scaled, guarded, bound)
         for schedule in update.schedules:
             key += (schedule.memory.tensor, schedule.program, schedule.guarded)
         if tracked.plan is None or not same(tracked.plan.key, key):
@@ -109,7 +110,12 @@ class TritonBackend(DeviceBackend):
         control, device = update.block.tensor, table.device
         advance, schedules = self._schedules(update.schedules, control)
         options = variants.Options(
-            update.rule.name, False, update.grad_scale is not None, update.found_inf is not None, True, advance
+            update.rule.name,
+            extra=False,
+            scaled=update.grad_scale is not None,
+            guarded=update.found_inf is not None,
+            advance=advance,
+            bound=bool(update.block.bindings.fields),
         )
         tensors = {
             "control": control,

@@ -3,19 +3,21 @@
 Layout, in 8-byte words (csrc/control_block.h has the same numbers; a test compares them)::
 
     header | row 0 | row 1 | ...        counts: int64, a tensor of its own
-    8        16      16
+    8        32      32
 
 The header's integers are int64, seen through ``tensor.view(torch.int64)``. A **row** has the hyperparameters of a
-param group and belongs to that group, wherever in ``param_groups`` it is. A **count** is the number of updates applied
+param group and belongs to that group, wherever in ``param_groups`` it is. Its second half has, for each field of the
+first, the tensor that the field follows (see :mod:`bindings`). A **count** is the number of updates applied
 to a parameter and belongs to the parameter's state; it is per parameter because one may miss gradients on some steps.
 """
 
 from __future__ import annotations
 
-from weakref import WeakValueDictionary
+from collections.abc import Mapping, Sequence
 
 import torch
 
+from .bindings import Bindings, imported
 from .hosted_array import HostedArray, Mirrors
 from .platforms import TORCH, Platform
 
@@ -24,7 +26,8 @@ HEADER: dict[str, int] = {
     "ticket": 1,  # int64: programs of the running GPU update that are done; 0 between updates
 }
 GROUPS_OFFSET = 8
-GROUP_STRIDE = 16
+GROUP_STRIDE = 32
+BOUND = 16  # in a row: the words of the tensors that its fields follow
 FIELDS: dict[str, int] = {
     "lr": 0,
     "weight_decay": 1,
@@ -122,7 +125,7 @@ class ControlBlock(HostedArray):
         self.counts = torch.zeros(1 + 2 * n_tensors + SPARE, dtype=torch.int64, device=device)
         self._rows, self._counts = Slots(), Slots()
         self._nobodys = self._counts.claim()  # NO_COUNT
-        self._views: WeakValueDictionary[int, torch.Tensor] = WeakValueDictionary()
+        self.bindings = Bindings()
 
     @property
     def integers(self) -> torch.Tensor:
@@ -139,20 +142,37 @@ class ControlBlock(HostedArray):
         """Index of a row's field in the block."""
         return GROUPS_OFFSET + row * GROUP_STRIDE + FIELDS[field]
 
-    def view(self, row: int, field: str) -> torch.Tensor:
-        """A 0-d float64 tensor that shares the field's memory: writing to it edits the field on the device."""
-        self.note_changes_unseen()
-        index = self.slot(row, field)
-        view = self.tensor[index]
-        self._views[index] = view
-        return view
+    def read_field(self, row: int, field: str) -> float:
+        """A field's value (looks at the tensor that it follows)."""
+        kept = self.read(self.slot(row, field))
+        tensor = self.bindings.get(row, field)
+        return kept if tensor is None else imported(kept, tensor)
 
-    def cut_off(self, view: torch.Tensor) -> None:
-        """Let a tensor of :meth:`view` keep the value that it has now, and share it no more."""
-        for index, known in list(self._views.items()):
-            if known is view:
-                del self._views[index]
-        view.data = view.detach().clone()
+    def bind(self, row: int, field: str, tensor: torch.Tensor | None) -> None:
+        """Let a field follow a tensor of the block's device, or none any more.
+
+        Raises:
+            RuntimeError: a captured CUDA graph would not see it.
+        """
+        if tensor is self.bindings.get(row, field):
+            return
+        self.refuse_in_capture(f"another tensor {field} was assigned")
+        if tensor is not None and field not in self.bindings.fields:
+            if self.captured:
+                raise RuntimeError(
+                    f"{field} was assigned as a tensor, but a captured CUDA graph has no {field} that is a tensor, and "
+                    "would not see it: assign a number, or assign the tensor before the capture"
+                )
+            self.note_changes_unseen()  # whoever writes to a tensor does not tell
+        self._write_words(self.bindings.follow(row, field, tensor))
+
+    def note_order(self, rows: Sequence[int]) -> None:
+        """Take note of the order in which torch would go through the rows."""
+        self._write_words(self.bindings.reorder(rows))
+
+    def _write_words(self, words: Mapping[tuple[int, str], int]) -> None:
+        for (row, field), word in words.items():
+            self.integers[self.slot(row, field) + BOUND] = word
 
     def claim_row(self) -> Slot:
         """A row of zeros for a new group.
@@ -164,11 +184,10 @@ class ControlBlock(HostedArray):
             if self._rows.end == self.row_capacity:
                 self._refuse_to_grow("param groups")
                 self.grow(GROUPS_OFFSET + 2 * self.row_capacity * GROUP_STRIDE)
-                for index, view in list(self._views.items()):
-                    view.data = self.tensor[index]
             self.in_use += GROUP_STRIDE
             return self._rows.claim()
         row = self._rows.claim()
+        self.bindings.forget(row.index)
         self.write_range(self.slot(row.index, "lr"), [0.0] * GROUP_STRIDE)
         return row
 

@@ -19,16 +19,18 @@ class Changes:
         lr_by_hand: an lr was assigned by hand, not by a scheduler.
         lent: states whose ``step`` was handed out as a tensor since the last optimizer step.
         values: how often a value of a param group was assigned that is not in the control block.
+        rebound: a value of a param group became another tensor, or was one and is none.
         handed_out: state tensors that a user may have, by id, and the memory that they had.
     """
 
-    __slots__ = ("handed_out", "lent", "lr_by_hand", "structure", "values")
+    __slots__ = ("handed_out", "lent", "lr_by_hand", "rebound", "structure", "values")
 
     def __init__(self) -> None:
         self.structure = True
         self.lr_by_hand = False
         self.lent: list[weakref.ref[Any]] = []
         self.values = 0
+        self.rebound = False
         self.handed_out: dict[int, tuple[weakref.ref[torch.Tensor], Any]] = {}
 
     def hand_out(self, tensor: torch.Tensor) -> None:

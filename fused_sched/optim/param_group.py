@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
+from ..memory.bindings import is_bindable
 from ..memory.control_block import FIELDS, FLAGS, ControlBlock
 from .live_dict import Changes, LiveDict
 
 _BETAS = {"betas": ("beta1", "beta2")}
-Number = float | torch.Tensor  # a tensor stays on its device
+Number = float | torch.Tensor
 
 
 class ParamGroup(LiveDict):
     """One element of ``optimizer.param_groups``.
 
     A read of a hyperparameter gives a Python float (``betas`` a tuple of two); an assignment reaches
-    the device at once, in stream order. An ``lr`` assigned as a tensor reads as a live 0-d float64 view
-    of the control block until a number is assigned.
+    the device at once, in stream order. One that was assigned as a tensor of one float32 or float64 on the
+    parameters' device is that very tensor: what is written to it, be it inside a CUDA graph, is an edit, and schedules
+    write to it. Other tensors are copied there, with a warning.
 
     Args:
         values: the group as torch built it.
@@ -39,8 +42,6 @@ class ParamGroup(LiveDict):
         self._slot = block.claim_row()
         self._block = block
         self._changes = changes
-        self._lr_is_tensor = False
-        self._lr_view: torch.Tensor | None = None  # the view that reads of lr hand out, always the same
         self.update(values)
 
     @property
@@ -60,24 +61,33 @@ class ParamGroup(LiveDict):
         """Become ``values`` in place, so that references to the group and its row stay good."""
         for key in [k for k in self if k not in values]:
             del self[key]
-        self.update(values)
+        moved = {key: self._moved(value) if key in self.live else value for key, value in values.items()}
+        self.update(moved)
+
+    def _moved(self, value: Any) -> Any:
+        """Tensors as ones that a field can follow."""
+        if isinstance(value, (tuple, list)):
+            return tuple(map(self._moved, value))
+        if not isinstance(value, torch.Tensor) or value.numel() != 1 or is_bindable(value, self._block.device):
+            return value
+        return value.detach().reshape(()).to(device=self._block.device, dtype=torch.float64)
 
     def _read(self, key: str) -> Any:
         if key in _BETAS:
-            return tuple(self._block.read(self._block.slot(self.row, f)) for f in _BETAS[key])
-        if key == "lr" and self._lr_is_tensor:
-            if self._lr_view is None:
-                self._lr_view = self._block.view(self.row, "lr")
-            return self._lr_view
-        return self._block.read(self._block.slot(self.row, key))
+            return tuple(map(self._read_field, _BETAS[key]))
+        return self._read_field(key)
+
+    def _read_field(self, field: str) -> Any:
+        block, row = self._block, self.row
+        tensor = block.bindings.get(row, field) if block.bindings.fields else None
+        return block.read(block.slot(row, field)) if tensor is None else tensor
 
     def _write(self, key: str, value: Any) -> Any:
         if key in self.live:
             numbers = check_value(key, value)  # all of it, before any of it is written
+            self._write_numbers(_BETAS.get(key, (key,)), numbers)
             if key == "lr":
-                self._leave_view(value)
-            for field, number in zip(_BETAS.get(key, (key,)), numbers, strict=True):
-                self._write_number(field, number)
+                self._changes.lr_by_hand = True
             if key == "momentum":
                 self._changes.structure = True  # a momentum buffer may be needed from now on
             return None  # the numbers are in the block only
@@ -96,20 +106,34 @@ class ParamGroup(LiveDict):
     def _removed(self, key: str) -> None:
         self._changes.structure = True
 
-    def _leave_view(self, value: Any) -> None:
-        """As in torch, a tensor read earlier keeps its value when another lr is assigned."""
-        if self._lr_view is not None and self._lr_view is not value:
-            self._block.cut_off(self._lr_view)
-            self._lr_view = None
-        self._lr_is_tensor = isinstance(value, torch.Tensor)
-        self._changes.lr_by_hand = True
+    def _write_numbers(self, fields: Sequence[str], numbers: Sequence[Number]) -> None:
+        block, row = self._block, self.row
+        for place, (field, number) in enumerate(zip(fields, numbers, strict=True)):
+            if not isinstance(number, torch.Tensor) or is_bindable(number, block.device):
+                continue
+            numbers = [*numbers[:place], self._moved(number), *numbers[place + 1 :]]
+            warnings.warn(
+                f"{field} is a {number.dtype} tensor on {number.device}, but can follow only one of float32 or float64 "
+                f"on {block.device}: it was copied, and what is written to yours will not be seen. Write to the one in "
+                "the group, or give such a tensor",
+                stacklevel=2,
+            )
+        before = [block.bindings.get(row, field) for field in fields]
+        for field, number in zip(fields, numbers, strict=True):
+            block.bind(row, field, number if isinstance(number, torch.Tensor) else None)
+        for field, number, known in zip(fields, numbers, before, strict=True):
+            if not isinstance(number, torch.Tensor):
+                block.write(block.slot(row, field), number)
+            elif number is not known:  # else the field is more exact than the tensor
+                self._take_value(field, number)
+            self._changes.rebound |= known is not (number if isinstance(number, torch.Tensor) else None)
 
-    def _write_number(self, field: str, number: Number) -> None:
+    def _take_value(self, field: str, tensor: torch.Tensor) -> None:
         slot = self._block.slot(self.row, field)
-        if isinstance(number, torch.Tensor) and self._block.platform.is_remote(number.device):
-            self._block.copy_from_device(slot, number)
+        if self._block.platform.is_remote(tensor.device):
+            self._block.copy_from_device(slot, tensor)
         else:
-            self._block.write(slot, float(number))
+            self._block.write(slot, float(tensor))
 
 
 def check_value(key: str, value: Any) -> list[Number]:
@@ -156,9 +180,7 @@ def _check_keys(values: Any, keys: Any) -> None:
 
 def _number(value: Any) -> Number | None:
     if isinstance(value, torch.Tensor):
-        if value.numel() != 1:
-            return None
-        return value if value.device.type != "cpu" else _number(value.item())
+        return value if value.numel() == 1 else None
     if isinstance(value, (str, bytes)):
         return None
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 from ..memory.control_block import FIELDS
@@ -107,6 +107,7 @@ class Value:
 
 Operand = Value | float | int
 
+_STORE_OF = {"load": "store", "load_group": "store_group", "field": "store_field", "bound_field": "store_bound"}
 TRAP = "trap"  # register: 1 after an advance that did nothing because of Builder.trap
 
 
@@ -119,10 +120,12 @@ class Builder:
     Args:
         n_groups: number of param groups of the optimizer; lists given to :meth:`const` and
             :meth:`group_register` must have this length.
+        bound: fields that follow a tensor, in some group at least.
     """
 
-    def __init__(self, n_groups: int) -> None:
+    def __init__(self, n_groups: int, bound: Collection[str] = ()) -> None:
         self.n_groups = n_groups
+        self._bound = bound
         self._weakly = weakref.ref(self)  # as the values have it, which it has
         self._operations: list[Operation] = []
         self._uniform: list[bool] = []
@@ -206,7 +209,10 @@ class Builder:
         """The current value of a control-block field (``lr``, ``momentum``, ...) of each group."""
         if name not in FIELDS:
             raise ValueError(f"field={name!r} is not a control-block field; known are {', '.join(FIELDS)}")
-        return self._read("field", name, uniform=False)
+        return self._read(self._field_kind(name), name, uniform=False)
+
+    def _field_kind(self, name: str) -> str:
+        return "bound_field" if name in self._bound else "field"
 
     def table(self, name: str, rows: Sequence[float], width: int = 1) -> None:
         """Declare a table: ``len(rows) / width`` rows of ``width`` 1 (one value) or ``n_groups`` (one a group)."""
@@ -246,7 +252,8 @@ class Builder:
         """Write a control-block field of every group."""
         if name not in FIELDS:
             raise ValueError(f"field={name!r} is not a control-block field; known are {', '.join(FIELDS)}")
-        self._current["field", name] = self._gated("field", name, value, uniform=False)
+        kind = self._field_kind(name)
+        self._current[kind, name] = self._gated(kind, name, value, uniform=False)
 
     def _gated(self, kind: str, name: str, value: Operand, *, uniform: bool) -> Value:
         new = self._coerce(value)
@@ -285,9 +292,10 @@ class Builder:
         if self._trapped is not None:
             self._hold_where_trapped()
         for (kind, symbol), value in self._current.items():
-            store = {"load": "store", "load_group": "store_group", "field": "store_field"}[kind]
+            store = _STORE_OF[kind]
             if self._operations[value.index] != Operation(kind, (), symbol):
                 writes.append((Operation(store, (value.index,), symbol), store == "store"))
+        writes.sort(key=lambda write: write[0].name == "store_bound")  # last: kernels look there for whether any is
         lines = [*zip(self._operations, self._uniform, strict=True), *writes]
         if len(lines) > MAX_OPERATIONS:
             raise ValueError(f"program {name!r} has {len(lines)} operations; at most {MAX_OPERATIONS} are supported")

@@ -69,14 +69,19 @@ OPERATIONS: dict[str, int] = {
     "trunc": 1,
     "round": 1,  # half to even
     "where": 3,  # where(condition, a, b); a condition is true when it is not 0
+    "bound_field": 0,  # a field that follows a tensor: see memory/bindings.py
+    "store_bound": 1,  # ... and into the tensor
 }
 OP_CODES: dict[str, int] = {name: code for code, name in enumerate(OPERATIONS)}
 MAX_OPERATIONS = 4096  # csrc/program.h keeps the values of one advance on the stack
 CODE_WIDTH = 5  # int32 words of one encoded operation: code, a, b, c, width
 
-_STORES = ("store", "store_group", "store_field")
+_STORES = ("store", "store_group", "store_field", "store_bound")
+_FIELD_STORES = ("store_field", "store_bound")
+FIELD_OPERATIONS = ("field", "bound_field", *_FIELD_STORES)  # their symbol is a field of the control block
 NUMPY = "numpy"
-ARITHMETIC = tuple(name for name in OPERATIONS if name not in ("load", "load_group", "field", "lookup", *_STORES))
+_LOADS = ("load", "load_group", "field", "bound_field")
+ARITHMETIC = tuple(name for name in OPERATIONS if name not in ("lookup", *_LOADS, *_STORES))
 
 LAST_EPOCH = "last_epoch"
 STEP_COUNT = "_step_count"
@@ -158,7 +163,18 @@ class Program:
     @property
     def fields_written(self) -> frozenset[str]:
         """Names of the control-block fields that an advance writes."""
-        return frozenset(op.symbol for op in self.operations if op.name == "store_field" and op.symbol is not None)
+        return frozenset(op.symbol for op in self.operations if op.name in _FIELD_STORES and op.symbol is not None)
+
+    @property
+    def fields(self) -> frozenset[str]:
+        """Names of the control-block fields that an advance reads or writes."""
+        return frozenset(op.symbol for op in self.operations if op.name in FIELD_OPERATIONS and op.symbol is not None)
+
+    @property
+    def fields_bound(self) -> frozenset[str]:
+        """Those of :attr:`fields` that may follow a tensor."""
+        bound = ("bound_field", "store_bound")
+        return frozenset(op.symbol for op in self.operations if op.name in bound and op.symbol is not None)
 
     @property
     def structure(self) -> tuple[Operation, ...]:
@@ -207,7 +223,7 @@ class Program:
         for op in self.operations:
             words = [OP_CODES[op.name], *op.operands, 0, 0, 0]
             if op.symbol is not None and op.name not in ARITHMETIC:
-                where = FIELDS[op.symbol] if op.name in ("field", "store_field") else self.offsets[op.symbol]
+                where = FIELDS[op.symbol] if op.name in FIELD_OPERATIONS else self.offsets[op.symbol]
                 value = op.operands[0] if op.operands else 0
                 words = [OP_CODES[op.name], where, value, 0, 0]
                 if op.name == "lookup":
@@ -243,7 +259,7 @@ class Program:
         if op.name in ARITHMETIC:
             template = _HOST_EXPRESSIONS[op.name] if op.symbol != NUMPY else _numpy_call(op.name)
             return f"v{i} = " + template.format(*a)
-        if op.name in ("field", "store_field"):
+        if op.name in FIELD_OPERATIONS:  # a mirror does not run where a field follows a tensor
             assert op.symbol is not None
             place = f"control[row + {FIELDS[op.symbol]}]"
         else:
@@ -252,7 +268,7 @@ class Program:
             place = f"memory[{self.offsets[op.symbol]}{column}]"
         if op.name in _STORES:
             return f"{place} = {a[0]}"
-        if op.name in ("load", "load_group", "field"):
+        if op.name in _LOADS:
             return f"v{i} = {place}"
         assert op.symbol is not None
         slot = self.memory[op.symbol]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fused_sched.memory.control_block import FIELDS, GROUP_STRIDE, GROUPS_OFFSET
 from fused_sched.program.builder import Builder, Value
-from fused_sched.program.program import OPERATIONS, Program
+from fused_sched.program.program import FIELD_OPERATIONS, OPERATIONS, Program
 
 pytest.importorskip("triton")
 
@@ -120,7 +120,7 @@ def test_inexact_operation_is_within_two_units(name: str) -> None:
 
 
 def test_every_operation_has_an_expression() -> None:
-    memory_operations = {"load", "load_group", "field", "lookup", "store", "store_group", "store_field"}
+    memory_operations = {"load", "load_group", "lookup", "store", "store_group", *FIELD_OPERATIONS}
     assert set(EXPRESSIONS) | memory_operations == set(OPERATIONS)
 
 
