@@ -316,11 +316,6 @@ def test_bad_arguments_are_refused(arguments: Any, error: type, message: str, ho
     assert "initial_lr" not in made.param_groups[0]
 
 
-def test_torchs_own_optimizer_is_refused() -> None:
-    with pytest.raises(TypeError, match=r"^ParamScheduler drives the optimizers of fused_sched\.optim, but got AdamW"):
-        ParamScheduler(optimizer(torch.optim, "AdamW", [0.1]), "weight_decay", _polynomial)
-
-
 @pytest.mark.parametrize("value", [None, "much", (0.1, 0.2)], ids=str)
 @pytest.mark.parametrize("horizon", [1, 4])
 def test_bad_values_of_a_function_change_nothing(value: Any, horizon: int, host_backend: str, mirrored: bool) -> None:

@@ -314,7 +314,7 @@ def test_tensor_lr_follows_the_float_path_in_float64(name: str, host_backend: st
     for _ in range(12):
         scheduler.step()
         oracle.step()
-        assert lr.item() == theirs.param_groups[0]["lr"]  # the same live view all along
+        assert lr.item() == theirs.param_groups[0]["lr"]  # the same tensor all along
         last = scheduler.get_last_lr()
         assert [(type(x), x.dtype, x.item()) for x in last] == [(torch.Tensor, torch.float64, lr.item())]
         last[0].zero_()

@@ -9,13 +9,15 @@ import weakref
 from typing import Any
 
 import torch
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import EPOCH_DEPRECATION_WARNING, LRScheduler
 
+from ..optim.foreign import home_of
 from ..optim.fused_optimizer import FusedOptimizer
 from ..program.program import Program
 from ..program.schedule import Schedule
 from .binding import Bound
-from .host_steps import groups_untouched_on_error
+from .host_steps import groups_untouched_on_error, tensors_kept
 from .programmed import warn
 from .registers import LAST_LR
 
@@ -27,8 +29,12 @@ class OnDevice(Bound):
 
     torch's constructor runs as it is, initial step included; from then on ``step()`` advances the program.
 
+    It drives an optimizer of fused_sched.optim, or any other whose groups hold what the schedule sets in tensors of
+    one float32 or float64 on one device. With values that are no such tensors it steps as torch's class does.
+
     Raises:
-        TypeError: ``optimizer`` is not one of fused_sched.optim.
+        ValueError: ``fused`` or ``skip_with_optimizer`` with an optimizer that is not of fused_sched.optim.
+        TypeError: ``optimizer`` is no optimizer.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -50,12 +56,13 @@ class OnDevice(Bound):
     def __init__(
         self, optimizer: Any, *args: Any, fused: bool = False, skip_with_optimizer: bool = False, **kwargs: Any
     ) -> None:
-        self._require_ours(optimizer)
         self._reset_slots(fused, skip_with_optimizer)
+        self._move_in(optimizer)
         with groups_untouched_on_error(optimizer):
-            super().__init__(optimizer, *args, **kwargs)  # type: ignore[call-arg]
+            with tensors_kept(optimizer):
+                super().__init__(optimizer, *args, **kwargs)  # type: ignore[call-arg]
             self._bind()
-        optimizer._changes.lr_by_hand = False
+        self._home._changes.lr_by_hand = False
 
     def __del__(self) -> None:
         """A fused scheduler that nobody has any more goes on with its optimizer, which it then has weakly."""
@@ -63,19 +70,25 @@ class OnDevice(Bound):
         if schedule is None or not self._fused or self._is_part or sys.is_finalizing():
             return
         optimizer = self.__dict__.get("optimizer")
-        if isinstance(optimizer, FusedOptimizer) and schedule in optimizer._schedules:
+        home = self._home
+        if optimizer is not None and schedule in home._schedules:
             schedule.before_advance.point_to(self)
-            optimizer._kept_schedulers.append(self)
+            home._kept_schedulers.append(self)
             for one in self._family():
                 one.__dict__["optimizer"] = weakref.proxy(optimizer)
+                one._home = weakref.proxy(home)
 
-    def _require_ours(self, optimizer: Any) -> None:
-        if not isinstance(optimizer, FusedOptimizer):
+    def _move_in(self, optimizer: Any) -> None:
+        self._home = home_of(optimizer)
+        if self._fused or self._skip_with_optimizer:
+            self._refuse_fused(optimizer)
+
+    def _refuse_fused(self, optimizer: Any) -> None:
+        if isinstance(optimizer, Optimizer) and not isinstance(self._home, FusedOptimizer):
             name = type(optimizer).__name__
-            raise TypeError(
-                f"{type(self).__name__} drives the optimizers of fused_sched.optim, but got {name}: construct "
-                f"fused_sched.optim.{name if name in ('SGD', 'Adam', 'AdamW') else 'AdamW'}, or use "
-                f"{self._torch_class.__module__}.{self._torch_class.__name__}"
+            raise ValueError(
+                f"fused and skip_with_optimizer need an optimizer of fused_sched.optim, whose step advances the "
+                f"schedule, but got {name}: leave them out"
             )
 
     def step(self, epoch: float | None = None) -> None:
@@ -102,8 +115,7 @@ class OnDevice(Bound):
                 self._account_for(schedule)
                 return True
             schedule.withheld = False  # and an ordinary advance follows
-        optimizer = self.optimizer
-        if self._order_matters and not self._order_checked and not optimizer._block.capturing():
+        if self._order_matters and not self._order_checked and not self._home._block.capturing():
             self._check_order()  # once: reading the register may wait for the device
         if schedule is None or self._is_part:
             return False
@@ -148,14 +160,13 @@ class OnDevice(Bound):
     def get_last_lr(self) -> list[Any]:
         """The lr of each group as of the last step of the schedule: Python floats.
 
-        A group whose lr was given as a tensor has a tensor here too, a copy.
+        A group whose lr is a tensor has a tensor here too, a copy.
         """
         self._raise_if_trapped()
         values: list[Any] = self._last_lr
         groups = self.optimizer.param_groups
         if len(values) == len(groups):
-            pairs = zip(values, groups, strict=True)
-            return [torch.tensor(x, dtype=torch.float64) if torch.is_tensor(g.get("lr")) else x for x, g in pairs]
+            return [like_lr(x, group.get("lr")) for x, group in zip(values, groups, strict=True)]
         return values
 
     def state_dict(self) -> dict[str, Any]:
@@ -163,7 +174,7 @@ class OnDevice(Bound):
 
         Its numbers are those that the device has, to the last place.
         """
-        self.optimizer._block.expire()
+        self._home._block.expire()
         self._raise_if_trapped()
         self._pull()
         return super().state_dict()  # type: ignore[misc,no-any-return]
@@ -185,7 +196,7 @@ class OnDevice(Bound):
 
     def detach(self) -> None:
         """Stop advancing inside ``optimizer.step()``, for a ``fused`` scheduler that another one replaces."""
-        schedules = self.optimizer._schedules
+        schedules = self._home._schedules
         if self._schedule in schedules:
             schedules.remove(self._schedule)
         self._fused = False
@@ -209,11 +220,11 @@ class OnDevice(Bound):
             elif one._traced_get_lr is not None:
                 lines.append(f"{type(one).__name__}: its get_lr is part of the program: {one._traced_get_lr.explain()}")
             elif one is self or not one._parts():
-                lines.append(f"{type(one).__name__} is a program on {self.optimizer._block.tensor.device}")
+                lines.append(f"{type(one).__name__} is a program on {self._home._block.tensor.device}")
         return "\n".join([*lines, *([] if self.program is None else [str(self.program)])])
 
     def __getstate__(self) -> dict[str, Any]:
-        self.optimizer._block.expire()
+        self._home._block.expire()
         self._pull()
         pending = self._schedule is not None and self._schedule.pending
         return {**self.__dict__, "_on_device": (self._fused, self._skip_with_optimizer, self._horizon, pending)}
@@ -224,4 +235,10 @@ class OnDevice(Bound):
         self._horizon = horizon
         self._reset_slots(fused, skip_with_optimizer)
         self.__dict__.update(state)
+        self._move_in(self.optimizer)
         self._bind(pending)
+
+
+def like_lr(value: Any, lr: Any) -> Any:
+    """A number as a tensor where ``lr`` is one."""
+    return torch.tensor(float(value), dtype=lr.dtype, device=lr.device) if torch.is_tensor(lr) else value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 
+from ..program.program import Program
 from ..program.schedule import Schedule
 from .host_steps import HostSteps
 from .programmed import Programmed, warn
@@ -16,32 +17,22 @@ class Bound(HostSteps):
 
     def _bind(self, pending: bool = False) -> None:
         """Build the program and put it on the optimizer's device."""
-        self._host_reason = self._why_on_host()
-        if self._host_reason is not None:
-            if self._fused or self._skip_with_optimizer:
-                raise ValueError(f"{self._host_reason}: leave out fused and skip_with_optimizer")
-            warn(f"{self._host_reason}: its lr is computed on the host at every step()")
-            if self._schedule is not None:
-                for one in self._family():
-                    one._pull()
-                for one in self._family():
-                    one._leave_schedule()
-                    one._schedule = one._outer_reference = None
+        home = self._home
+        if home.groups_changed():
+            home.sync_groups()
+        program = self._program_or_reason()
+        if program is None:
+            self._go_to_host()
             return
-        optimizer = self.optimizer
         previous = self._schedule
-        self._take_values()
-        if optimizer.groups_changed():
-            optimizer.sync_groups()
-        block, backend = optimizer._block, optimizer._backend
-        schedule = Schedule(self._build(), optimizer.rows, block, backend, self._skip_with_optimizer)
-        self._groups_seen = optimizer._group_snapshot
+        schedule = Schedule(program, home.rows, home._block, home._backend, self._skip_with_optimizer)
+        self._groups_seen = home._group_snapshot
         schedule.before_advance = Hold(self)
         schedule.pending = pending if previous is None else previous.pending
-        optimizer._scheduled_fields |= schedule.program.fields_written
+        home._scheduled_fields |= schedule.program.fields_written
         self._take_over(schedule, "", None)
         self._note_all_constants()
-        schedules = optimizer._schedules
+        schedules = home._schedules
         if previous in schedules:
             schedules[schedules.index(previous)] = schedule
         elif self._fused:
@@ -57,7 +48,42 @@ class Bound(HostSteps):
         for one in self._family():
             if one._source is not None and one._source.horizon > 1:
                 one._prepare(restart=False)
-        optimizer._changes.structure = True  # which state tensors are needed may depend on the program
+        home._changes.structure = True  # which state tensors are needed may depend on the program
+
+    def _program_or_reason(self) -> Program | None:
+        """The program; if there is none, ``_host_reason`` says why."""
+        home = self._home
+        self._host_reason = home.watch({"lr"})
+        if self._host_reason is not None:
+            return None  # torch's way with such an optimizer, and nothing to warn of
+        self._host_reason = self._why_on_host()
+        if self._host_reason is not None:
+            self._refuse_or_warn(self._host_reason)
+            return None
+        self._take_values()
+        program = self._build()
+        self._host_reason = home.watch(program.fields)
+        if self._host_reason is not None:
+            return None
+        return program if self._suits_tensors(program) else self._build()
+
+    def _suits_tensors(self, program: Program) -> bool:
+        """Whether the program knows which fields follow a tensor."""
+        return bool(program.fields & self._home._block.bindings.fields == program.fields_bound)
+
+    def _refuse_or_warn(self, reason: str) -> None:
+        if self._fused or self._skip_with_optimizer:
+            raise ValueError(f"{reason}: leave out fused and skip_with_optimizer")
+        warn(f"{reason}: its lr is computed on the host at every step()")
+
+    def _go_to_host(self) -> None:
+        """From now on Python makes the steps."""
+        if self._schedule is not None:
+            for one in self._family():
+                one._pull()
+            for one in self._family():
+                one._leave_schedule()
+                one._schedule = one._outer_reference = None
 
     def _take_over(self, schedule: Schedule, scope: str, outer: Programmed | None) -> None:
         """Let this scheduler and its parts be run by ``schedule``."""
@@ -77,13 +103,13 @@ class Bound(HostSteps):
         Args:
             fused: the optimizer asks, and has looked at its groups.
         """
-        schedule, optimizer = self._schedule, self.optimizer
+        schedule, home = self._schedule, self._home
         assert schedule is not None
-        if not fused and optimizer.groups_changed():
-            optimizer.sync_groups()
+        if not fused and home.groups_changed():
+            home.sync_groups()
         if schedule.trapped:
             self._step_by_python()
-        if self._groups_seen is not optimizer._group_snapshot:  # the program drives others
+        if self._groups_seen is not home._group_snapshot:  # the program drives others
             self._take_groups()
             if self._schedule is None:
                 return
@@ -101,9 +127,10 @@ class Bound(HostSteps):
         assert schedule is not None
         for one in self._family():
             one._values_seen = -1  # what torch keeps in the groups may be another's
-        if schedule.n_groups == len(groups):
-            schedule.drive(self.optimizer.rows)
-            self._groups_seen = self.optimizer._group_snapshot
+        suits = self._suits_tensors(schedule.program) and schedule.block is self._home._block
+        if schedule.n_groups == len(groups) and suits and self._home.watch(schedule.program.fields) is None:
+            schedule.drive(self._home.rows)
+            self._groups_seen = self._home._group_snapshot
             return
         self._bind()
 

@@ -58,7 +58,7 @@ def on_device(scheduler: Any, *, fused: bool = False, skip_with_optimizer: bool 
     with a warning that says why. SequentialLR and ChainedScheduler are taken over with all their parts.
 
     Args:
-        scheduler: drives an optimizer of :mod:`fused_sched.optim`, at any point of its run.
+        scheduler: drives any optimizer, at any point of its run.
         fused, skip_with_optimizer: see the package.
         horizon: see :class:`LambdaLR`.
 
@@ -67,7 +67,8 @@ def on_device(scheduler: Any, *, fused: bool = False, skip_with_optimizer: bool 
         ``scheduler``.
 
     Raises:
-        TypeError: ``scheduler`` is not a scheduler of torch, or its optimizer not one of fused_sched.optim.
+        TypeError: ``scheduler`` is not a scheduler of torch.
+        ValueError: see :class:`OnDevice`.
     """
     if isinstance(scheduler, OnDevice):
         raise TypeError(f"this {type(scheduler).__name__} is on the device already: use it as it is")
@@ -78,9 +79,9 @@ def on_device(scheduler: Any, *, fused: bool = False, skip_with_optimizer: bool 
     users: Any = type(scheduler)
     cls: Any = _device_class(users)
     made = cls.__new__(cls)
-    made._require_ours(scheduler.optimizer)
     made._horizon = horizon
     made._reset_slots(fused, skip_with_optimizer)
+    made._move_in(scheduler.optimizer)
     made.__dict__.update(scheduler.__dict__)
     parts = made.__dict__.get("_schedulers")
     if parts is not None:

@@ -6,10 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+from torch.optim import Optimizer
+
 from ..memory.control_block import FIELDS
 from ..program.builder import TRAP
 from .by_hand import EditedByHand
 from .registers import LAST_LR
+
+TENSORS = ("momentum", "betas", "weight_decay", "dampening", "eps")  # where a group may have some, besides the lr
 
 
 class HostSteps(EditedByHand):
@@ -22,8 +27,8 @@ class HostSteps(EditedByHand):
 
     def _step_on_host(self, epoch: float | None = None) -> None:
         """One step by torch's Python code."""
-        self.optimizer._block.refuse_in_capture(f"{self._sets} of {type(self).__name__} was computed by Python")
-        if getattr(self, "_is_initial", False):
+        self._home._block.refuse_in_capture(f"{self._sets} of {type(self).__name__} was computed by Python")
+        if getattr(self, "_is_initial", False) and self._home.watch({"lr"}) is None:
             self._ensure_source()  # before torch calls the user's function, which may never return
         with self._untouched_on_error(), groups_untouched_on_error(self.optimizer):
             self._torchs_step(epoch)
@@ -54,19 +59,21 @@ class HostSteps(EditedByHand):
         """The program trapped: let torch's code make the step, or raise what it raises there."""
         schedule = self._schedule
         assert schedule is not None
-        self.optimizer._block.refuse_in_capture(f"the lr of {type(self).__name__} was computed by Python")
+        self._home._block.refuse_in_capture(f"the lr of {type(self).__name__} was computed by Python")
         schedule.write(TRAP, 0.0)
-        block = self.optimizer._block
+        block = self._home._block
         block.expire()  # what is put back must be what the device had
         saved = [(one, name, getattr(one, name)) for one in self._family() for name in (*one._registers, LAST_LR)]
-        slots = [block.slot(row, field) for row in self.optimizer.rows for field in FIELDS]
+        slots = [block.slot(row, field) for row in self._home.rows for field in FIELDS]
         values = [block.read(slot) for slot in slots]
+        tensors = [(tensor, tensor.detach().clone()) for tensor in block.bindings.tensors(self._home.rows)]
 
         def put_back() -> None:
             for one, name, value in saved:
                 setattr(one, name, value)
             for slot, before in zip(slots, values, strict=True):
                 block.write(slot, before)
+            _put_back(tensors)
 
         try:
             self._step_on_host()
@@ -95,10 +102,16 @@ class HostSteps(EditedByHand):
 @contextmanager
 def groups_untouched_on_error(optimizer: Any) -> Iterator[None]:
     """Put back what a constructor that fails has written into the param groups."""
+    if not isinstance(optimizer, Optimizer):
+        yield  # torch says so
+        return
     before = [dict(group) for group in optimizer.param_groups]
+    numbers = [x for group in before for x in group.values() if isinstance(x, torch.Tensor) and x.numel() == 1]
+    tensors = [(x, x.detach().clone()) for x in numbers]
     try:
         yield
     except Exception:
+        _put_back(tensors)
         for group, values in zip(optimizer.param_groups, before, strict=True):
             for key in [k for k in group if k not in values]:
                 del group[key]
@@ -106,6 +119,31 @@ def groups_untouched_on_error(optimizer: Any) -> Iterator[None]:
                 if group[key] is not value and not _equal(group[key], value):
                     group[key] = value
         raise
+
+
+@contextmanager
+def tensors_kept(optimizer: Any) -> Iterator[None]:
+    """Let tensors in the groups take the numbers that a constructor puts in their places, as torch does with the lr."""
+    before = [dict(group) for group in getattr(optimizer, "param_groups", [])]
+    yield
+    for group, values in zip(optimizer.param_groups, before, strict=True):
+        for key, value in values.items():
+            if key in TENSORS and group.get(key) is not value:
+                group[key] = refilled(value, group[key])
+
+
+def refilled(before: Any, now: Any) -> Any:
+    """What an assignment of ``now`` leaves: where there was a tensor, that tensor with the number."""
+    if isinstance(before, tuple) and isinstance(now, tuple) and len(before) == len(now):
+        return tuple(map(refilled, before, now))
+    if not isinstance(before, torch.Tensor) or isinstance(now, torch.Tensor):
+        return now
+    return before.fill_(now)
+
+
+def _put_back(tensors: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    for tensor, before in tensors:
+        tensor.detach().copy_(before)
 
 
 def _equal(a: Any, b: Any) -> bool:

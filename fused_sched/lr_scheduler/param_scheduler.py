@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch.optim.lr_scheduler import LRScheduler
 
 from ..memory.control_block import FIELDS
 from ..program.builder import Builder, Value
 from .base import OnDevice
+from .host_steps import refilled
 
 Function = Callable[[int], Any]
 _PAIRS = {"betas": ("beta1", "beta2")}
@@ -52,12 +52,10 @@ class _HostParamScheduler(LRScheduler):
             if self.name in _PARTS:
                 key, place = _PARTS[self.name]
                 pair = list(group[key])
-                pair[place] = value
+                pair[place] = refilled(pair[place], value)
                 group[key] = tuple(pair)
-            elif self.name == "lr" and isinstance(group["lr"], torch.Tensor):
-                group["lr"].fill_(value)
             else:
-                group[self.name] = value
+                group[self.name] = refilled(group[self.name], value)
         self._last_lr = [float(group["lr"]) for group in self.optimizer.param_groups]
 
     def state_dict(self) -> dict[str, Any]:
@@ -81,7 +79,7 @@ class ParamScheduler(OnDevice, _HostParamScheduler):
     step 0 and at every ``step()``.
 
     Args:
-        optimizer: of :mod:`fused_sched.optim`.
+        optimizer: any one; see :class:`OnDevice`.
         name: ``"weight_decay"``, ``"momentum"``, ``"dampening"``, ``"eps"``, ``"lr"``, ``"betas"`` (the
             function returns a pair), ``"beta1"`` or ``"beta2"``.
         fn: from an int to a float; or a list with one for each param group, None to leave a group alone.

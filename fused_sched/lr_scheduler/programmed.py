@@ -37,9 +37,9 @@ class Programmed:
 
     # In slots, so that state_dict(), which is all of __dict__, has torch's keys and no others.
     __slots__ = (
-        "__weakref__", "_fused", "_groups_seen", "_horizon", "_host_reason", "_order_checked", "_outer_reference",
-        "_schedule", "_scope", "_seen", "_seen_in_groups", "_skip_with_optimizer", "_source", "_tabulates", "_touched",
-        "_traced_get_lr", "_values_seen", "_watched_parts", "_watches_itself",
+        "__weakref__", "_fused", "_groups_seen", "_home", "_horizon", "_host_reason", "_order_checked",
+        "_outer_reference", "_schedule", "_scope", "_seen", "_seen_in_groups", "_skip_with_optimizer", "_source",
+        "_tabulates", "_touched", "_traced_get_lr", "_values_seen", "_watched_parts", "_watches_itself",
     )  # fmt: skip
 
     # Attributes of the torch class that are constants of the program; users may change them at any time.
@@ -51,6 +51,7 @@ class Programmed:
     _torch_class: ClassVar[type[LRScheduler]]
 
     optimizer: Any
+    _home: Any  # what is driven: see home_of
     base_lrs: list[Any]
     last_epoch = Register()
     _step_count = Register()
@@ -230,7 +231,7 @@ class Programmed:
     def _build(self) -> Program:
         for one in self._family():
             one._check()
-        b = Builder(len(self.optimizer.param_groups))
+        b = Builder(len(self.optimizer.param_groups), self._home._block.bindings.fields)
         self._emit_step(b)
         return b.finish(type(self).__name__)
 

@@ -102,7 +102,7 @@ class ReduceLROnPlateau(OnDevice, lr_scheduler.ReduceLROnPlateau):
         if epoch is not None:
             warnings.warn(EPOCH_DEPRECATION_WARNING, UserWarning, stacklevel=2)
         if epoch is not None or self._schedule is None or not self._covers_groups():
-            self.optimizer._block.refuse_in_capture("the lr of ReduceLROnPlateau was computed by Python")
+            self._home._block.refuse_in_capture("the lr of ReduceLROnPlateau was computed by Python")
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # given above
                 lr_scheduler.ReduceLROnPlateau.step(self, metrics, epoch)

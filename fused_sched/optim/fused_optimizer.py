@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from operator import is_
 from typing import Any
@@ -166,9 +166,10 @@ class FusedOptimizer(Optimizer):
     # -- groups, parameters and state as they are now --------------------------------------------------
 
     def groups_changed(self) -> bool:
-        """Whether ``param_groups`` holds other groups than it did, or in another order."""
+        """Whether ``param_groups`` holds other groups than it did, or in another order, or other tensors in them."""
         groups, known = self.param_groups, self._group_snapshot
-        return not (groups is self._known_groups and len(groups) == len(known) and all(map(is_, groups, known)))
+        same = groups is self._known_groups and len(groups) == len(known) and all(map(is_, groups, known))
+        return not same or self._changes.rebound
 
     def sync(self) -> None:
         """Make the parameter table from groups, parameters and state as they are now, whatever was done to them.
@@ -182,7 +183,8 @@ class FusedOptimizer(Optimizer):
         check_gradients(self.param_groups, type(self).__name__)
         groups = [self._own_group(g) for g in self.param_groups]
         state = self._own_state(self.state)
-        found = Sync(self._rule, self._block, state, self._scheduled_fields, self._backend.walks_memory)
+        unseen = self._scheduled_fields | self._block.bindings.fields
+        found = Sync(self._rule, self._block, state, unseen, self._backend.walks_memory)
         with torch.no_grad():
             found.build(groups)
         self._take_groups(groups)
@@ -217,6 +219,13 @@ class FusedOptimizer(Optimizer):
     def _note_groups(self) -> None:
         self._known_groups = self.param_groups
         self._group_snapshot = list(self.param_groups)
+        self._changes.rebound = False
+        if self._block.bindings.fields:
+            self._block.note_order(self.rows)
+
+    def watch(self, fields: Collection[str]) -> str | None:
+        """Why only Python could set these fields: the control block has all of them."""
+        return None
 
     @property
     def rows(self) -> tuple[int, ...]:
@@ -259,9 +268,6 @@ class FusedOptimizer(Optimizer):
         with self._reserves_aside():
             packed = super().state_dict()
         packed["state"] = self._plain_state(packed["state"])
-        for group in packed["param_groups"]:
-            if isinstance(group.get("lr"), torch.Tensor):
-                group["lr"] = group["lr"].clone()  # saving the view would save the whole control block
         return packed
 
     @contextmanager

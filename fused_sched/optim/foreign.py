@@ -1,0 +1,180 @@
+"""Optimizers that are not of this package, as schedulers see them: their groups hold the lr in tensors."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Collection, Iterable
+from operator import is_
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+from torch.utils.weak import WeakIdKeyDictionary
+
+from .. import backends
+from ..memory.bindings import is_bindable
+from ..memory.control_block import ControlBlock, Slot
+from ..program.schedule import Schedule
+from .fused_optimizer import FusedOptimizer
+from .live_dict import Changes
+
+# By field: the key of a param group, and the place in its value.
+_KEYS: dict[str, tuple[str, int | None]] = {
+    **{key: (key, None) for key in ("lr", "weight_decay", "momentum", "dampening", "eps")},
+    "beta1": ("betas", 0),
+    "beta2": ("betas", 1),
+}
+_known: Any = WeakIdKeyDictionary()
+
+
+def home_of(optimizer: Any, backend: str | backends.Backend | None = None) -> Any:
+    """What a scheduler of ``optimizer`` drives: an optimizer of this package, or a :class:`ForeignOptimizer`.
+
+    A wrapper that shows the groups of an optimizer of this package is driven through.
+
+    Args:
+        optimizer: any one.
+        backend: of a foreign one that no scheduler has driven yet; default: what suits the device.
+    """
+    inner = optimizer
+    while isinstance(inner, Optimizer):
+        if isinstance(inner, FusedOptimizer):
+            return inner if inner is optimizer or _shows_groups_of(optimizer, inner) else _foreign(optimizer, backend)
+        inner = getattr(inner, "optimizer", None) or getattr(inner, "optim", None)
+    return _foreign(optimizer, backend)
+
+
+def _shows_groups_of(wrapper: Any, inner: FusedOptimizer) -> bool:
+    shown = wrapper.param_groups
+    return len(shown) == len(inner.param_groups) and all(map(is_, shown, inner.param_groups))
+
+
+def _foreign(optimizer: Any, backend: str | backends.Backend | None) -> Any:
+    if not isinstance(optimizer, Optimizer):
+        return None  # torch's constructor says so
+    if optimizer not in _known:
+        _known[optimizer] = ForeignOptimizer(optimizer, backend)
+    return _known[optimizer]
+
+
+class ForeignOptimizer:
+    """The groups of an optimizer as rows of a control block, whose fields follow the tensors in the groups.
+
+    Has what :class:`FusedOptimizer` has for schedulers. The rows are shared by all schedulers of the optimizer.
+
+    Args:
+        optimizer: of any class.
+        backend: runs the programs; default: what suits the device.
+    """
+
+    def __init__(self, optimizer: Optimizer, backend: str | backends.Backend | None = None) -> None:
+        self._backend_given = backend
+        self._optimizer = weakref.ref(optimizer)
+        self._schedules: list[Schedule] = []
+        self._kept_schedulers: list[Any] = []
+        self._scheduled_fields: set[str] = set()
+        self._watched = {"lr"}  # fields that programs use
+        self._changes = _ChangesUnseen()
+        self._group_snapshot: list[dict[str, Any]] = []
+        self._slots: dict[int, Slot] = {}  # by identity of the groups in the snapshot
+        self._found: list[tuple[dict[str, Any], str, Any]] = []  # group, field, its tensor or None
+        self._backend: backends.Backend
+        self._block: ControlBlock
+        self._take(optimizer.param_groups)
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """The control block's row of each group, in their order."""
+        return tuple(self._slots[id(group)].index for group in self._group_snapshot)
+
+    def groups_changed(self) -> bool:
+        """As :meth:`FusedOptimizer.groups_changed`."""
+        groups, known = self._groups(), self._group_snapshot
+        if len(groups) != len(known) or not all(map(is_, groups, known)):
+            return True
+        return any(_tensor(group, field) is not tensor for group, field, tensor in self._found)
+
+    def sync_groups(self) -> None:
+        """As :meth:`FusedOptimizer.sync_groups`."""
+        self._take(self._groups())
+
+    def watch(self, fields: Collection[str]) -> str | None:
+        """Take note of what a program reads and writes; returns why only Python can do that, if so."""
+        if not self._watched >= set(fields):
+            self._watched |= set(fields)
+            self._take(self._group_snapshot)
+        for place, group in enumerate(self._group_snapshot):
+            for field in sorted(fields):
+                if self._block.bindings.get(self._slots[id(group)].index, field) is None:
+                    return self._why_unbound(place, group, field)
+        return None
+
+    def _why_unbound(self, place: int, group: dict[str, Any], field: str) -> str:
+        tensor, key = _tensor(group, field), _KEYS[field][0] if field in _KEYS else field
+        name = type(self._optimizer()).__name__
+        if tensor is None:
+            return f"{name} has no tensor for {key} in param group {place}, so only Python can set it"
+        return (
+            f"{key} in param group {place} of {name} is a {tensor.dtype} tensor of {tensor.numel()} element(s) on "
+            f"{tensor.device}, where a schedule on {self._block.device} can follow one of float32 or float64 there"
+        )
+
+    def _groups(self) -> list[dict[str, Any]]:
+        optimizer = self._optimizer()
+        if optimizer is None:
+            raise ReferenceError("the optimizer of a scheduler is gone: keep it as long as its schedulers")
+        return optimizer.param_groups
+
+    def _take(self, groups: Iterable[dict[str, Any]]) -> None:
+        groups = list(groups)
+        device = next((t.device for g in groups if (t := _tensor(g, "lr")) is not None), torch.device("cpu"))
+        if "_block" not in self.__dict__ or self._block.device != device:
+            self._backend = backends.choose(device, self._backend_given)
+            self._block = ControlBlock(device, len(groups), 0, self._backend.platform)
+            self._slots = {}
+        self._slots = {id(g): self._slots.get(id(g)) or self._block.claim_row() for g in groups}
+        self._group_snapshot = groups
+        self._found = [(g, field, _tensor(g, field)) for g in groups for field in sorted(self._watched)]
+        for group, field, tensor in self._found:
+            self._follow(self._slots[id(group)].index, field, tensor)
+        self._block.note_order(self.rows)
+
+    def _follow(self, row: int, field: str, tensor: torch.Tensor | None) -> None:
+        block = self._block
+        if not is_bindable(tensor, block.device):
+            tensor = None
+        if tensor is block.bindings.get(row, field):
+            return
+        block.bind(row, field, tensor)
+        if tensor is not None and block.remote:
+            block.copy_from_device(block.slot(row, field), tensor)
+        elif tensor is not None:
+            block.write(block.slot(row, field), float(tensor))
+
+
+class _ChangesUnseen(Changes):
+    """Changes in groups that tell of nothing: whoever asks has to look."""
+
+    __slots__ = ("_asked",)
+
+    def __init__(self) -> None:
+        self._asked = 0
+        super().__init__()
+
+    @property
+    def values(self) -> int:
+        self._asked += 1
+        return self._asked
+
+    @values.setter
+    def values(self, value: int) -> None:
+        pass
+
+
+def _tensor(group: dict[str, Any], field: str) -> torch.Tensor | None:
+    """What a group has for a field, if it is a tensor."""
+    key, place = _KEYS.get(field, (field, None))
+    value = group.get(key)
+    if place is not None:
+        value = value[place] if isinstance(value, (tuple, list)) and len(value) > place else None
+    return value if isinstance(value, torch.Tensor) else None
