@@ -35,7 +35,6 @@ class DeviceBackend(Backend):
     """
 
     walks_memory = True
-    compiles_scaling = False  # whether there is a grad_scale and a found_inf is compiled into the kernels
 
     def __init__(self, chunk_size: int | None = None, platform: Platform = TORCH) -> None:
         super().__init__(platform)
@@ -61,9 +60,7 @@ class DeviceBackend(Backend):
         with self.platform.current(block.device):
             capturing = self.platform.is_capturing(block.device)
             table = self._device_table(update, capturing)
-            key: tuple[Any, ...] = (block.tensor, block.counts, update.rule)
-            if self.compiles_scaling:
-                key += (update.grad_scale is None, update.found_inf is None)
+            key = block.tensor, block.counts, update.rule, *self._compiled_for(update)
             for schedule in update.schedules:
                 key += (schedule.memory.tensor, schedule.program, schedule.guarded)
             launches = table.launches
@@ -98,6 +95,10 @@ class DeviceBackend(Backend):
     def retire(self, schedule: Schedule) -> None:
         super().retire(schedule)
         self._drop(self.advances.pop(schedule, None))
+
+    def _compiled_for(self, update: Update) -> tuple[Any, ...]:
+        """What kernels are compiled for, besides rule, dtypes and programs: objects to compare by identity."""
+        return ()
 
     def _prepare_update(self, update: Update, table: DeviceTable) -> tuple[Any, list[Any]]:
         """The launches of an update, as yet without gradients, and what was made for them to point to."""

@@ -50,7 +50,6 @@ class TritonBackend(DeviceBackend):
 
     name = "triton"
     rules: ClassVar = {name: RULES[name] for name in kernel_rules.RULES}
-    compiles_scaling = True
 
     def __init__(
         self,
@@ -63,6 +62,9 @@ class TritonBackend(DeviceBackend):
         super().__init__(chunk_size, platform)
         self.launcher = make_launcher() if launcher is None else launcher
         self._tuning = tuning
+
+    def _compiled_for(self, update: Update) -> tuple[Any, ...]:
+        return update.grad_scale is not None, update.found_inf is not None
 
     def _launch_update(
         self, prepared: list[_Launch], control: torch.Tensor, scale: torch.Tensor | None, found: torch.Tensor | None
