@@ -10,7 +10,9 @@ from device import Host
 from harness import Call
 from problems import Problem, Tensors
 
+from fused_sched.memory.device_table import DeviceTable
 from fused_sched.memory.parameter_table import RECORD
+from fused_sched.rules import ADAM
 
 STREAM, COPY, EMPTY = "stream of the same bytes", "copy_ of as many bytes", "empty kernel"
 _ADDRESSES = ("param", "grad", "state0", "state1", "state2")
@@ -86,13 +88,14 @@ if triton is not None:
 
 def stream_over(optimizer: Any, problem: Problem, factor: float = 0.0) -> Call:
     """The stream over the tables of one of our optimizers, which has made a step."""
-    table = optimizer._backend._tracked[optimizer._tables[0]].device
+    device = optimizer.param_groups[0]["params"][0].device
+    table = DeviceTable(optimizer.tables[0], ADAM, device)  # as its backend's; of the rule nothing is read here
     types = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16}
     param, state = (types[dtype] for dtype in problem.dtypes)
     widest = max(dtype.itemsize for dtype in problem.dtypes)
     aligned = bool(((table.host[:, [RECORD[name] for name in _ADDRESSES]] & 15) == 0).all())
     hints = (16, 16 if widest == 2 else 8) if aligned else (0, 0)
-    chunks, size = table.parts[0].chunks, table.parts[0].size
+    chunks, size = table.signatures[0].chunks, table.signatures[0].size
     constants: dict[str, Any] = {"P": param, "S": state, "STATES": problem.states, "BLOCK": 2048 // widest}
     constants |= {"HINT": hints[0], "HINT16": hints[1], "num_warps": 4, "FACTOR": factor}
 

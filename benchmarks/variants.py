@@ -6,6 +6,7 @@ the whole package takes part where ``FUSED_SCHED_BEFORE`` names a folder that ho
 
 from __future__ import annotations
 
+import copy
 import gc
 import importlib
 import os
@@ -14,7 +15,7 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import torch
-from contenders import WARM_UP, Entered, make_optimizer
+from contenders import WARM_UP, Built, Entered, make_optimizer
 from device import Captured, Host
 from floors import gpu_floors
 from harness import Call, Row, interleave, reason, time_text
@@ -25,6 +26,7 @@ from fused_sched.backends.triton import TritonBackend
 from fused_sched.kernels import launcher, variants
 from fused_sched.kernels.variants import Tuning
 from fused_sched.lr_scheduler import CosineAnnealingLR
+from fused_sched.memory.parameter_table import ParameterTable
 
 NOW, BEFORE, CUDA = "now", "before", "backend cuda"
 FREE = 255  # registers: as many as the compiler likes
@@ -59,24 +61,47 @@ CHECKED = 2e8  # elements; of more there is no room for copies
 SMALL = 2_000_000  # elements; below, the time of twenty steps in one graph is taken too
 
 
-class Versions:
-    """One optimizer with a fused cosine, whose backend is exchanged."""
+class Exchanged(backends.Backend):
+    """Lets another backend do the updates; which one, may change between steps.
 
-    def __init__(self, optim: Any, schedulers: Any, tensors: Tensors, **options: Any) -> None:
+    Attributes:
+        now: that backend.
+    """
+
+    name = "exchanged"
+    walks_memory = True
+
+    def __init__(self, now: backends.Backend) -> None:
+        super().__init__()
+        self.now = self._prepared_by = now
+
+    def prepare(self, table: ParameterTable) -> None:
+        self._prepared_by = self.now
+        self.now.prepare(table)
+
+    def discard(self, table: ParameterTable) -> None:
+        self._prepared_by.discard(table)
+
+    def scan(self, table: ParameterTable) -> bool:
+        return self._prepared_by is self.now and self.now.scan(table)
+
+    def update(self, update: backends.Update) -> None:
+        self.now.update(update)
+
+
+class Versions:
+    """One optimizer with a fused cosine."""
+
+    def __init__(self, optim: Any, schedulers: Any, tensors: Tensors, backend: str | backends.Backend) -> None:
         self.tensors = tensors
-        self.optimizer = make_optimizer(optim, tensors, **options)
+        self.optimizer = make_optimizer(optim, tensors, backend=backend)
         self.scheduler = schedulers.CosineAnnealingLR(self.optimizer, T_max=PERIOD, eta_min=ETA_MIN, fused=True)
+        self.start: tuple[Any, ...] | None = None
         self.first: list[torch.Tensor] | None = None
-        self.memory: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def step(self) -> None:
         self.optimizer.step()
         self.scheduler.step()
-
-    def use(self, backend: Any) -> None:
-        """The next step runs on ``backend``, on the same memory."""
-        self.optimizer._backend = backend
-        self.optimizer._changes.structure = True
 
     def warm_up(self, device: Host) -> None:
         with device.side_stream():
@@ -85,17 +110,20 @@ class Versions:
 
     def check(self, device: Host) -> None:
         """Steps from the same start end at the same bits as those of the first version."""
-        o = self.optimizer
-        if not self.memory:
+        optimizer, params = self.optimizer, self.tensors.params
+        if self.start is None:
             self.step()  # makes the state
-            kept = [*self.tensors.params, *(t for s in o.state.values() for t in s.values() if t.ndim)]
-            kept += [o._block.tensor, *(s.memory.tensor for s in o._schedules)]
-            self.memory = [(t.detach(), t.detach().clone()) for t in kept]
-        for t, start in self.memory:
-            t.copy_(start)
+            start = optimizer.state_dict(), self.scheduler.state_dict(), [p.detach() for p in params]
+            self.start = copy.deepcopy(start)
+        at_start, schedule, values = self.start
+        optimizer.load_state_dict(at_start)  # into the same memory
+        self.scheduler.load_state_dict(schedule)
+        for p, value in zip(params, values, strict=True):
+            p.detach().copy_(value)
         self.warm_up(device)
         device.synchronize()
-        found = [t.clone() for t, _ in self.memory]
+        found = [t.detach().reshape(-1).clone() for p in params for t in (p, *optimizer.state[p].values())]
+        found.append(torch.tensor([group["lr"] for group in optimizer.param_groups], dtype=torch.float64))
         if self.first is None:
             self.first = found
         for a, b in zip(self.first, found, strict=True):
@@ -122,14 +150,15 @@ def measure(problem: Problem, rounds: int, calls: int, device: Host) -> list[Row
         if small:
             unrolled[name] = device.captured(body, device.copies)  # type: ignore[attr-defined]
 
-    ours = Versions(*_package("fused_sched"), tensors, backend="triton")
     # a backend holds what its graphs point to
     kept: dict[str, Any] = {name: TritonBackend(*how) for name, how in versions(problem).items()}
     if backends.reason_unavailable("cuda") is None:
         kept[CUDA] = backends.choose(tensors.params[0].device, "cuda")
+    exchanged = Exchanged(kept[NOW])
+    ours = Versions(*_package("fused_sched"), tensors, backend=exchanged)
     for name, backend in kept.items():
         try:
-            ours.use(backend)
+            exchanged.now = backend
             if problem.elements < CHECKED and name != CUDA:
                 ours.check(device)
             else:
@@ -138,9 +167,9 @@ def measure(problem: Problem, rounds: int, calls: int, device: Host) -> list[Row
         except Exception as error:
             absent[name] = reason(error)
             print(f"  no time for {name}: {absent[name]}", flush=True)
-    ours.memory.clear()
-    ours.first = None
-    floors = gpu_floors(problem, tensors, _entered(ours), device)
+    ours.start = ours.first = None
+    entered = Entered(ours.step, Built(ours.step, optimizer=ours.optimizer), None, 0.0, 0.0, None)
+    floors = gpu_floors(problem, tensors, entered, device)
     for name, call in floors.items():
         capture(name, call)
     before = None
@@ -157,7 +186,7 @@ def measure(problem: Problem, rounds: int, calls: int, device: Host) -> list[Row
     _print(row)
     graphs.clear()
     unrolled.clear()
-    del ours, before, tensors, floors, kept
+    del ours, before, entered, exchanged, tensors, floors, kept
     gc.collect()
     device.release()
     return [row]
@@ -165,14 +194,6 @@ def measure(problem: Problem, rounds: int, calls: int, device: Host) -> list[Row
 
 def _package(name: str) -> tuple[Any, Any]:
     return importlib.import_module(f"{name}.optim"), importlib.import_module(f"{name}.lr_scheduler")
-
-
-def _entered(versions: Versions) -> Entered:
-    from contenders import Built
-
-    versions.use(TritonBackend())
-    versions.step()
-    return Entered(versions.step, Built(versions.step, optimizer=versions.optimizer), None, 0.0, 0.0, None)
 
 
 def _times(calls: dict[str, Call], rounds: int, repeats: int, device: Host) -> dict[str, dict[str, float]]:

@@ -241,10 +241,12 @@ Allowed are:
 
 def draw(results: list[Result], path: Path, what: str, pick: Callable[[Side], list[float]], log: bool) -> None:
     """One small chart for each case, torch's curve as a broad band below ours."""
-    columns = 5
+    columns = 4
     rows = math.ceil(len(results) / columns)
-    figure = plotting.new_figure(15, 0.7 + 2.7 * rows)
-    axes = figure.subplots(rows, columns, squeeze=False, sharey=log).flat
+    figure = plotting.new_figure(13, 0.7 + 2.7 * rows)
+    axes = list(figure.subplots(rows, columns, squeeze=False, sharey=log).flat)
+    for spare in axes[len(results) :]:
+        spare.remove()
     for axis, result in zip(axes, results, strict=False):
         axis.plot(pick(result.theirs), color="#f0b48f", linewidth=5, label="torch")
         axis.plot(pick(result.ours), color="#1f5fa8", linewidth=1.3, label="fused_sched")
@@ -252,8 +254,6 @@ def draw(results: list[Result], path: Path, what: str, pick: Callable[[Side], li
         if log:
             axis.set_yscale("log")
         plotting.style(axis)
-    for axis in list(axes)[len(results) :]:
-        axis.set_visible(False)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=2, frameon=False)
     figure.suptitle(what, x=0.01, ha="left", fontsize=13)

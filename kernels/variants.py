@@ -50,7 +50,7 @@ class Options:
 
     Attributes:
         rule: name of it, in :data:`RULES`.
-        extra: some parameter has the rule's optional state.
+        optional_state: some parameter has the rule's optional state.
         scaled, guarded: a ``grad_scale``, a ``found_inf`` is given.
         last: the launch ends the step.
         advance: jitted function that runs the fused schedules, or None.
@@ -59,7 +59,7 @@ class Options:
     """
 
     rule: str
-    extra: bool
+    optional_state: bool
     scaled: bool = False
     guarded: bool = False
     last: bool = True
@@ -84,7 +84,7 @@ def most_registers(kind: int, options: Options) -> int | None:
     most = RULES[options.rule].most_registers
     if most is None or torch.version.hip is not None:
         return None
-    return most(widest_of(kind), options.extra, options.at_once and not options.scaled)
+    return most(widest_of(kind), options.optional_state, options.at_once and not options.scaled)
 
 
 def update(kind: int, options: Options, warp_size: int = WARP_SIZE, tuning: Tuning = DEFAULT) -> Kernel:
@@ -115,7 +115,7 @@ def update(kind: int, options: Options, warp_size: int = WARP_SIZE, tuning: Tuni
             ("G", grad),
             ("S", state),
             ("T", tl.float64 if param is tl.float64 else tl.float32),
-            ("EXTRA", options.extra),
+            ("EXTRA", options.optional_state),
             ("SCALED", options.scaled),
             ("GUARDED", options.guarded),
             ("BOUND", options.bound),

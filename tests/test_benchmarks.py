@@ -31,7 +31,9 @@ import targets
 from device import Dry, Host
 from peers import apex_like
 
-import fused_sched
+import fused_sched.lr_scheduler
+import fused_sched.optim
+from fused_sched.backends.reference import ReferenceBackend
 
 ROOT = Path(__file__).parent.parent
 BENCHMARKS = ROOT / "benchmarks"
@@ -172,6 +174,36 @@ def test_a_library_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> Non
     _, absent = contenders.enter_all(others, tensors, Host())
     assert {why.partition(":")[0] for why in absent.values()} <= {"not installed"}
     assert absent.keys() == {"a", "b"}
+
+
+# -- versions of a kernel ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("problem", [problems.Problem("dry"), problems.Problem("dry", groups=3)], ids=str)
+def test_versions_are_held_to_the_bits_of_the_first(problem: problems.Problem) -> None:
+    pytest.importorskip("triton")
+    import variants
+
+    class Lazy(ReferenceBackend):
+        """Leaves out the last step of the check."""
+
+        steps = 0
+
+        def update(self, update: fused_sched.backends.Update) -> None:
+            self.steps += 1
+            if self.steps < contenders.WARM_UP:
+                super().update(update)
+
+    exchanged = variants.Exchanged(ReferenceBackend())
+    versions = variants.Versions(
+        fused_sched.optim, fused_sched.lr_scheduler, problems.Tensors(problem, "cpu"), exchanged
+    )
+    versions.check(Host())
+    exchanged.now = ReferenceBackend()
+    versions.check(Host())
+    exchanged.now = Lazy()
+    with pytest.raises(RuntimeError, match="other bits than the first version's"):
+        versions.check(Host())
 
 
 # -- the replica of Apex's pattern -------------------------------------------------------------------

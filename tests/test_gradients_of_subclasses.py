@@ -56,4 +56,4 @@ def check_steps(make: type, scaled: bool, backend: str | backends.Backend) -> No
     for p, q in zip(params, plain, strict=True):
         assert torch.equal(p.detach().as_subclass(torch.Tensor), q.detach())
     assert Derived.made
-    assert not any(table.held for table in ours._tables)  # a step later, nothing keeps them
+    assert not any(table.held for table in ours.tables)  # a step later, nothing keeps them

@@ -297,7 +297,7 @@ def test_nothing_is_read_in_a_capture() -> None:
     _step(made, scheduler)
     made._block.expire()
     made.param_groups[0]["lr"] = 0.0
-    device = made._backend.platform
+    device = made.backend.platform
     device.capturing = True
     _step(made, scheduler)
     late.step()

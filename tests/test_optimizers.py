@@ -185,24 +185,24 @@ def test_wrong_backend_names(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="FUSED_SCHED_BACKEND='rocket'"):
         SGD([p])
     monkeypatch.setenv("FUSED_SCHED_BACKEND", "reference")
-    assert SGD([p])._backend.name == "reference"
+    assert SGD([p]).backend.name == "reference"
     monkeypatch.setenv("FUSED_SCHED_BACKEND", "")
-    assert SGD([p])._backend.name == ("cpu" if backends.reason_unavailable("cpu") is None else "reference")
+    assert SGD([p]).backend.name == ("cpu" if backends.reason_unavailable("cpu") is None else "reference")
 
 
 def test_backend_argument_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FUSED_SCHED_BACKEND", "rocket")
-    assert SGD([torch.zeros(1, requires_grad=True)], backend="reference")._backend.name == "reference"
+    assert SGD([torch.zeros(1, requires_grad=True)], backend="reference").backend.name == "reference"
 
 
 def test_a_backend_can_be_given_and_is_shared_by_copies(host_backend: str, remote: None) -> None:
     p = torch.zeros(1, requires_grad=True)
     optimizer = SGD([p], backend=host_backend)
-    assert optimizer._backend is host_backend
+    assert optimizer.backend is host_backend
     assert optimizer._block.remote
-    assert copy.deepcopy(optimizer)._backend is host_backend
+    assert copy.deepcopy(optimizer).backend is host_backend
     loaded = pickle.loads(pickle.dumps(optimizer))
-    assert loaded._backend is backends.choose(p.device, host_backend.name)
+    assert loaded.backend is backends.choose(p.device, host_backend.name)
     assert not loaded._block.remote
 
 
@@ -956,7 +956,7 @@ def test_copies_go_on_bit_equal(steps: int, how: str, name: str, backend: str | 
         assert_equal(a, b)
     twin.param_groups[0]["lr"] = 0.5
     assert optimizer.param_groups[0]["lr"] == 0.05
-    assert twin._backend.name == optimizer._backend.name
+    assert twin.backend.name == optimizer.backend.name
 
 
 # -- memory ------------------------------------------------------------------------------------------

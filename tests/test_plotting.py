@@ -5,16 +5,33 @@ from __future__ import annotations
 import math
 import random
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+sys.path.append(str(Path(__file__).parent.parent / "examples"))
 
 from fused_sched import plotting, schedules
 from fused_sched.lr_scheduler import StepLR
 from fused_sched.plotting import check_suffix, decimate, draw, draw_panels
 
 PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass
+class Side:
+    """Of a result of the demo, what is drawn."""
+
+    values: list[float]
+
+
+@dataclass
+class Result:
+    case: Any
+    ours: Side
+    theirs: Side
 
 
 def _values(rng: random.Random, n: int) -> list[float]:
@@ -121,3 +138,20 @@ def test_without_matplotlib_it_says_what_to_install(tmp_path: Path, monkeypatch:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"pip install 'fused_sched\[plot\]'"):
         draw({"lr": [1.0]}, tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("cases", [1, 4, 7, 12])
+@pytest.mark.parametrize("log", [False, True])
+def test_the_demo_draws_a_curve_of_each_side_in_all_its_axes(
+    cases: int, log: bool, tmp_path: Path, rng: random.Random, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    demo = pytest.importorskip("demo", reason="the demo needs scikit-learn and tqdm")
+    saved: list[Any] = []
+    monkeypatch.setattr(plotting, "save", lambda figure, path: saved.append(figure))
+    sides = [Side(_values(rng, 5)) for _ in range(2 * cases)]
+    results = [Result(demo.CASES[i % 3], *sides[2 * i : 2 * i + 2]) for i in range(cases)]
+    demo.draw(results, tmp_path / "x.png", "title", lambda side: side.values, log)
+    axes = saved[0].axes
+    assert [[line.get_ydata().tolist() for line in axis.lines] for axis in axes] == [
+        [result.theirs.values, result.ours.values] for result in results
+    ]

@@ -1,4 +1,4 @@
-"""The README's code runs, its commands exist, and its generated tables agree with the saved rows."""
+"""README and docs: code runs, commands exist, links lead somewhere, public names are there, tables are the rows'."""
 
 from __future__ import annotations
 
@@ -8,16 +8,29 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from inspect import signature
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
+import torch
+
+import fused_sched.lr_scheduler.recipes
+from fused_sched import backends, lr_scheduler, optim, plotting, schedules
+from fused_sched.__main__ import ENVIRONMENT
+from fused_sched.lr_scheduler.registers import Register
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
+PAGES = {
+    path.relative_to(ROOT): path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+}
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
+def blocks(language: str, text: str = TEXT) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 
 def run(command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -25,7 +38,14 @@ def run(command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
-@pytest.mark.parametrize("code", blocks("python"), ids=["first", "fused", "functions"])
+@pytest.mark.parametrize(
+    "code",
+    [
+        pytest.param(code, id=f"{path.stem} {i}")
+        for path in PAGES
+        for i, code in enumerate(blocks("python", PAGES[path]))
+    ],
+)
 def test_python_block_runs_and_prints_what_it_says(code, tmp_path):
     done = run([sys.executable, "-c", code], tmp_path)
     assert done.returncode == 0, done.stderr
@@ -64,9 +84,66 @@ def test_command(command, tmp_path):
             assert (tmp_path / words[words.index("-o") + 1]).stat().st_size > 1000
 
 
-def test_links_point_to_files():
-    for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
-        assert (ROOT / target).exists(), target
+def _anchors(text: str) -> set[str]:
+    """As GitHub makes them of headings."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_links_lead_somewhere(page):
+    for target, anchor in re.findall(r"\]\(([^)#:]*)(?:#([^)]*))?\)", PAGES[page]):
+        path = (ROOT / page.parent / target).resolve() if target else ROOT / page
+        assert path.exists(), target
+        assert not anchor or anchor in _anchors(path.read_text()), f"{target}#{anchor}"
+
+
+# -- public names ------------------------------------------------------------------------------------
+
+
+def _torchs(name: str) -> Any:
+    homes = (torch.optim, torch.optim.lr_scheduler, torch.optim.swa_utils)
+    return next((getattr(home, name) for home in homes if hasattr(home, name)), torch.optim.lr_scheduler.LRScheduler)
+
+
+def _added(module: ModuleType) -> Iterator[str]:
+    """Keywords, methods and properties that classes and functions have beside torch's."""
+    for name in module.__all__:
+        ours, torchs = getattr(module, name), _torchs(name)
+        known = set(signature(torchs).parameters) if isinstance(ours, type) else {"scheduler", "name", "optimizer"}
+        yield from set(signature(ours).parameters) - known
+        if isinstance(ours, type):
+            members = {n: getattr(ours, n) for n in set(dir(ours)) - set(dir(torchs)) if not n.startswith("_")}
+            yield from (n for n, member in members.items() if not isinstance(member, Register))
+
+
+def _public() -> set[str]:
+    homes = (fused_sched, optim, lr_scheduler, fused_sched.lr_scheduler.recipes, schedules, plotting, backends)
+    names = {name for home in homes for name in home.__all__} | {"LRScheduler"}
+    return names | {*_added(optim), *_added(lr_scheduler)} | ENVIRONMENT.keys()
+
+
+def _unexplained(names: set[str]) -> set[str]:
+    """Those that stand in no page as code."""
+    code = [span for text in PAGES.values() for span in (*re.findall(r"`([^`\n]+)`", text), *blocks("python", text))]
+    return names - {word for span in code for word in re.findall(r"\w+", span)}
+
+
+def test_every_public_name_is_explained():
+    assert _public() > {"AdamW", "StepLR", "horizon", "backend", "explain", "get_last_value", "lr_curve", "draw_panels"}
+    assert not _unexplained(_public())
+
+
+def test_a_name_that_is_explained_nowhere_is_found():
+    assert _unexplained({"lr_curve", "lr_cur", "newcomer"}) == {"lr_cur", "newcomer"}
+
+
+def test_environment_variables_are_explained_with_the_words_of_the_command_line():
+    rows = dict(re.findall(r"^\| `([A-Z]+_[A-Z_]+)` \| (.*) \|$", PAGES[Path("docs/reference.md")], re.MULTILINE))
+    assert rows == ENVIRONMENT
+
+
+# -- numbers -----------------------------------------------------------------------------------------
 
 
 def test_speed_table_agrees_with_the_saved_rows():

@@ -83,7 +83,7 @@ class Case:
 
     def device_table(self) -> DeviceTable:
         """The records as a launch has them; they are all of one kind, so there is one launch."""
-        table = SimpleNamespace(records=self.records, layouts=torch.zeros(len(self.records)))
+        table = SimpleNamespace(records=self.records)
         return DeviceTable(table, RULES[self.rule], torch.device("cpu"))  # type: ignore[arg-type]
 
     def triton_arguments(
@@ -94,19 +94,19 @@ class Case:
         schedules: torch.Tensor | None = None,
     ) -> list[torch.Tensor | int]:
         """Arguments of the Triton backend's update kernel, in order; without fused schedules nothing is read of any."""
-        (part,), none = device.parts, self.control
+        (only,), none = device.signatures, self.control
         return [
-            self.control, self.counts, device.records, device.grads, part.chunks,
+            self.control, self.counts, device.records, device.grads, only.chunks,
             none if schedules is None else schedules,
-            none if scale is None else scale, none if found is None else found, len(self.records), part.size,
+            none if scale is None else scale, none if found is None else found, len(self.records), only.size,
         ]  # fmt: skip
 
     def cuda_row(self, device: DeviceTable) -> torch.Tensor:
         """The plan of the CUDA backend's update."""
-        (part,) = device.parts
+        (only,) = device.signatures
         values = {
-            "rule": RULES[self.rule].code, "kind": part.kind, "extra": int(part.extra), "last": 1,
-            "n_blocks": len(part.chunks), "chunks": part.chunks.data_ptr(), "chunk_size": part.size, "unit": UNIT,
+            "rule": RULES[self.rule].code, "kind": only.signature, "extra": int(only.optional_state), "last": 1,
+            "n_blocks": len(only.chunks), "chunks": only.chunks.data_ptr(), "chunk_size": only.size, "unit": UNIT,
             "records": device.records.data_ptr(), "grads": device.grads.data_ptr(), "n_records": len(self.records),
             "counts": self.counts.data_ptr(), "schedules": 0, "n_schedules": 0,
         }  # fmt: skip

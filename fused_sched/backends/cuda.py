@@ -8,17 +8,16 @@ check of the pointers in C++ and one call of a torch operator.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from ..memory.device_table import UNIT, DeviceTable, Part
+from ..memory.device_table import UNIT, DeviceTable, SignatureChunks
 from ..memory.platforms import TORCH, Platform
 from ..rules import ADAM, SGD
 from .base import Backend, Update
-from .device_backend import DeviceBackend, one_float, same
+from .device_backend import DeviceBackend
 
 try:
     from .. import _C as _extension
@@ -47,14 +46,14 @@ def _row(names: Sequence[str], width: int, values: dict[str, int]) -> list[int]:
     return [values[name] for name in names] + [0] * (width - len(names))
 
 
-def _of_part(part: Part) -> dict[str, int]:
-    """What a launch's row has of a part of the table."""
+def _words(each: SignatureChunks) -> dict[str, int]:
+    """What a launch's row has of a dtype signature."""
     return {
-        "kind": part.kind,
-        "extra": int(part.extra),
-        "n_blocks": len(part.chunks),
-        "chunks": part.chunks.data_ptr(),
-        "chunk_size": part.size,
+        "kind": each.signature,
+        "extra": int(each.optional_state),
+        "n_blocks": len(each.chunks),
+        "chunks": each.chunks.data_ptr(),
+        "chunk_size": each.size,
     }
 
 
@@ -65,16 +64,6 @@ class Operators:
         self.update = torch.ops.fused_sched.cuda_update.default
         self.advance = torch.ops.fused_sched.cuda_advance.default
         self.prepare = torch.ops.fused_sched.cuda_prepare.default
-
-
-@dataclass
-class _Plan:
-    """Launches, and all tensors they point to; ``key`` tells what it was made for."""
-
-    key: tuple[Any, ...]
-    rows: torch.Tensor
-    grads: torch.Tensor | None
-    kept: list[Any]
 
 
 class CudaBackend(DeviceBackend):
@@ -92,17 +81,16 @@ class CudaBackend(DeviceBackend):
         super().__init__(platform=platform)
         self._operators = operators
 
-    def _launch_update(self, update: Update, capturing: bool) -> list[Any]:
-        device = update.block.device
-        plan = self._plan(update, capturing)
-        scale, found = (None if x is None else one_float(x, device) for x in (update.grad_scale, update.found_inf))
-        self._operators.update(plan.rows, update.block.tensor, scale, found)
-        return [plan.kept, plan.grads, scale, found]
+    def _launch_update(
+        self, prepared: torch.Tensor, control: torch.Tensor, scale: torch.Tensor | None, found: torch.Tensor | None
+    ) -> None:
+        self._operators.update(prepared, control, scale, found)
 
-    def _launch_advance(self, schedule: Schedule, capturing: bool) -> list[Any]:
-        plan = self._advance_plan(schedule, capturing)
-        self._operators.advance(plan.rows, schedule.block.tensor)
-        return [plan.kept]
+    def _launch_advance(self, prepared: torch.Tensor, control: torch.Tensor) -> None:
+        self._operators.advance(prepared, control)
+
+    def _point_to(self, prepared: torch.Tensor, grads: torch.Tensor) -> None:
+        prepared[:, _GRADS] = grads.data_ptr()
 
     def check_program(self, schedule: Schedule) -> None:
         if _C is not None:
@@ -110,58 +98,32 @@ class CudaBackend(DeviceBackend):
             size = schedule.memory.tensor.numel()
             _C.check_program(schedule.code, program.n_uniform, size, program.n_groups, program.rows_offset)
 
-    def _plan(self, update: Update, capturing: bool) -> Any:
-        tracked = self._tracked[update.table]
-        table = self._device_table(update, capturing)
-        key: tuple[Any, ...] = (table, update.block.tensor, update.block.counts, update.rule)
-        for schedule in update.schedules:
-            key += (schedule.memory.tensor, schedule.program, schedule.guarded)
-        plan: Any = tracked.plan
-        if plan is None or not same(plan.key, key):
-            plan = tracked.plan = self._renewed(plan, lambda: self._make_plan(update, table, key), capturing)
-        if plan.grads is not table.grads:
-            plan.grads = table.grads
-            plan.rows[:, _GRADS] = table.grads.data_ptr()
-        return plan
-
-    def _make_plan(self, update: Update, table: DeviceTable, key: tuple[Any, ...]) -> _Plan:
-        schedules, kept = self._schedule_table(update.schedules, table.device)
+    def _prepare_update(self, update: Update, table: DeviceTable) -> tuple[torch.Tensor, list[Any]]:
+        schedules, made = self._schedule_table(update.schedules, table.device)
         values = {
             "rule": update.rule.code,
             "unit": UNIT,
             "records": table.records.data_ptr(),
-            "grads": table.grads.data_ptr(),
+            "grads": 0,
             "n_records": len(table.host),
             "counts": update.block.counts.data_ptr(),
             "schedules": schedules.data_ptr(),
             "n_schedules": len(schedules),
+            "last": 0,
         }
         # Without any elements there still is a step to end: one block does it.
-        launches = [_of_part(part) for part in table.parts] or [
-            {"kind": -1, "extra": 0, "n_blocks": 1, "chunks": 0, "chunk_size": 0}
-        ]
-        rows = []
-        for i, one in enumerate(launches):
-            last = int(i == len(launches) - 1)
-            rows.append(_row(LAUNCH, LAUNCH_WIDTH, {**values, **one, "last": last}))
-        plan = torch.tensor(rows, dtype=torch.int64)
-        self._operators.prepare(plan, table.device.index)  # inside a capture, the first launch is too late
-        return _Plan(key, plan, table.grads, [*key, *table.tensors, schedules, *kept])
+        nothing = {"kind": -1, "extra": 0, "n_blocks": 1, "chunks": 0, "chunk_size": 0}
+        launches = [{**values, **words} for words in [*map(_words, table.signatures)] or [nothing]]
+        launches[-1]["last"] = 1
+        rows = torch.tensor([_row(LAUNCH, LAUNCH_WIDTH, launch) for launch in launches], dtype=torch.int64)
+        self._operators.prepare(rows, table.device.index)  # inside a capture, the first launch is too late
+        return rows, [schedules, *made]
 
-    def _advance_plan(self, schedule: Schedule, capturing: bool) -> Any:
-        control = schedule.block.tensor
-        key = schedule.memory.tensor, schedule.program, control, schedule.guarded
-        plan = self._advances.get(schedule)
-        if plan is None or not same(plan.key, key):
-            plan = self._renewed(plan, lambda: self._make_advance_plan(schedule, key), capturing)
-            self._advances[schedule] = plan
-        return plan
-
-    def _make_advance_plan(self, schedule: Schedule, key: tuple[Any, ...]) -> _Plan:
+    def _prepare_advance(self, schedule: Schedule) -> tuple[torch.Tensor, list[Any]]:
         device = schedule.block.device
-        rows, kept = self._schedule_table([schedule], device)
+        rows, made = self._schedule_table([schedule], device)
         self._operators.prepare(torch.empty(0, LAUNCH_WIDTH, dtype=torch.int64), device.index)
-        return _Plan(key, rows, None, [*key, rows, *kept])
+        return rows, [rows, *made]
 
     def _schedule_table(
         self, schedules: Sequence[Schedule], device: torch.device

@@ -1,9 +1,10 @@
-"""What the GPU backends share: the table's copy on the device, and what a CUDA graph needs to stay valid."""
+"""What the GPU backends share: when launches are prepared anew, and what a CUDA graph needs to stay valid."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -11,7 +12,7 @@ import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..memory import pointers
-from ..memory.device_table import DeviceTable
+from ..memory.device_table import DeviceTable, Launches
 from ..memory.parameter_table import ParameterTable
 from ..memory.platforms import TORCH, Platform
 from .base import Backend, Update
@@ -20,22 +21,13 @@ if TYPE_CHECKING:
     from ..program.schedule import Schedule
 
 
-class Tracked:
-    """What a backend knows about a parameter table: its device copy, and whether that is out of date.
-
-    ``plan`` is the backend's own: the prepared launches of a step.
-    """
-
-    def __init__(self) -> None:
-        self.device: DeviceTable | None = None
-        self.where: tuple[int, int] | None = None  # for the pointer scan
-        self.moved = True
-        self.rebuilt = True
-        self.plan: Any = None
-
-
 class DeviceBackend(Backend):
-    """Keeps device copies of parameter tables and prepared launches, for as long as they are of use.
+    """Prepares launches, and does them again at each step for as long as they serve.
+
+    Attributes:
+        device_tables: what the device has of each parameter table, from its first update on.
+        advances: launches of schedules that are not advanced by an update.
+        captured: what captured launches point to, as long as a parameter (or a schedule) lives.
 
     Args:
         chunk_size: elements of a chunk; default: what suits the number of elements.
@@ -47,98 +39,126 @@ class DeviceBackend(Backend):
     def __init__(self, chunk_size: int | None = None, platform: Platform = TORCH) -> None:
         super().__init__(platform)
         self._chunk_size = chunk_size
-        self._tracked: WeakKeyDictionary[ParameterTable, Tracked] = WeakKeyDictionary()
-        self._advances: WeakKeyDictionary[Schedule, Any] = WeakKeyDictionary()
-        # What captured launches point to, as long as a parameter (or a schedule) lives: tensors only.
-        self._captured: Any = WeakIdKeyDictionary()
+        self.device_tables: WeakKeyDictionary[ParameterTable, DeviceTable] = WeakKeyDictionary()
+        self.advances: WeakKeyDictionary[Schedule, Launches] = WeakKeyDictionary()
+        self.captured: Any = WeakIdKeyDictionary()
 
     def prepare(self, table: ParameterTable) -> None:
-        pointers.note_layouts(table)
-        tracked = self._tracked.setdefault(table, Tracked())
-        tracked.rebuilt = True
-        tracked.where = pointers.where_in_c(table, self.platform)
+        pointers.prepare(table, self.platform)
 
     def discard(self, table: ParameterTable) -> None:
-        tracked = self._tracked.pop(table, None)
-        if tracked is not None:
-            self.platform.record_stream([] if tracked.device is None else tracked.device.tensors)
-            self.platform.record_stream([] if tracked.plan is None else tracked.plan.kept)
+        dropped = self.device_tables.pop(table, None)
+        if dropped is not None:
+            self.platform.record_stream(dropped.tensors)
+            self._drop(dropped.launches)
 
     def scan(self, table: ParameterTable) -> bool:
-        tracked = self._tracked.get(table)
-        if tracked is None:
-            return False
-        result = pointers.scan(table, tracked.where)
-        tracked.moved |= result == pointers.MOVED
-        return result != pointers.REBUILD
+        return pointers.scan(table)
 
     def _update(self, update: Update) -> None:
-        table, block = update.table, update.block
+        block = update.block
         with self.platform.current(block.device):
             capturing = self.platform.is_capturing(block.device)
-            kept = self._launch_update(update, capturing)
+            table = self._device_table(update, capturing)
+            key = block.tensor, block.counts, update.rule, *self._compiled_for(update)
+            for schedule in update.schedules:
+                key += (schedule.memory.tensor, schedule.program, schedule.guarded)
+            launches = table.launches
+            if launches is None or not launches.serve(key):
+                make = partial(self._prepare_update, update, table)
+                launches = table.launches = self._renewed(launches, key, make, capturing)
+            if launches.grads is not table.grads:
+                self._point_to(launches.prepared, table.grads)
+                launches.grads = table.grads
+            scale = None if update.grad_scale is None else one_float(update.grad_scale, block.device)
+            found = None if update.found_inf is None else one_float(update.found_inf, block.device)
+            self._launch_update(launches.prepared, block.tensor, scale, found)
         if capturing:
-            owner = table.entries[0].param if table.entries else block
-            self._note_capture(owner, kept, [block, *(s.memory for s in update.schedules)])
+            entries = update.table.entries
+            kept = [launches.kept, table.tensors, scale, found]
+            hosted = [block, *(s.memory for s in update.schedules)]
+            self._note_capture(entries[0].param if entries else block, kept, hosted)
 
     def advance(self, schedule: Schedule) -> None:
-        device = schedule.block.device
-        with self.platform.current(device):
-            capturing = self.platform.is_capturing(device)
-            kept = self._launch_advance(schedule, capturing)
+        block = schedule.block
+        with self.platform.current(block.device):
+            capturing = self.platform.is_capturing(block.device)
+            key = schedule.memory.tensor, schedule.program, block.tensor, schedule.guarded
+            launches = self.advances.get(schedule)
+            if launches is None or not launches.serve(key):
+                make = partial(self._prepare_advance, schedule)
+                launches = self.advances[schedule] = self._renewed(launches, key, make, capturing)
+            self._launch_advance(launches.prepared, block.tensor)
         if capturing:
-            self._note_capture(schedule, kept, [schedule.block, schedule.memory])
+            self._note_capture(schedule, [launches.kept], [block, schedule.memory])
 
     def retire(self, schedule: Schedule) -> None:
         super().retire(schedule)
-        plan = self._advances.pop(schedule, None)
-        if plan is not None:
-            self.platform.record_stream(plan.kept)
+        self._drop(self.advances.pop(schedule, None))
 
-    def _launch_update(self, update: Update, capturing: bool) -> list[Any]:
-        """Launch an update; returns what a graph that captured it must keep."""
+    def _compiled_for(self, update: Update) -> tuple[Any, ...]:
+        """What kernels are compiled for, besides rule, dtypes and programs: objects to compare by identity."""
+        return ()
+
+    def _prepare_update(self, update: Update, table: DeviceTable) -> tuple[Any, list[Any]]:
+        """The launches of an update, as yet without gradients, and what was made for them to point to."""
         raise NotImplementedError
 
-    def _launch_advance(self, schedule: Schedule, capturing: bool) -> list[Any]:
-        """Launch a schedule's program; returns what a graph that captured it must keep."""
+    def _prepare_advance(self, schedule: Schedule) -> tuple[Any, list[Any]]:
+        """The launch of a schedule's program, and what was made for it to point to."""
+        raise NotImplementedError
+
+    def _point_to(self, prepared: Any, grads: torch.Tensor) -> None:
+        """Let launches of an update read these addresses of gradients."""
+        raise NotImplementedError
+
+    def _launch_update(
+        self, prepared: Any, control: torch.Tensor, scale: torch.Tensor | None, found: torch.Tensor | None
+    ) -> None:
+        raise NotImplementedError
+
+    def _launch_advance(self, prepared: Any, control: torch.Tensor) -> None:
         raise NotImplementedError
 
     def _note_capture(self, owner: Any, kept: list[Any], hosted: list[Any]) -> None:
         """Keep what the graph points to, and stop trusting host mirrors: replays are not seen here."""
-        self._captured.setdefault(owner, []).extend([*kept, [h.tensor for h in hosted]])
+        self.captured.setdefault(owner, []).extend([*kept, [h.tensor for h in hosted]])
         for array in hosted:
             array.note_capture()
 
-    def _renewed(self, plan: Any, make: Callable[[], Any], capturing: bool) -> Any:
-        """A new plan in the place of ``plan``, made at once even during a capture."""
-        if plan is not None:
-            self.platform.record_stream(plan.kept)
+    def _drop(self, launches: Launches | None) -> None:
+        if launches is not None:
+            self.platform.record_stream(launches.kept)
+
+    def _renewed(
+        self,
+        launches: Launches | None,
+        key: tuple[Any, ...],
+        make: Callable[[], tuple[Any, list[Any]]],
+        capturing: bool,
+    ) -> Launches:
+        """Launches in the place of others, made at once even during a capture."""
+        self._drop(launches)
         with self.platform.outside_of_capture() if capturing else nullcontext():
-            return make()
+            prepared, made = make()
+        return Launches(key, prepared, [*key, *made])
 
     def _device_table(self, update: Update, capturing: bool) -> DeviceTable:
-        """The device's copy of ``update.table``, up to date."""
-        tracked = self._tracked[update.table]
-        if tracked.device is None or (tracked.rebuilt and not tracked.device.matches(update.table)):
+        """What the device has of ``update.table``, up to date."""
+        table = update.table
+        found = self.device_tables.get(table)
+        if found is None:
             if capturing:
                 raise RuntimeError(
                     "the optimizer's parameters, state or gradients changed in kind inside a CUDA graph capture: "
                     "run one optimizer.step() with all gradients before the capture, so that the graph finds its state"
                 )
-            if tracked.device is not None:
-                self.platform.record_stream(tracked.device.tensors)
-            tracked.device = DeviceTable(
-                update.table, update.rule, update.block.device, self._chunk_size, self.platform
-            )
-        elif tracked.rebuilt or tracked.moved or update.table.staged:
-            tracked.device.follow(update.table)
-        tracked.rebuilt = tracked.moved = False
-        return tracked.device
-
-
-def same(a: tuple[Any, ...], b: tuple[Any, ...]) -> bool:
-    """Whether two keys hold the very same objects."""
-    return len(a) == len(b) and all(x is y for x, y in zip(a, b, strict=True))
+            found = DeviceTable(table, update.rule, update.block.device, self._chunk_size, self.platform)
+            self.device_tables[table] = found
+        elif table.moved or table.staged:
+            found.follow(table)
+        table.moved = False
+        return found
 
 
 def one_float(value: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -20,7 +20,7 @@ from ..memory.device_table import DeviceTable
 from ..memory.platforms import TORCH, Platform
 from ..rules import RULES
 from .base import Backend, Update
-from .device_backend import DeviceBackend, one_float, same
+from .device_backend import DeviceBackend
 
 if TYPE_CHECKING:
     from ..program.schedule import Schedule
@@ -36,15 +36,6 @@ class _Launch:
     programs: int
     names: list[str]
     arguments: list[Any]
-
-
-@dataclass
-class _Plan:
-    """The launches of a step. ``key`` tells what they were made for; ``kept`` holds what they point to."""
-
-    key: tuple[Any, ...]
-    launches: list[_Launch]
-    kept: list[Any]
 
 
 class TritonBackend(DeviceBackend):
@@ -72,46 +63,37 @@ class TritonBackend(DeviceBackend):
         self.launcher = make_launcher() if launcher is None else launcher
         self._tuning = tuning
 
-    def _launch_update(self, update: Update, capturing: bool) -> list[Any]:
-        moving = self._prepare_launches(update, capturing)
-        plan: _Plan = self._tracked[update.table].plan
-        for launch in plan.launches:
-            for name, value in moving.items():
-                if name in launch.names:
-                    launch.arguments[launch.names.index(name)] = self.launcher.argument(value)
+    def _compiled_for(self, update: Update) -> tuple[Any, ...]:
+        bound = bool(update.block.bindings.fields)
+        return update.grad_scale is not None, update.found_inf is not None, bound
+
+    def _launch_update(
+        self, prepared: list[_Launch], control: torch.Tensor, scale: torch.Tensor | None, found: torch.Tensor | None
+    ) -> None:
+        for launch in prepared:
+            if scale is not None:
+                self._set(launch, _GRAD_SCALE, scale)
+            if found is not None:
+                self._set(launch, _FOUND_INF, found)
             self.launcher.launch(launch.compiled, launch.programs, launch.arguments)
-        return [plan.kept, [*moving.values()]]
 
-    def _launch_advance(self, schedule: Schedule, capturing: bool) -> list[Any]:
-        plan = self._advance_plan(schedule, capturing)
-        launch = plan.launches[0]
-        self.launcher.launch(launch.compiled, launch.programs, launch.arguments)
-        return [plan.kept]
+    def _launch_advance(self, prepared: _Launch, control: torch.Tensor) -> None:
+        self.launcher.launch(prepared.compiled, prepared.programs, prepared.arguments)
 
-    def _prepare_launches(self, update: Update, capturing: bool) -> dict[str, torch.Tensor]:
-        """Bring table and plan up to date; returns the arguments that may be other tensors at each step."""
-        tracked = self._tracked[update.table]
-        table = self._device_table(update, capturing)
-        scaled, guarded = update.grad_scale is not None, update.found_inf is not None
-        block, bound = update.block, bool(update.block.bindings.fields)
-        key: tuple[Any, ...] = (table, block.tensor, block.counts, update.rule, scaled, guarded, bound)
-        for schedule in update.schedules:
-            key += (schedule.memory.tensor, schedule.program, schedule.guarded)
-        if tracked.plan is None or not same(tracked.plan.key, key):
-            tracked.plan = self._renewed(tracked.plan, lambda: self._make_plan(update, table, key), capturing)
-        moving = {_GRADS: table.grads}
-        if update.grad_scale is not None:
-            moving[_GRAD_SCALE] = one_float(update.grad_scale, table.device)
-        if update.found_inf is not None:
-            moving[_FOUND_INF] = one_float(update.found_inf, table.device)
-        return moving
+    def _point_to(self, prepared: list[_Launch], grads: torch.Tensor) -> None:
+        for launch in prepared:
+            self._set(launch, _GRADS, grads)
 
-    def _make_plan(self, update: Update, table: DeviceTable, key: tuple[Any, ...]) -> _Plan:
+    def _set(self, launch: _Launch, name: str, tensor: torch.Tensor) -> None:
+        if name in launch.names:
+            launch.arguments[launch.names.index(name)] = self.launcher.argument(tensor)
+
+    def _prepare_update(self, update: Update, table: DeviceTable) -> tuple[list[_Launch], list[Any]]:
         control, device = update.block.tensor, table.device
         advance, schedules = self._schedules(update.schedules, control)
         options = variants.Options(
             update.rule.name,
-            extra=False,
+            optional_state=False,
             scaled=update.grad_scale is not None,
             guarded=update.found_inf is not None,
             advance=advance,
@@ -122,20 +104,26 @@ class TritonBackend(DeviceBackend):
             "counts": update.block.counts,
             "records": table.records,
             "schedules": schedules,
-            _GRADS: table.grads,
-            _GRAD_SCALE: control,  # where none is given, the kernel does not look
-            _FOUND_INF: control,
+            # set before a launch; where there is no number of GradScaler's, the kernel does not look
+            **dict.fromkeys((_GRADS, _GRAD_SCALE, _FOUND_INF), control),
         }
+        numbers = {"n_records": len(table.host)}
         launches = []
-        for i, part in enumerate(table.parts):
-            last = i == len(table.parts) - 1
-            chosen = replace(options, extra=part.extra, last=last, at_once=part.at_once)
-            numbers = {"n_records": len(table.host), "chunk_size": part.size}
-            kernel = variants.update(part.kind, chosen, tuning=self._tuning)
-            launches.append(self._launch(kernel, device, len(part.chunks), {**tensors, "chunks": part.chunks}, numbers))
+        for each in table.signatures:
+            last = each is table.signatures[-1]
+            chosen = replace(options, optional_state=each.optional_state, last=last, at_once=each.at_once)
+            kernel = variants.update(each.signature, chosen, tuning=self._tuning)
+            given = {**tensors, "chunks": each.chunks}
+            launches.append(self._launch(kernel, device, len(each.chunks), given, {**numbers, "chunk_size": each.size}))
         if not launches:
-            launches.append(self._launch(variants.finish(options), device, 1, tensors, {"n_records": len(table.host)}))
-        return _Plan(key, launches, [*key, *table.tensors, schedules])
+            launches.append(self._launch(variants.finish(options), device, 1, tensors, numbers))
+        return launches, [schedules]
+
+    def _prepare_advance(self, schedule: Schedule) -> tuple[_Launch, list[Any]]:
+        control = schedule.block.tensor
+        function, addresses = self._schedules([schedule], control)
+        tensors = {"control": control, "schedules": addresses}
+        return self._launch(variants.advance(function), schedule.block.device, 1, tensors, {}), [addresses]
 
     def _launch(
         self,
@@ -156,20 +144,6 @@ class TritonBackend(DeviceBackend):
         addresses = torch.tensor([s.memory.tensor.data_ptr() for s in schedules], dtype=torch.int64)
         function = advance_function([(s.program, s.guarded) for s in schedules])
         return function, self.platform.upload(addresses, control.device)
-
-    def _advance_plan(self, schedule: Schedule, capturing: bool) -> Any:
-        key = schedule.memory.tensor, schedule.program, schedule.block.tensor, schedule.guarded
-        plan = self._advances.get(schedule)
-        if plan is None or not same(plan.key, key):
-            plan = self._renewed(plan, lambda: self._make_advance_plan(schedule, key), capturing)
-            self._advances[schedule] = plan
-        return plan
-
-    def _make_advance_plan(self, schedule: Schedule, key: tuple[Any, ...]) -> _Plan:
-        function, addresses = self._schedules([schedule], schedule.block.tensor)
-        tensors = {"control": schedule.block.tensor, "schedules": addresses}
-        launch = self._launch(variants.advance(function), schedule.block.device, 1, tensors, {})
-        return _Plan(key, [launch], [*key, addresses])
 
 
 def make(platform: Platform) -> Backend:

@@ -1,8 +1,10 @@
-"""The parameter table on the device."""
+"""The parameter table on the device, and the launches prepared for it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import is_
+from typing import Any
 
 import torch
 
@@ -50,24 +52,49 @@ def chunk_map(records: torch.Tensor, positions: torch.Tensor, size: int) -> torc
 
 
 @dataclass
-class Part:
-    """The chunks of one dtype signature; ``extra`` and ``at_once`` as in :class:`variants.Options`.
+class SignatureChunks:
+    """All parameters of one dtype signature, cut up for one launch.
 
-    ``size``: elements of a chunk.
+    Attributes:
+        signature: dtypes of parameter, gradient and state, as a record writes them.
+        size: elements of a chunk.
+        chunks: from :func:`chunk_map`, on the device; one program each.
+        optional_state, at_once: as in :class:`variants.Options`.
     """
 
-    kind: int
+    signature: int
     size: int
     chunks: torch.Tensor
-    extra: bool
+    optional_state: bool
     at_once: bool
 
 
-class DeviceTable:
-    """Device copies of a parameter table; none is rewritten, so a captured graph may keep them.
+@dataclass
+class Launches:
+    """Launches that a backend prepared: of an update, or of a schedule alone.
 
-    ``grads`` has what moves most often, and what the end of a step reads of every record, side by side: the address
-    of each gradient, 0 for none, and the slot of the count.
+    Attributes:
+        key: what they were prepared for.
+        prepared: in the backend's own form.
+        kept: all that they point to, but for the table.
+        grads: the table's addresses of gradients that they read.
+    """
+
+    key: tuple[Any, ...]
+    prepared: Any
+    kept: list[Any]
+    grads: torch.Tensor | None = None
+
+    def serve(self, key: tuple[Any, ...]) -> bool:
+        """Whether they were prepared for the very same objects."""
+        return len(self.key) == len(key) and all(map(is_, self.key, key))
+
+
+class DeviceTable:
+    """What a device has of a parameter table, and the launches prepared for it.
+
+    No tensor is rewritten, so a captured graph may keep them. ``grads`` has what moves most often, and what the end of
+    a step reads of every record, side by side: the address of each gradient, 0 for none, and the slot of the count.
 
     Args:
         table: filled.
@@ -85,46 +112,37 @@ class DeviceTable:
         size: int | None = None,
         platform: Platform = TORCH,
     ) -> None:
-        self.rule = rule
         self.device = device
         self.platform = platform
         self.host = table.records.clone()
-        self.layouts = table.layouts.clone()
         self.records = platform.upload(self.host, device)
-        self.parts = self._cut(size)
+        self.signatures = self._cut(rule, size)
         self.grads = self._upload_grads()
+        self.launches: Launches | None = None
 
     def _upload_grads(self) -> torch.Tensor:
         return self.platform.upload(self.host[:, [GRAD, COUNT]], self.device)
 
-    def _cut(self, given: int | None) -> list[Part]:
+    def _cut(self, rule: Rule, given: int | None) -> list[SignatureChunks]:
         processors = self.platform.processors(self.device)
-        kinds = self.host[:, RECORD["kind"]]
+        signatures = self.host[:, RECORD["kind"]]
         filled = self.host[:, RECORD["numel"]] > 0
-        parts = []
-        for kind in torch.unique(kinds[filled]).tolist():
-            positions = torch.nonzero(filled & (kinds == kind)).flatten()
+        cut = []
+        for signature in torch.unique(signatures[filled]).tolist():
+            positions = torch.nonzero(filled & (signatures == signature)).flatten()
             rows = self.host[positions]
-            optional = rows[:, [RECORD["state0"] + i for i in range(self.rule.optional_state, len(self.rule.states))]]
-            extra = bool((optional != 0).any())
-            size = given or chunk_size(int(rows[:, RECORD["numel"]].sum()), widest_of(kind), processors)
+            optional = rows[:, [RECORD["state0"] + i for i in range(rule.optional_state, len(rule.states))]]
+            size = given or chunk_size(int(rows[:, RECORD["numel"]].sum()), widest_of(signature), processors)
             chunks = chunk_map(self.host, positions, size)
             at_once = len(chunks) <= PROGRAMS_AT_ONCE * processors
-            parts.append(Part(kind, size, self.platform.upload(chunks, self.device), extra, at_once))
-        return parts
+            chunks = self.platform.upload(chunks, self.device)
+            cut.append(SignatureChunks(signature, size, chunks, bool((optional != 0).any()), at_once))
+        return cut
 
     @property
     def tensors(self) -> list[torch.Tensor]:
-        """All that launches point to."""
-        return [self.records, self.grads, *(part.chunks for part in self.parts)]
-
-    def matches(self, table: ParameterTable) -> bool:
-        """Whether ``table`` differs in the addresses of gradients at most."""
-        if self.host.shape != table.records.shape or not torch.equal(self.layouts, table.layouts):
-            return False
-        same = self.host == table.records
-        same[:, GRAD] = True
-        return bool(same.all())
+        """All of it that launches point to."""
+        return [self.records, self.grads, *(each.chunks for each in self.signatures)]
 
     def follow(self, table: ParameterTable) -> None:
         """Take over the addresses of gradients that moved."""

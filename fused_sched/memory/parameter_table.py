@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -195,6 +196,10 @@ class ParameterTable:
     that a record is out of date. ``held`` has, from a scan to the end of the update, the gradients of parameters whose
     class is not torch's own: what such a class answers may be a tensor that nobody else has.
 
+    The rest belongs to scans of a GPU's tensors (``pointers.py``). ``dlpack_device``: their device as DLPack writes it,
+    or None if C++ cannot read them. ``seen``: what the scan in Python found in order, by position. ``moved``: whether
+    gradients did since the last update.
+
     Args:
         lists: the params of every param group; those of the user, so that changes in them are seen.
         entries: one for each parameter in them.
@@ -214,6 +219,9 @@ class ParameterTable:
         self.records = torch.zeros(len(self.entries), RECORD_WIDTH, dtype=torch.int64)
         self.chunks = torch.empty(0, 2, dtype=torch.int64)
         self.held: list[torch.Tensor | None] = []
+        self.dlpack_device: tuple[int, int] | None = None
+        self.seen: dict[int, tuple[Any, ...]] = {}
+        self.moved = False
         self.fill()
 
     def has_these_params(self) -> bool:

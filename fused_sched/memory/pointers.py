@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from contextlib import suppress
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 
@@ -17,9 +16,6 @@ with suppress(ImportError):
 
 UNCHANGED, MOVED, REBUILD = 0, 1, 2  # as _C.scan
 
-# What the scan in Python found in order, by position in the table.
-_seen: WeakKeyDictionary[ParameterTable, dict[int, tuple[Any, ...]]] = WeakKeyDictionary()
-
 
 def _layout(tensor: torch.Tensor) -> int:
     if _C is not None:
@@ -28,45 +24,31 @@ def _layout(tensor: torch.Tensor) -> int:
     return hash((tensor.dtype, tuple(tensor.shape), *strides)) or 1
 
 
-def note_layouts(table: ParameterTable) -> None:
-    """Remember the memory layout of every parameter; 0: kernels do not walk its own memory."""
+def prepare(table: ParameterTable, platform: Platform) -> None:
+    """Note in a table that was just filled what :func:`scan` compares with; a layout of 0: it is not walked itself."""
     layouts = [0 if e.inert or e.staging is not None else _layout(e.param) for e in table.entries]
     table.layouts = torch.tensor(layouts, dtype=torch.int64)
-    _seen.pop(table, None)
-
-
-def where_in_c(table: ParameterTable, platform: Platform) -> tuple[int, int] | None:
-    """The tensors' device as DLPack writes it, for the C++ scan; None if it cannot read them.
-
-    Args:
-        table: just filled.
-        platform: what is asked about the device.
-    """
     param = next((e.param for e in table.entries if not e.inert), None)
-    if _C is None or param is None:
-        return None
-    where = platform.dlpack_device(param)
-    found = _C.scan(table.lists, table.ids, table.layouts, table.records, table.needed, table.held, *where)
-    return None if found == REBUILD else where
+    if _C is not None and param is not None:
+        table.dlpack_device = platform.dlpack_device(param)
+        if _scan_in_c(table) == REBUILD:  # the tensors are not what they seem, as fake ones
+            table.dlpack_device = None
 
 
-def scan(table: ParameterTable, where: tuple[int, int] | None) -> int:
-    """Follow moved gradients in ``table.records``.
+def scan(table: ParameterTable) -> bool:
+    """Follow moved gradients in ``table.records``; False if the table has to be made anew.
 
-    Args:
-        table: to bring up to date.
-        where: from :func:`where_in_c`; without it the scan runs in Python.
-
-    Returns:
-        ``UNCHANGED``, ``MOVED`` (some gradient's address changed) or ``REBUILD``.
+    It runs in C++ where the tensors can be read there, else in Python.
     """
-    if where:
-        result = int(_C.scan(table.lists, table.ids, table.layouts, table.records, table.needed, table.held, *where))
-    else:
-        result = _scan(table)
-    if not all(e.is_current() for e in table.watched):
-        return REBUILD
-    return result
+    result = _scan(table) if table.dlpack_device is None else _scan_in_c(table)
+    table.moved |= result == MOVED
+    return result != REBUILD and all(e.is_current() for e in table.watched)
+
+
+def _scan_in_c(table: ParameterTable) -> int:
+    assert table.dlpack_device is not None
+    arguments = table.lists, table.ids, table.layouts, table.records, table.needed, table.held
+    return int(_C.scan(*arguments, *table.dlpack_device))
 
 
 def _scan(table: ParameterTable) -> int:
@@ -74,7 +56,6 @@ def _scan(table: ParameterTable) -> int:
         return REBUILD
     table.held.clear()
     moved = False
-    seen = _seen.setdefault(table, {})
     for position, entry in enumerate(table.entries):
         if entry.inert or entry.staging is not None:
             continue
@@ -82,13 +63,13 @@ def _scan(table: ParameterTable) -> int:
         if type(p) not in (torch.Tensor, torch.nn.Parameter):
             table.held.append(g)
         key = p.data_ptr(), p.shape, p.stride(), p.dtype, None if g is None else _key(g)
-        if seen.get(position) != key:
+        if table.seen.get(position) != key:
             moved = True
             grad = _grad_address(p, g, table, position)
             if grad is None:
                 return REBUILD
             table.records[position, RECORD["grad"]] = grad
-            seen[position] = key
+            table.seen[position] = key
     return MOVED if moved else UNCHANGED
 
 

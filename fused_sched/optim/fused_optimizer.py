@@ -33,13 +33,16 @@ class FusedOptimizer(Optimizer):
 
     As torch's ``fused=True``, and other than its default, an update does not count as a change in place for autograd:
     ``p._version`` stays what it was.
+
+    Attributes:
+        tables: the parameter tables of the last step, in the order in which they are updated.
     """
 
     _rule: Rule
     _step_supports_amp_scaling = True
 
     _block: ControlBlock
-    _tables: tuple[ParameterTable, ...] = ()
+    tables: tuple[ParameterTable, ...] = ()
     _staged = False  # some parameters of them are copied to where kernels can walk, and back
 
     @staticmethod
@@ -68,6 +71,11 @@ class FusedOptimizer(Optimizer):
         self.state = self._own_state(self.state)
         self._known_state = self.state
         self._changes.lr_by_hand = False
+
+    @property
+    def backend(self) -> backends.Backend:
+        """What runs the updates; its ``name`` says which one was chosen."""
+        return self._backend
 
     def _own_group(self, group: dict[str, Any]) -> ParamGroup:
         if isinstance(group, ParamGroup) and group.lives_in(self._block):
@@ -112,7 +120,7 @@ class FusedOptimizer(Optimizer):
         for schedule in schedules:  # what can fail first: nothing has been made for the step yet
             if schedule.before_advance is not None:
                 schedule.before_advance()
-        if changes.structure or self.state is not self._known_state or not all(map(self._backend.scan, self._tables)):
+        if changes.structure or self.state is not self._known_state or not all(map(self._backend.scan, self.tables)):
             self.sync()
         if self._staged:
             self._update_staged(schedules)
@@ -125,8 +133,8 @@ class FusedOptimizer(Optimizer):
 
     def _launch(self, schedules: list[Schedule]) -> None:
         scale, found = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
-        last = len(self._tables) - 1
-        for i, table in enumerate(self._tables):
+        last = len(self.tables) - 1
+        for i, table in enumerate(self.tables):
             due = schedules if i == last else ()
             self._backend.update(backends.Update(self._rule, table, self._block, scale, found, due))
 
@@ -193,14 +201,14 @@ class FusedOptimizer(Optimizer):
             state[p] = one
         for (_, key), (one, tensor) in found.tensors.items():
             one.store(key, tensor)
-        for table in self._tables:
+        for table in self.tables:
             self._backend.discard(table)
-        self._tables = tuple(found.tables)
-        self._staged = any(table.staged for table in self._tables)
-        for table in self._tables:
+        self.tables = tuple(found.tables)
+        self._staged = any(table.staged for table in self.tables)
+        for table in self.tables:
             self._backend.prepare(table)
         self._changes.structure = False
-        if not all(map(self._backend.scan, self._tables)):
+        if not all(map(self._backend.scan, self.tables)):
             raise RuntimeError("the parameters changed while the table was built: do not step from several threads")
 
     def sync_groups(self) -> None:

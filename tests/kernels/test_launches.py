@@ -201,16 +201,15 @@ def test_tables_of_a_capture_are_kept_and_not_rewritten(triton: TritonBackend, p
     optimizer.step()
     with platform.captured():
         optimizer.step()
-    backend = optimizer._backend
-    tracked = backend._tracked[optimizer._tables[0]]
-    grads = tracked.device.grads
+    table = triton.device_tables[optimizer.tables[0]]
+    grads = table.grads
     before = grads.clone()
     for p in params:
         p.grad = torch.ones_like(p)
     optimizer.step()
     assert torch.equal(grads, before)
-    assert tracked.device.grads is not grads
-    kept = backend._captured[params[0]]
+    assert table.grads is not grads
+    kept = triton.captured[params[0]]
     assert any(any(x is grads for x in part) for part in kept if isinstance(part, list))
 
 
@@ -223,10 +222,8 @@ def test_memory_of_every_table_that_is_replaced_waits_for_the_stream(
     own = ExponentialLR(optimizer, gamma=0.5)
     optimizer.step()
     own.step()
-    tracked = triton._tracked[optimizer._tables[0]]
-    table, plan, advance = tracked.device, tracked.plan, triton._advances[own._schedule]
-    replaced = [table.records, table.grads, *(part.chunks for part in table.parts)]
-    replaced += [t for t in (*plan.kept, *advance.kept) if isinstance(t, torch.Tensor)]
+    table, advance = triton.device_tables[optimizer.tables[0]], triton.advances[own._schedule]
+    replaced = [*table.tensors, *(t for t in (*table.launches.kept, *advance.kept) if isinstance(t, torch.Tensor))]
     replaced += [fused._schedule.memory.tensor, own._schedule.memory.tensor, optimizer._block.tensor]
     optimizer.add_param_group({"params": parameters(100)})  # another table, programs, and a larger control block
     optimizer.step()
@@ -238,7 +235,7 @@ def test_gradients_that_moved_leave_their_addresses_to_the_stream(triton: Triton
     params = parameters(2)
     optimizer = AdamW(params, backend=triton)
     optimizer.step()
-    grads = triton._tracked[optimizer._tables[0]].device.grads
+    grads = triton.device_tables[optimizer.tables[0]].grads
     for p in params:
         p.grad = torch.ones_like(p)
     optimizer.step()

@@ -24,10 +24,10 @@ pytestmark = pytest.mark.skipif(
 def update(case: Case, scale: torch.Tensor | None, found: torch.Tensor | None) -> None:
     launcher = lane.launcher()
     device = case.device_table()
-    (part,) = device.parts
-    kernel = variants.update(part.kind, variants.Options(case.rule, part.extra, scale is not None, found is not None))
-    compiled = launcher.get(kernel, torch.device("cpu"))
-    launcher.launch(compiled, len(part.chunks), case.triton_arguments(device, scale, found))
+    (only,) = device.signatures
+    options = variants.Options(case.rule, only.optional_state, scale is not None, found is not None)
+    compiled = launcher.get(variants.update(only.signature, options), torch.device("cpu"))
+    launcher.launch(compiled, len(only.chunks), case.triton_arguments(device, scale, found))
 
 
 @pytest.mark.thin

@@ -92,7 +92,7 @@ def triton_update(rule: str, edit: Edit, offset: int, mode: str = "races", seed:
     arguments = case.triton_arguments(device, None, found, schedules)
     values = [a if isinstance(a, int) else a.data_ptr() for a in arguments]
     scratch = len(kernel.translation.parameters) - len(values)
-    kernel(len(device.parts[0].chunks), [*values, *[0] * scratch], seed=seed)
+    kernel(len(device.signatures[0].chunks), [*values, *[0] * scratch], seed=seed)
     return case
 
 
