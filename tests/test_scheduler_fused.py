@@ -55,18 +55,18 @@ def test_fused_schedule_gives_the_same_sequence(name: str, backend: str, mirrore
             assert position(pair.ours) == position(pair.torchs)
 
 
+@pytest.mark.filterwarnings("ignore:Detected call of .lr_scheduler.step")
 @pytest.mark.parametrize("name", NAMES)
-def test_fused_step_without_an_optimizer_step_is_an_error(name: str, host_backend: str, mirrored: bool) -> None:
+def test_further_steps_are_steps_of_their_own(name: str, host_backend: str, mirrored: bool, rng: random.Random) -> None:
+    """As where Accelerate steps a scheduler once a process."""
     pair = twins(name, lrs=[0.1], backend=host_backend, ours={"fused": True})
-    message = rf"^{name}\.step\(\) was called, but this scheduler is fused=True .* call optimizer\.step\(\) first"
-    with pytest.raises(RuntimeError, match=message):
-        pair.ours.step()
-    pair.optimizer_step()
-    pair.ours.step()
-    state = pair.ours.state_dict()
-    with pytest.raises(RuntimeError, match=message):
-        pair.ours.step()
-    assert pair.ours.state_dict() == state
+    for calls in (1, 2, 3, 1, 1, rng.randrange(1, 4), 2):
+        for _ in range(calls - 1):  # before the first update, too
+            pair.step()
+        pair.optimizer_step()
+        pair.step()
+        assert_alike(seen(pair.our_optimizer), seen(pair.torch_optimizer), SCHEDULE_RELATIVE, f"{calls} calls")
+        assert position(pair.ours) == position(pair.torchs)
 
 
 def test_fused_needs_no_scheduler_step(host_backend: str, mirrored: bool) -> None:
@@ -77,8 +77,39 @@ def test_fused_needs_no_scheduler_step(host_backend: str, mirrored: bool) -> Non
     assert seen(pair.our_optimizer) == seen(pair.torch_optimizer)
     assert pair.ours.last_epoch == 5
     pair.ours.step()
-    with pytest.raises(RuntimeError, match="fused=True"):
-        pair.ours.step()
+    assert seen(pair.our_optimizer) == seen(pair.torch_optimizer)
+    pair.step()
+    assert seen(pair.our_optimizer) == seen(pair.torch_optimizer)
+
+
+@pytest.mark.parametrize("interval", [0, 1, 99, 150])
+def test_a_step_once_an_epoch_warns_once(interval: int, host_backend: str, mirrored: bool) -> None:
+    """Lightning's ``interval: epoch``."""
+    made = optimizer(fused_sched.optim, "SGD", [0.1], backend=host_backend)
+    scheduler = StepLR(made, 10_000, fused=True)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for update in range(1, 401):
+            made.step()
+            if interval and update % interval == 0:
+                scheduler.step()
+    told = [str(w.message) for w in caught]
+    assert len(told) == (interval in (0, 150)), told
+    for message in told:
+        assert message.startswith("StepLR is fused=True and has advanced at each of 100 optimizer.step() calls without")
+        assert message.endswith("Leave out fused there, or call scheduler.step() after every optimizer.step()")
+
+
+def test_a_scheduler_that_was_let_go_of_does_not_warn(host_backend: str, mirrored: bool) -> None:
+    made = optimizer(fused_sched.optim, "SGD", [0.1], backend=host_backend)
+    ExponentialLR(made, 0.5, fused=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for update in range(250):
+            made.step()
+            if update == 50:
+                made.add_param_group({"params": [torch.nn.Parameter(torch.ones(3))]})
+    assert made.param_groups[0]["lr"] == 0.1 * 0.5**250
 
 
 def test_fused_schedule_advances_without_gradients(backend: str, mirrored: bool) -> None:
@@ -185,9 +216,9 @@ def test_a_pending_step_of_a_fused_scheduler_survives_pickling(host_backend: str
     scheduler = ExponentialLR(mine, 0.5, fused=True)
     mine.step()
     copied = pickle.loads(pickle.dumps(scheduler))
-    copied.step()
-    with pytest.raises(RuntimeError, match="call optimizer.step"):
+    for lr in (0.05, 0.025):
         copied.step()
+        assert copied.get_last_lr() == [lr]
 
 
 @pytest.mark.parametrize("kind", ["SGD", "Adam"])

@@ -26,7 +26,7 @@ except ImportError:
     _extension = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
-    from ..program.schedule import Schedule
+    from ..program.schedule import Run
 
 _C: Any = _extension
 _PACKAGE = Path(__file__).parent.parent
@@ -99,12 +99,12 @@ class CudaBackend(DeviceBackend):
         self._operators.update(plan.rows, update.block.tensor, scale, found)
         return [plan.kept, plan.grads, scale, found]
 
-    def _launch_advance(self, schedule: Schedule, capturing: bool) -> list[Any]:
+    def _launch_advance(self, schedule: Run, capturing: bool) -> list[Any]:
         plan = self._advance_plan(schedule, capturing)
         self._operators.advance(plan.rows, schedule.block.tensor)
         return [plan.kept]
 
-    def check_program(self, schedule: Schedule) -> None:
+    def check_program(self, schedule: Run) -> None:
         if _C is not None:
             program = schedule.program
             size = schedule.memory.tensor.numel()
@@ -148,7 +148,7 @@ class CudaBackend(DeviceBackend):
         self._operators.prepare(plan, table.device.index)  # inside a capture, the first launch is too late
         return _Plan(key, plan, table.grads, [*key, *table.tensors, schedules, *kept])
 
-    def _advance_plan(self, schedule: Schedule, capturing: bool) -> Any:
+    def _advance_plan(self, schedule: Run, capturing: bool) -> Any:
         control = schedule.block.tensor
         key = schedule.memory.tensor, schedule.program, control, schedule.guarded
         plan = self._advances.get(schedule)
@@ -157,14 +157,14 @@ class CudaBackend(DeviceBackend):
             self._advances[schedule] = plan
         return plan
 
-    def _make_advance_plan(self, schedule: Schedule, key: tuple[Any, ...]) -> _Plan:
+    def _make_advance_plan(self, schedule: Run, key: tuple[Any, ...]) -> _Plan:
         device = schedule.block.device
         rows, kept = self._schedule_table([schedule], device)
         self._operators.prepare(torch.empty(0, LAUNCH_WIDTH, dtype=torch.int64), device.index)
         return _Plan(key, rows, None, [*key, rows, *kept])
 
     def _schedule_table(
-        self, schedules: Sequence[Schedule], device: torch.device
+        self, schedules: Sequence[Run], device: torch.device
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Rows as csrc/cuda/step.h reads them, on the device, and the tensors they point to."""
         rows, kept = [], []

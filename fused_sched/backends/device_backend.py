@@ -17,7 +17,7 @@ from ..memory.platforms import TORCH, Platform
 from .base import Backend, Update
 
 if TYPE_CHECKING:
-    from ..program.schedule import Schedule
+    from ..program.schedule import Run, Schedule
 
 
 class Tracked:
@@ -48,7 +48,7 @@ class DeviceBackend(Backend):
         super().__init__(platform)
         self._chunk_size = chunk_size
         self._tracked: WeakKeyDictionary[ParameterTable, Tracked] = WeakKeyDictionary()
-        self._advances: WeakKeyDictionary[Schedule, Any] = WeakKeyDictionary()
+        self._advances: WeakKeyDictionary[Run, Any] = WeakKeyDictionary()
         # What captured launches point to, as long as a parameter (or a schedule) lives: tensors only.
         self._captured: Any = WeakIdKeyDictionary()
 
@@ -81,7 +81,7 @@ class DeviceBackend(Backend):
             owner = table.entries[0].param if table.entries else block
             self._note_capture(owner, kept, [block, *(s.memory for s in update.schedules)])
 
-    def advance(self, schedule: Schedule) -> None:
+    def advance(self, schedule: Run) -> None:
         device = schedule.block.device
         with self.platform.current(device):
             capturing = self.platform.is_capturing(device)
@@ -91,15 +91,16 @@ class DeviceBackend(Backend):
 
     def retire(self, schedule: Schedule) -> None:
         super().retire(schedule)
-        plan = self._advances.pop(schedule, None)
-        if plan is not None:
-            self.platform.record_stream(plan.kept)
+        for run in schedule.runs:
+            plan = self._advances.pop(run, None)
+            if plan is not None:
+                self.platform.record_stream(plan.kept)
 
     def _launch_update(self, update: Update, capturing: bool) -> list[Any]:
         """Launch an update; returns what a graph that captured it must keep."""
         raise NotImplementedError
 
-    def _launch_advance(self, schedule: Schedule, capturing: bool) -> list[Any]:
+    def _launch_advance(self, schedule: Run, capturing: bool) -> list[Any]:
         """Launch a schedule's program; returns what a graph that captured it must keep."""
         raise NotImplementedError
 

@@ -19,7 +19,7 @@ from .base import Backend, Update
 
 if TYPE_CHECKING:
     from ..memory.parameter_table import Entry
-    from ..program.schedule import Schedule
+    from ..program.schedule import Run
 
 Function = Callable[..., torch.Tensor]
 
@@ -105,7 +105,7 @@ class ReferenceBackend(Backend):
             counted = counted * update.rule.counts(row)
         count += counted if skip is None else counted * ~skip
 
-    def advance(self, schedule: Schedule) -> None:
+    def advance(self, schedule: Run) -> None:
         block, memory = schedule.block, schedule.memory.tensor
         writes = _evaluate(schedule.program, memory, block.tensor, self._functions)
         if schedule.guarded:

@@ -23,7 +23,7 @@ from .base import Backend, Update
 from .device_backend import DeviceBackend, one_float, same
 
 if TYPE_CHECKING:
-    from ..program.schedule import Schedule
+    from ..program.schedule import Run
 
 _GRADS, _GRAD_SCALE, _FOUND_INF = "grads", "grad_scale", "found_inf"
 
@@ -82,7 +82,7 @@ class TritonBackend(DeviceBackend):
             self.launcher.launch(launch.compiled, launch.programs, launch.arguments)
         return [plan.kept, [*moving.values()]]
 
-    def _launch_advance(self, schedule: Schedule, capturing: bool) -> list[Any]:
+    def _launch_advance(self, schedule: Run, capturing: bool) -> list[Any]:
         plan = self._advance_plan(schedule, capturing)
         launch = plan.launches[0]
         self.launcher.launch(launch.compiled, launch.programs, launch.arguments)
@@ -143,7 +143,7 @@ class TritonBackend(DeviceBackend):
         arguments = [numbers[n] if n in numbers else self.launcher.argument(tensors[n]) for n in names]
         return _Launch(self.launcher.get(kernel, device), programs, names, arguments)
 
-    def _schedules(self, schedules: Sequence[Schedule], control: torch.Tensor) -> tuple[Any, torch.Tensor]:
+    def _schedules(self, schedules: Sequence[Run], control: torch.Tensor) -> tuple[Any, torch.Tensor]:
         """The function that runs ``schedules``, and the addresses of their memories on the device."""
         if not schedules:
             return None, control
@@ -151,7 +151,7 @@ class TritonBackend(DeviceBackend):
         function = advance_function([(s.program, s.guarded) for s in schedules])
         return function, self.platform.upload(addresses, control.device)
 
-    def _advance_plan(self, schedule: Schedule, capturing: bool) -> Any:
+    def _advance_plan(self, schedule: Run, capturing: bool) -> Any:
         key = schedule.memory.tensor, schedule.program, schedule.block.tensor, schedule.guarded
         plan = self._advances.get(schedule)
         if plan is None or not same(plan.key, key):
@@ -159,7 +159,7 @@ class TritonBackend(DeviceBackend):
             self._advances[schedule] = plan
         return plan
 
-    def _make_advance_plan(self, schedule: Schedule, key: tuple[Any, ...]) -> _Plan:
+    def _make_advance_plan(self, schedule: Run, key: tuple[Any, ...]) -> _Plan:
         function, addresses = self._schedules([schedule], schedule.block.tensor)
         tensors = {"control": schedule.block.tensor, "schedules": addresses}
         launch = self._launch(variants.advance(function), schedule.block.device, 1, tensors, {})

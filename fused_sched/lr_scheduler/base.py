@@ -13,7 +13,6 @@ from torch.optim.lr_scheduler import EPOCH_DEPRECATION_WARNING, LRScheduler
 
 from ..optim.fused_optimizer import FusedOptimizer
 from ..program.program import Program
-from ..program.schedule import Schedule
 from .binding import Bound
 from .host_steps import groups_untouched_on_error
 from .programmed import warn
@@ -64,7 +63,7 @@ class OnDevice(Bound):
             return
         optimizer = self.__dict__.get("optimizer")
         if isinstance(optimizer, FusedOptimizer) and schedule in optimizer._schedules:
-            schedule.before_advance.point_to(self)
+            schedule.before_advance.let_go(self)
             optimizer._kept_schedulers.append(self)
             for one in self._family():
                 one.__dict__["optimizer"] = weakref.proxy(optimizer)
@@ -83,9 +82,6 @@ class OnDevice(Bound):
 
         Args:
             epoch: deprecated, as in torch: jump there, by the closed form where the schedule has one.
-
-        Raises:
-            RuntimeError: the scheduler is ``fused`` and the optimizer took no step since the last call.
         """
         if epoch is not None or not self._advance():
             if epoch is not None:
@@ -97,11 +93,10 @@ class OnDevice(Bound):
         schedule = self._schedule
         if getattr(self, "_is_initial", False):
             return False
-        if self._fused and schedule is not None and not self._is_part:
-            if schedule.pending or not schedule.withheld:
-                self._account_for(schedule)
-                return True
-            schedule.withheld = False  # and an ordinary advance follows
+        if schedule is not None and schedule.account is not None and not self._is_part and schedule.take_step():
+            if schedule.trapped:
+                self._step_by_python()
+            return True
         optimizer = self.optimizer
         if self._order_matters and not self._order_checked and not optimizer._block.capturing():
             self._check_order()  # once: reading the register may wait for the device
@@ -115,17 +110,6 @@ class OnDevice(Bound):
         if schedule.trapped:
             self._step_by_python()
         return True
-
-    def _account_for(self, schedule: Schedule) -> None:
-        """The bookkeeping of an advance that the optimizer made."""
-        pending, schedule.pending = schedule.pending, False
-        if schedule.trapped:
-            self._step_by_python()
-        if not pending:
-            raise RuntimeError(
-                f"{type(self).__name__}.step() was called, but this scheduler is fused=True and advances inside "
-                "optimizer.step(), which was not called since: call optimizer.step() first, or leave out fused"
-            )
 
     def _steps_taken(self) -> int:
         return int(self._step_count)
@@ -215,13 +199,13 @@ class OnDevice(Bound):
     def __getstate__(self) -> dict[str, Any]:
         self.optimizer._block.expire()
         self._pull()
-        pending = self._schedule is not None and self._schedule.pending
-        return {**self.__dict__, "_on_device": (self._fused, self._skip_with_optimizer, self._horizon, pending)}
+        made = self._schedule is not None and self._schedule.is_step_made()
+        return {**self.__dict__, "_on_device": (self._fused, self._skip_with_optimizer, self._horizon, made)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
-        fused, skip_with_optimizer, horizon, pending = state.pop("_on_device")
+        fused, skip_with_optimizer, horizon, made = state.pop("_on_device")
         self._horizon = horizon
         self._reset_slots(fused, skip_with_optimizer)
         self.__dict__.update(state)
-        self._bind(pending)
+        self._bind(made)

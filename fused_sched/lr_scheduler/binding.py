@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import weakref
 
+from ..program.account import Step
 from ..program.schedule import Schedule
 from .host_steps import HostSteps
 from .programmed import Programmed, warn
+
+UPDATES_ALONE = 100  # without a call of scheduler.step(), before a warning
 
 
 class Bound(HostSteps):
@@ -14,8 +17,12 @@ class Bound(HostSteps):
 
     __slots__ = ()
 
-    def _bind(self, pending: bool = False) -> None:
-        """Build the program and put it on the optimizer's device."""
+    def _bind(self, made: bool = False) -> None:
+        """Build the program and put it on the optimizer's device.
+
+        Args:
+            made: an update has made the coming step of a fused scheduler.
+        """
         self._host_reason = self._why_on_host()
         if self._host_reason is not None:
             if self._fused or self._skip_with_optimizer:
@@ -37,7 +44,11 @@ class Bound(HostSteps):
         schedule = Schedule(self._build(), optimizer.rows, block, backend, self._skip_with_optimizer)
         self._groups_seen = optimizer._group_snapshot
         schedule.before_advance = Hold(self)
-        schedule.pending = pending if previous is None else previous.pending
+        if previous is not None:
+            schedule.before_advance = previous.before_advance
+            schedule.take_account(previous)
+        elif made and schedule.account is not None:
+            schedule.account.coming = Step.MADE
         optimizer._scheduled_fields |= schedule.program.fields_written
         self._take_over(schedule, "", None)
         self._note_all_constants()
@@ -122,6 +133,18 @@ class Bound(HostSteps):
             if one._source is not None:
                 one._source.forget()  # rows computed ahead are in the memory of another schedule
 
+    def _look_for_steps(self) -> None:
+        """Warn once where updates advance what the user's loop seems to step at another rate."""
+        account = None if self._schedule is None else self._schedule.account
+        if account is None or account.updates < UPDATES_ALONE or account.warned:
+            return
+        account.warned = True
+        warn(
+            f"{type(self).__name__} is fused=True and has advanced at each of {account.updates} optimizer.step() calls "
+            "without a call of its own step(): a loop that steps it less often, such as once an epoch, means another "
+            "schedule. Leave out fused there, or call scheduler.step() after every optimizer.step()"
+        )
+
     def _prepare(self, restart: bool) -> None:
         """Put on the device what Python has to compute for the coming step (``restart``: to epoch 0)."""
         if self._source is not None and not self._source.traced:
@@ -137,14 +160,17 @@ class Hold:
     """
 
     def __init__(self, scheduler: Bound) -> None:
-        self.point_to(scheduler)
-
-    def point_to(self, scheduler: Bound) -> None:
-        """Have this one; what collected a cycle has cleared the reference."""
         self._weak = weakref.ref(scheduler)
+        self._users = True  # who may call its step()
+
+    def let_go(self, scheduler: Bound) -> None:
+        """The user did; what collected a cycle has cleared the reference."""
+        self._weak, self._users = weakref.ref(scheduler), False
 
     def __call__(self) -> None:
         """What has to be done before an advance."""
         scheduler = self._weak()
         if scheduler is not None:
+            if self._users:
+                scheduler._look_for_steps()
             scheduler._before_advance(fused=True)

@@ -36,11 +36,7 @@ class _Nested(OnDevice):
                 )
 
     def step(self) -> None:  # type: ignore[override]
-        """One step of the schedule.
-
-        Raises:
-            RuntimeError: the scheduler is ``fused`` and the optimizer took no step since the last call.
-        """
+        """One step of the schedule."""
         if not self._advance():
             self._step_on_host()
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from torch.optim.lr_scheduler import LRScheduler
 
+from ..program.account import MADE
 from ..program.builder import Builder, Operand, Value
 from ..program.program import LAST_EPOCH, STEP_COUNT, Program
 from ..program.schedule import Schedule
@@ -231,6 +232,8 @@ class Programmed:
         for one in self._family():
             one._check()
         b = Builder(len(self.optimizer.param_groups))
+        if self._fused:
+            b.register(MADE, 0.0)
         self._emit_step(b)
         return b.finish(type(self).__name__)
 
