@@ -15,6 +15,7 @@ from ..optim.fused_optimizer import FusedOptimizer
 from ..program.program import Program
 from .binding import Bound
 from .host_steps import groups_untouched_on_error
+from .overrides import StandIn
 from .programmed import warn
 from .registers import LAST_LR
 
@@ -35,6 +36,7 @@ class OnDevice(Bound):
         torchs_own = [c for c in cls.__bases__ if issubclass(c, LRScheduler) and not issubclass(c, OnDevice)]
         if torchs_own and not hasattr(cls, "_torch_class"):
             cls._torch_class = torchs_own[0]
+            cls._stand_in = StandIn(cls, cls._torch_class)
             OF_TORCHS.setdefault(cls._torch_class, cls)
             own = [p for p in inspect.signature(cls.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY]
             if "__init__" not in cls.__dict__:  # its signature must not be another class's too
@@ -90,9 +92,11 @@ class OnDevice(Bound):
 
     def _advance(self) -> bool:
         """One step by the device; False if Python has to make it."""
-        schedule = self._schedule
         if getattr(self, "_is_initial", False):
             return False
+        if self._methods_touched and self._schedule is None:
+            self._look_again()
+        schedule = self._schedule
         if schedule is not None and schedule.account is not None and not self._is_part and schedule.take_step():
             if schedule.trapped:
                 self._step_by_python()

@@ -24,9 +24,15 @@ class Bound(HostSteps):
             made: an update has made the coming step of a fused scheduler.
         """
         self._host_reason = self._why_on_host()
+        if self._fused and self._stand_in.is_overridden(self, "step"):
+            raise ValueError(
+                f"{type(self).__name__} has a step() of its own, but with fused=True it is the optimizer that advances "
+                "the schedule, whatever that step() does: leave out fused"
+            )
         if self._host_reason is not None:
             if self._fused or self._skip_with_optimizer:
                 raise ValueError(f"{self._host_reason}: leave out fused and skip_with_optimizer")
+            self._methods_touched = False
             warn(f"{self._host_reason}: its lr is computed on the host at every step()")
             if self._schedule is not None:
                 for one in self._family():
@@ -98,13 +104,19 @@ class Bound(HostSteps):
             self._take_groups()
             if self._schedule is None:
                 return
-        changed = self._touched or (self._watches_itself and self._constants_changed())
+        changed = self._touched or self._methods_changed() or (self._watches_itself and self._constants_changed())
         for one in self._watched_parts:
             changed = changed or one._constants_changed()
         if changed:
             self._refresh()
         if self._tabulates:
             self._prepare(restart=False)
+
+    def _look_again(self) -> None:
+        """On the host, where a method was assigned or deleted: go back to a program if that can be."""
+        self._methods_touched = False
+        if self._why_on_host() is None:
+            self._bind()
 
     def _take_groups(self) -> None:
         """Drive the groups that the optimizer has now: as with torch, what is given per group goes by the list."""
@@ -121,7 +133,8 @@ class Bound(HostSteps):
     def _refresh(self) -> None:
         assert self._schedule is not None
         self._take_values()
-        if self._why_on_host() is not None or not self._schedule.take_constants(self._build()):
+        other_methods = self._methods_touched or self._methods_changed()
+        if other_methods or self._why_on_host() is not None or not self._schedule.take_constants(self._build()):
             self._bind()
         self._note_all_constants()
 

@@ -40,6 +40,10 @@ class _Nested(OnDevice):
         if not self._advance():
             self._step_on_host()
 
+    def _check_order(self) -> None:
+        if self._schedule is not None:  # else the parts do
+            super()._check_order()
+
     def _torchs_step(self, epoch: float | None) -> None:
         self._torch_class.step(self)  # type: ignore[arg-type]
 
