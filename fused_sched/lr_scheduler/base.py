@@ -170,6 +170,8 @@ class OnDevice(Bound):
                 self._source.forget()
             for name in (*self._registers, LAST_LR):
                 setattr(self, name, state[name])
+            if not self._is_part:
+                self._schedule.forget_step()
 
     def detach(self) -> None:
         """Stop advancing inside ``optimizer.step()``, for a ``fused`` scheduler that another one replaces."""

@@ -188,6 +188,13 @@ class Schedule(Run):
                 block.expire()
         self._note_advance()
 
+    def forget_step(self) -> None:
+        """Other values were loaded: what an update had made is gone, and the coming step is one of its own."""
+        if self.account is not None:
+            if self.is_step_made() and self.account.open:
+                self.write(MADE, 0.0)
+            self.account.coming = Step.OWN
+
     @property
     def may_not_have_advanced(self) -> bool:
         """Whether the last advance may have been none, as the update was skipped."""
