@@ -97,10 +97,9 @@ class OnDevice(Bound):
         if self._methods_touched and self._schedule is None:
             self._look_again()
         schedule = self._schedule
-        if schedule is not None and schedule.account is not None and not self._is_part and schedule.take_step():
-            if schedule.trapped:
-                self._step_by_python()
+        if schedule is not None and schedule.account is not None and not self._is_part and self._is_step_taken():
             return True
+        schedule = self._schedule
         optimizer = self.optimizer
         if self._order_matters and not self._order_checked and not optimizer._block.capturing():
             self._check_order()  # once: reading the register may wait for the device
@@ -112,6 +111,18 @@ class OnDevice(Bound):
             return False
         schedule.advance()
         if schedule.trapped:
+            self._step_by_python()
+        return True
+
+    def _is_step_taken(self) -> bool:
+        """Of a fused scheduler: whether an update has made the step, or the device was told to make it if not."""
+        assert self._schedule is not None
+        assert self._schedule.account is not None
+        if self._schedule.account.open:
+            self._before_advance(prepared=True)
+        if self._schedule is None or not self._schedule.take_step():
+            return False
+        if self._schedule.trapped:
             self._step_by_python()
         return True
 

@@ -88,11 +88,12 @@ class Bound(HostSteps):
         if self._schedule is not None:
             self._schedule.retire()
 
-    def _before_advance(self, fused: bool = False) -> None:
+    def _before_advance(self, fused: bool = False, prepared: bool = False) -> None:
         """Take in what was changed by hand: groups, constants, values of a user's function.
 
         Args:
             fused: the optimizer asks, and has looked at its groups.
+            prepared: the values of a user's function were there for the update before, and are those of this step.
         """
         schedule, optimizer = self._schedule, self.optimizer
         assert schedule is not None
@@ -109,7 +110,7 @@ class Bound(HostSteps):
             changed = changed or one._constants_changed()
         if changed:
             self._refresh()
-        if self._tabulates:
+        if self._tabulates and (changed or not prepared):
             self._prepare(restart=False)
 
     def _look_again(self) -> None:
