@@ -156,11 +156,13 @@ FUSED_SCHED_HD inline double* driven_row(double* control, const double* rows, in
 }
 
 // Lets tensors have what the lanes from `first` on, in steps, wrote to the fields that follow them. When no lane reads
-// any more: lanes may share a tensor. Such operations come last.
+// any more: lanes may share a tensor. The last operation is such a one, if any is.
 FUSED_SCHED_HD inline void export_bound(const int32_t* code, int64_t n_ops, const double* rows,
                                         int64_t n_lanes, double* control, int64_t first,
                                         int64_t step) {
-  for (int64_t i = n_ops - 1; i >= 0 && code[i * kCodeWidth] == kOpStoreBound; --i) {
+  if (n_ops == 0 || code[(n_ops - 1) * kCodeWidth] != kOpStoreBound) return;
+  for (int64_t i = 0; i < n_ops; ++i) {
+    if (code[i * kCodeWidth] != kOpStoreBound) continue;
     for (int64_t lane = first; lane < n_lanes; lane += step) {
       export_field(driven_row(control, rows, lane), code[i * kCodeWidth + 1]);
     }

@@ -276,3 +276,127 @@ def test_plain_steps_after_a_scaled_one(name: str, backend: str, seed: int) -> N
     assert not hasattr(twins.ours, "found_inf")
     twins.run(g, 2)
     assert_same(twins)
+
+
+def _always(scheduler: Any, skipped: bool) -> None:
+    scheduler.step()
+
+
+def _unless_skipped(scheduler: Any, skipped: bool) -> None:
+    if not skipped:
+        scheduler.step()
+
+
+def _twice(scheduler: Any, skipped: bool) -> None:
+    """As Accelerate on two processes."""
+    if not skipped:
+        scheduler.step()
+        scheduler.step()
+
+
+def _often_and_twice_after_a_skip(scheduler: Any, skipped: bool) -> None:
+    for _ in range(2 if skipped else 1):
+        scheduler.step()
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of .lr_scheduler.step")  # torch does not see a skipped update
+@pytest.mark.parametrize("read", [False, True], ids=["unread", "read in between"])
+@pytest.mark.parametrize("unscale", [False, True], ids=["scaled", "unscaled first"])
+@pytest.mark.parametrize("fused", [False, True], ids=["separate", "fused"])
+@pytest.mark.parametrize("loop", [_always, _unless_skipped, _twice, _often_and_twice_after_a_skip])
+def test_a_loop_of_schedulers_and_overflows_is_torchs(
+    loop: Any, fused: bool, unscale: bool, read: bool, backend: str, mirrored: bool, seed: int
+) -> None:
+    """With accumulated gradients, some updates without a scaler, and the lr logged, or not, between the two calls."""
+    g = generator(seed)
+    twins = make_twins("SGD", backend, g)
+    ours = fused_sched.lr_scheduler.CosineAnnealingLR(twins.ours, 40, fused=fused)
+    torchs = torch.optim.lr_scheduler.CosineAnnealingLR(twins.torchs, 40)
+    scalers = make_scaler(), make_scaler()
+    for update in range(24):
+        overflow = update in (0, 5, 6, 13, 14, 22)
+        with_scaler = not 9 <= update < 12
+        parts = [twins.random_grads(g) for _ in range(2)]
+        grads = [(a + b) / 2 * (scalers[0].get_scale() if with_scaler else 1.0) for a, b in zip(*parts, strict=True)]
+        if overflow:
+            grads[-1].view(-1)[-1] = float("inf")
+        twins.set_grads([x.clone() for x in grads])
+        for made, scheduler, scaler in ((twins.ours, ours, scalers[0]), (twins.torchs, torchs, scalers[1])):
+            if not with_scaler:
+                made.step()
+                loop(scheduler, False)
+                continue
+            before = scaler.get_scale()
+            if unscale:
+                scaler.unscale_(made)
+            scaler.step(made)
+            scaler.update()
+            if read and scheduler is ours:
+                assert ours.last_epoch - torchs.last_epoch in (0, 1)
+            loop(scheduler, scaler.get_scale() < before)
+        assert ours.last_epoch == torchs.last_epoch, update
+        expected = torchs.get_last_lr()
+        torch.testing.assert_close(ours.get_last_lr(), expected, rtol=1e-13, atol=0)
+        torch.testing.assert_close([x["lr"] for x in twins.ours.param_groups], expected, rtol=1e-13, atol=0)
+    assert_same(twins)
+
+
+@pytest.mark.filterwarnings("ignore:Seems like .optimizer.step")
+def test_a_missed_step_survives_copies_and_new_programs(backend: str, mirrored: bool) -> None:
+    """Whether the coming step is made travels, also where only the device knows."""
+    for skipped in (False, True):
+        p = torch.nn.Parameter(torch.ones(3))
+        optimizer = fused_sched.optim.SGD([p], lr=1.0, backend=backend)
+        scheduler = fused_sched.lr_scheduler.StepLR(optimizer, 1, 0.5, fused=True)
+        p.grad = torch.ones_like(p)
+        optimizer.found_inf = torch.tensor([float(skipped)])
+        optimizer.step()
+        del optimizer.found_inf
+        copied = copy.deepcopy(scheduler)
+        optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(2))], "lr": 1.0})
+        optimizer.step()  # with a program for two groups
+        for one in (scheduler, copied):
+            one.step()
+        assert copied.get_last_lr() == [0.5]
+        assert copied.last_epoch == 1
+        copied.step()
+        assert copied.get_last_lr() == [0.25]
+        assert scheduler.get_last_lr() == ([0.5, 0.5] if skipped else [0.25, 0.5])
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of .lr_scheduler.step")
+@pytest.mark.parametrize("horizon", [1, 4])
+@pytest.mark.parametrize("loop", [_always, _unless_skipped, _twice])
+def test_a_function_that_is_not_traced_is_called_as_torch_calls_it(
+    loop: Any, horizon: int, host_backend: str, mirrored: bool
+) -> None:
+    """One whose values are of its calls and not of the step."""
+    lrs: dict[bool, list[float]] = {}
+    calls: dict[bool, list[int]] = {}
+    for fused in (False, True):
+        seen: list[int] = []
+
+        def factor(step: int, seen: list[int] = seen) -> float:
+            seen.append(step)
+            return 1 / (1 + (step if horizon > 1 else len(seen)))
+
+        p = torch.nn.Parameter(torch.ones(3))
+        if fused:
+            optimizer: Any = fused_sched.optim.SGD([p], lr=1.0, backend=host_backend)
+            scheduler: Any = fused_sched.lr_scheduler.LambdaLR(optimizer, factor, horizon=horizon, fused=True)
+        else:
+            optimizer = torch.optim.SGD([p], lr=1.0)
+            scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        lrs[fused], calls[fused] = [], seen
+        for update in range(15):
+            skipped = update % 4 in (0, 3)
+            p.grad = torch.ones_like(p)
+            if fused:
+                optimizer.found_inf = torch.tensor([float(skipped)])
+            if fused or not skipped:
+                optimizer.step()
+            loop(scheduler, skipped)
+            lrs[fused].append(optimizer.param_groups[0]["lr"])
+    assert lrs[True] == lrs[False]
+    if horizon == 1:
+        assert calls[True] == calls[False]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import random
 import warnings
@@ -12,6 +13,7 @@ import torch
 from schedule_twins import (
     DEFAULTS,
     EVERY,
+    HOMES,
     NAMES,
     OURS,
     TORCH,
@@ -31,7 +33,7 @@ from tolerances import SCHEDULE_RELATIVE
 from torch.optim import lr_scheduler as torch_lr_scheduler
 
 import fused_sched
-from fused_sched.lr_scheduler import ExponentialLR, StepLR
+from fused_sched.lr_scheduler import ExponentialLR, StepLR, on_device
 
 # -- fused=True --------------------------------------------------------------------------------------------
 
@@ -55,18 +57,18 @@ def test_fused_schedule_gives_the_same_sequence(name: str, backend: str, mirrore
             assert position(pair.ours) == position(pair.torchs)
 
 
+@pytest.mark.filterwarnings("ignore:Detected call of .lr_scheduler.step")
 @pytest.mark.parametrize("name", NAMES)
-def test_fused_step_without_an_optimizer_step_is_an_error(name: str, host_backend: str, mirrored: bool) -> None:
+def test_further_steps_are_steps_of_their_own(name: str, host_backend: str, mirrored: bool, rng: random.Random) -> None:
+    """As where Accelerate steps a scheduler once a process."""
     pair = twins(name, lrs=[0.1], backend=host_backend, ours={"fused": True})
-    message = rf"^{name}\.step\(\) was called, but this scheduler is fused=True .* call optimizer\.step\(\) first"
-    with pytest.raises(RuntimeError, match=message):
-        pair.ours.step()
-    pair.optimizer_step()
-    pair.ours.step()
-    state = pair.ours.state_dict()
-    with pytest.raises(RuntimeError, match=message):
-        pair.ours.step()
-    assert pair.ours.state_dict() == state
+    for calls in (1, 2, 3, 1, 1, rng.randrange(1, 4), 2):
+        for _ in range(calls - 1):  # before the first update, too
+            pair.step()
+        pair.optimizer_step()
+        pair.step()
+        assert_alike(seen(pair.our_optimizer), seen(pair.torch_optimizer), SCHEDULE_RELATIVE, f"{calls} calls")
+        assert position(pair.ours) == position(pair.torchs)
 
 
 def test_fused_needs_no_scheduler_step(host_backend: str, mirrored: bool) -> None:
@@ -77,8 +79,39 @@ def test_fused_needs_no_scheduler_step(host_backend: str, mirrored: bool) -> Non
     assert seen(pair.our_optimizer) == seen(pair.torch_optimizer)
     assert pair.ours.last_epoch == 5
     pair.ours.step()
-    with pytest.raises(RuntimeError, match="fused=True"):
-        pair.ours.step()
+    assert seen(pair.our_optimizer) == seen(pair.torch_optimizer)
+    pair.step()
+    assert seen(pair.our_optimizer) == seen(pair.torch_optimizer)
+
+
+@pytest.mark.parametrize("interval", [0, 1, 99, 150])
+def test_a_step_once_an_epoch_warns_once(interval: int, host_backend: str, mirrored: bool) -> None:
+    """Lightning's ``interval: epoch``."""
+    made = optimizer(fused_sched.optim, "SGD", [0.1], backend=host_backend)
+    scheduler = StepLR(made, 10_000, fused=True)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for update in range(1, 401):
+            made.step()
+            if interval and update % interval == 0:
+                scheduler.step()
+    told = [str(w.message) for w in caught]
+    assert len(told) == (interval in (0, 150)), told
+    for message in told:
+        assert message.startswith("StepLR is fused=True and has advanced at each of 100 optimizer.step() calls without")
+        assert message.endswith("Leave out fused there, or call scheduler.step() after every optimizer.step()")
+
+
+def test_a_scheduler_that_was_let_go_of_does_not_warn(host_backend: str, mirrored: bool) -> None:
+    made = optimizer(fused_sched.optim, "SGD", [0.1], backend=host_backend)
+    ExponentialLR(made, 0.5, fused=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for update in range(250):
+            made.step()
+            if update == 50:
+                made.add_param_group({"params": [torch.nn.Parameter(torch.ones(3))]})
+    assert made.param_groups[0]["lr"] == 0.1 * 0.5**250
 
 
 def test_fused_schedule_advances_without_gradients(backend: str, mirrored: bool) -> None:
@@ -185,9 +218,33 @@ def test_a_pending_step_of_a_fused_scheduler_survives_pickling(host_backend: str
     scheduler = ExponentialLR(mine, 0.5, fused=True)
     mine.step()
     copied = pickle.loads(pickle.dumps(scheduler))
-    copied.step()
-    with pytest.raises(RuntimeError, match="call optimizer.step"):
+    for lr in (0.05, 0.025):
         copied.step()
+        assert copied.get_last_lr() == [lr]
+
+
+@pytest.mark.parametrize("overflow", [None, 0.0, 1.0])
+def test_a_load_replaces_what_an_update_had_made(overflow: float | None, backend: str, mirrored: bool) -> None:
+    pair = twins("StepLR", {"step_size": 2, "gamma": 0.5}, lrs=[0.1, 0.2], backend=backend, ours={"fused": True})
+    pair.optimizer_step()
+    pair.step()
+    saved = [
+        [x.state_dict() for x in side]
+        for side in ((pair.our_optimizer, pair.ours), (pair.torch_optimizer, pair.torchs))
+    ]
+    saved = copy.deepcopy(saved)
+    if overflow is not None:
+        pair.our_optimizer.found_inf = torch.tensor(overflow, device=pair.our_optimizer._block.device)
+    pair.optimizer_step()
+    pair.our_optimizer.found_inf = None
+    for side, states in zip(((pair.our_optimizer, pair.ours), (pair.torch_optimizer, pair.torchs)), saved, strict=True):
+        for one, state in zip(side, states, strict=True):
+            one.load_state_dict(state)
+    for step in range(5):
+        pair.step()
+        assert_alike(seen(pair.our_optimizer), seen(pair.torch_optimizer), 0.0, f"step {step}")
+        assert pair.ours.last_epoch == pair.torchs.last_epoch
+        pair.optimizer_step()
 
 
 @pytest.mark.parametrize("kind", ["SGD", "Adam"])
@@ -250,6 +307,54 @@ def test_momentum_that_the_schedule_raises_from_zero(fused: bool, backend: str, 
         pair.step()
         ours, theirs = (o.param_groups[0]["params"][0] for o in (pair.our_optimizer, pair.torch_optimizer))
         assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("loop", ["steps", "no steps"])
+@pytest.mark.parametrize("start", ["warm-up", "on_device", "edit in mid-run", "edit with zero gradients"])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_what_is_no_trial_step(start: str, momentum: float, loop: str, host_backend: str, mirrored: bool) -> None:
+    """A warm-up from 0, and an lr that somebody sets to 0 for a while, also where SGD has no state."""
+    epochs = {}
+    for name, (optim, home) in HOMES.items():
+        p = torch.nn.Parameter(torch.ones(3))
+        options = {"backend": host_backend} if name == "ours" else {}
+        made = optim.SGD([p], lr=0.1, momentum=momentum, **options)
+        fused = {"fused": True} if name == "ours" else {}
+        if start == "on_device" and name == "ours":
+            scheduler = on_device(TORCH.LambdaLR(made, lambda step: step / 8), fused=True)
+        else:
+            scheduler = home.LambdaLR(made, lambda step: step / 8, **fused)
+        for step in range(6):
+            if start.startswith("edit") and step in (3, 4):
+                made.param_groups[0]["lr"] = 0.0
+            zeros = start == "on_device" or start == "warm-up" or (start == "edit with zero gradients" and momentum > 0)
+            p.grad = torch.full_like(p, 0.0 if zeros else 1.0)
+            made.step()
+            if name == "torch" or loop == "steps":
+                scheduler.step()
+        epochs[name] = scheduler.last_epoch, made.param_groups[0]["lr"]
+    assert epochs["ours"] == epochs["torch"]
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_trial_step_advances_nothing(copied: bool, host_backend: str, mirrored: bool) -> None:
+    """As torch.distributed.checkpoint makes the state of an optimizer."""
+    p = torch.nn.Parameter(torch.ones(3))
+    made = fused_sched.optim.AdamW([p], lr=0.1, backend=host_backend)
+    scheduler = ExponentialLR(made, 0.5, fused=True)
+    lr = made.param_groups[0]["lr"]
+    p.grad = torch.zeros_like(p)
+    made.param_groups[0]["lr"] = 0.0
+    made.step()
+    made.param_groups[0]["lr"] = lr
+    assert scheduler.last_epoch == 0
+    if copied:
+        scheduler = pickle.loads(pickle.dumps(scheduler))
+        made = scheduler.optimizer
+    for epoch in range(1, 4):
+        made.step()
+        scheduler.step()
+        assert (scheduler.last_epoch, made.param_groups[0]["lr"]) == (epoch, 0.1 * 0.5**epoch)
 
 
 @pytest.mark.parametrize("name", ["SGD", "AdamW"])

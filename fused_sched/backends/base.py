@@ -14,7 +14,7 @@ from ..memory.platforms import TORCH, Platform
 from ..rules import Rule
 
 if TYPE_CHECKING:
-    from ..program.schedule import Schedule
+    from ..program.schedule import Run, Schedule
 
 
 @dataclass(slots=True)
@@ -27,7 +27,7 @@ class Update:
         block: hyperparameters and counts.
         grad_scale: one-element float32 tensor to divide the gradients by, or None.
         found_inf: one-element tensor; not 0 skips the update; or None.
-        schedules: advanced afterwards, in this order.
+        schedules: run afterwards, in this order.
     """
 
     rule: Rule
@@ -35,7 +35,7 @@ class Update:
     block: ControlBlock
     grad_scale: torch.Tensor | None
     found_inf: torch.Tensor | None
-    schedules: Sequence[Schedule]
+    schedules: Sequence[Run]
 
 
 class Backend:
@@ -108,7 +108,7 @@ class Backend:
         for schedule in update.schedules:
             self.advance(schedule)
 
-    def advance(self, schedule: Schedule) -> None:
+    def advance(self, schedule: Run) -> None:
         """Run a schedule's program once."""
         raise NotImplementedError
 
@@ -116,5 +116,5 @@ class Backend:
         """Take note that a schedule is not run any more."""
         self.platform.record_stream(schedule.memory.tensor)
 
-    def check_program(self, schedule: Schedule) -> None:
+    def check_program(self, schedule: Run) -> None:
         """Refuse a program this backend cannot run."""

@@ -20,7 +20,7 @@ except ImportError as error:
     raise ImportError(f"the C++ extension is missing: {_reason}") from error
 
 if TYPE_CHECKING:
-    from ..program.schedule import Schedule
+    from ..program.schedule import Run
 
 _REBUILD = 2
 
@@ -54,10 +54,10 @@ class CpuBackend(Backend):
             tuple([s.launch_arguments for s in update.schedules]),
         )
 
-    def advance(self, schedule: Schedule) -> None:
+    def advance(self, schedule: Run) -> None:
         _C.advance(schedule.block.tensor, *schedule.launch_arguments)
 
-    def check_program(self, schedule: Schedule) -> None:
+    def check_program(self, schedule: Run) -> None:
         program, size = schedule.program, schedule.memory.tensor.numel()
         _C.check_program(schedule.code, program.n_uniform, size, program.n_groups, program.rows_offset)
 

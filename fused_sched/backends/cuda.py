@@ -25,7 +25,7 @@ except ImportError:
     _extension = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
-    from ..program.schedule import Schedule
+    from ..program.schedule import Run
 
 _C: Any = _extension
 _PACKAGE = Path(__file__).parent.parent
@@ -92,7 +92,7 @@ class CudaBackend(DeviceBackend):
     def _point_to(self, prepared: torch.Tensor, grads: torch.Tensor) -> None:
         prepared[:, _GRADS] = grads.data_ptr()
 
-    def check_program(self, schedule: Schedule) -> None:
+    def check_program(self, schedule: Run) -> None:
         if _C is not None:
             program = schedule.program
             size = schedule.memory.tensor.numel()
@@ -119,14 +119,14 @@ class CudaBackend(DeviceBackend):
         self._operators.prepare(rows, table.device.index)  # inside a capture, the first launch is too late
         return rows, [schedules, *made]
 
-    def _prepare_advance(self, schedule: Schedule) -> tuple[torch.Tensor, list[Any]]:
+    def _prepare_advance(self, schedule: Run) -> tuple[torch.Tensor, list[Any]]:
         device = schedule.block.device
         rows, made = self._schedule_table([schedule], device)
         self._operators.prepare(torch.empty(0, LAUNCH_WIDTH, dtype=torch.int64), device.index)
         return rows, [rows, *made]
 
     def _schedule_table(
-        self, schedules: Sequence[Schedule], device: torch.device
+        self, schedules: Sequence[Run], device: torch.device
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Rows as csrc/cuda/step.h reads them, on the device, and the tensors they point to."""
         rows, kept = [], []

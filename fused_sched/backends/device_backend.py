@@ -18,7 +18,7 @@ from ..memory.platforms import TORCH, Platform
 from .base import Backend, Update
 
 if TYPE_CHECKING:
-    from ..program.schedule import Schedule
+    from ..program.schedule import Run, Schedule
 
 
 class DeviceBackend(Backend):
@@ -40,7 +40,7 @@ class DeviceBackend(Backend):
         super().__init__(platform)
         self._chunk_size = chunk_size
         self.device_tables: WeakKeyDictionary[ParameterTable, DeviceTable] = WeakKeyDictionary()
-        self.advances: WeakKeyDictionary[Schedule, Launches] = WeakKeyDictionary()
+        self.advances: WeakKeyDictionary[Run, Launches] = WeakKeyDictionary()
         self.captured: Any = WeakIdKeyDictionary()
 
     def prepare(self, table: ParameterTable) -> None:
@@ -79,7 +79,7 @@ class DeviceBackend(Backend):
             hosted = [block, *(s.memory for s in update.schedules)]
             self._note_capture(entries[0].param if entries else block, kept, hosted)
 
-    def advance(self, schedule: Schedule) -> None:
+    def advance(self, schedule: Run) -> None:
         block = schedule.block
         with self.platform.current(block.device):
             capturing = self.platform.is_capturing(block.device)
@@ -94,7 +94,8 @@ class DeviceBackend(Backend):
 
     def retire(self, schedule: Schedule) -> None:
         super().retire(schedule)
-        self._drop(self.advances.pop(schedule, None))
+        for run in schedule.runs:
+            self._drop(self.advances.pop(run, None))
 
     def _compiled_for(self, update: Update) -> tuple[Any, ...]:
         """What kernels are compiled for, besides rule, dtypes and programs: objects to compare by identity."""
@@ -104,7 +105,7 @@ class DeviceBackend(Backend):
         """The launches of an update, as yet without gradients, and what was made for them to point to."""
         raise NotImplementedError
 
-    def _prepare_advance(self, schedule: Schedule) -> tuple[Any, list[Any]]:
+    def _prepare_advance(self, schedule: Run) -> tuple[Any, list[Any]]:
         """The launch of a schedule's program, and what was made for it to point to."""
         raise NotImplementedError
 

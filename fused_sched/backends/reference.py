@@ -20,7 +20,7 @@ from .base import Backend, Update
 
 if TYPE_CHECKING:
     from ..memory.parameter_table import Entry
-    from ..program.schedule import Schedule
+    from ..program.schedule import Run
 
 Function = Callable[..., torch.Tensor]
 
@@ -116,7 +116,7 @@ class ReferenceBackend(Backend):
             counted = counted * update.rule.counts(row)
         count += counted if skip is None else counted * ~skip
 
-    def advance(self, schedule: Schedule) -> None:
+    def advance(self, schedule: Run) -> None:
         block = schedule.block
         writes = _evaluate(schedule, self._functions)
         if schedule.guarded:
@@ -146,7 +146,7 @@ def _export(block: ControlBlock, rows: Sequence[int], field: str) -> None:
             tensor.detach().copy_(block.tensor[block.slot(row, field)].reshape(tensor.shape))
 
 
-def _evaluate(schedule: Schedule, functions: Mapping[str, Function]) -> list[tuple[torch.Tensor, Any, torch.Tensor]]:
+def _evaluate(schedule: Run, functions: Mapping[str, Function]) -> list[tuple[torch.Tensor, Any, torch.Tensor]]:
     """What one advance writes: (tensor, index, new values); values are 0-d when uniform, else one a group."""
     program, memory, control = schedule.program, schedule.memory.tensor, schedule.block.tensor
     n = program.n_groups

@@ -23,7 +23,7 @@ from .base import Backend, Update
 from .device_backend import DeviceBackend
 
 if TYPE_CHECKING:
-    from ..program.schedule import Schedule
+    from ..program.schedule import Run
 
 _GRADS, _GRAD_SCALE, _FOUND_INF = "grads", "grad_scale", "found_inf"
 
@@ -119,7 +119,7 @@ class TritonBackend(DeviceBackend):
             launches.append(self._launch(variants.finish(options), device, 1, tensors, numbers))
         return launches, [schedules]
 
-    def _prepare_advance(self, schedule: Schedule) -> tuple[_Launch, list[Any]]:
+    def _prepare_advance(self, schedule: Run) -> tuple[_Launch, list[Any]]:
         control = schedule.block.tensor
         function, addresses = self._schedules([schedule], control)
         tensors = {"control": control, "schedules": addresses}
@@ -137,7 +137,7 @@ class TritonBackend(DeviceBackend):
         arguments = [numbers[n] if n in numbers else self.launcher.argument(tensors[n]) for n in names]
         return _Launch(self.launcher.get(kernel, device), programs, names, arguments)
 
-    def _schedules(self, schedules: Sequence[Schedule], control: torch.Tensor) -> tuple[Any, torch.Tensor]:
+    def _schedules(self, schedules: Sequence[Run], control: torch.Tensor) -> tuple[Any, torch.Tensor]:
         """The function that runs ``schedules``, and the addresses of their memories on the device."""
         if not schedules:
             return None, control

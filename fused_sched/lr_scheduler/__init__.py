@@ -4,11 +4,12 @@ Each class inherits torch's class of the same name and adds its program; constru
 ``step``, ``get_last_lr``, ``state_dict`` and errors are torch's. Keywords that are new:
 
 ``fused=True``
-    the schedule advances inside ``optimizer.step()``; ``scheduler.step()`` is then bookkeeping, and
-    calling it without an optimizer step since the last call raises RuntimeError.
+    the schedule advances inside ``optimizer.step()``, and the ``scheduler.step()`` that follows is bookkeeping: a loop
+    means what it means with torch. After an update that was skipped because of an overflow, which does not advance it,
+    ``scheduler.step()`` makes up for it, decided on the device; further calls are steps of their own.
 ``skip_with_optimizer=True``
     the schedule stays where it is when the optimizer's last update was skipped because of an overflow.
-    The default is torch's: it advances all the same.
+    The default is torch's: ``scheduler.step()`` advances it all the same.
 ``horizon=N``
     where a user's function cannot be traced into the program, N of its values are computed at a time.
 

@@ -15,9 +15,9 @@ from torch.optim.lr_scheduler import EPOCH_DEPRECATION_WARNING, LRScheduler
 from ..optim.foreign import home_of
 from ..optim.fused_optimizer import FusedOptimizer
 from ..program.program import Program
-from ..program.schedule import Schedule
 from .binding import Bound
 from .host_steps import groups_untouched_on_error, tensors_kept
+from .overrides import StandIn
 from .programmed import warn
 from .registers import LAST_LR
 
@@ -42,6 +42,7 @@ class OnDevice(Bound):
         torchs_own = [c for c in cls.__bases__ if issubclass(c, LRScheduler) and not issubclass(c, OnDevice)]
         if torchs_own and not hasattr(cls, "_torch_class"):
             cls._torch_class = torchs_own[0]
+            cls._stand_in = StandIn(cls, cls._torch_class)
             OF_TORCHS.setdefault(cls._torch_class, cls)
             own = [p for p in inspect.signature(cls.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY]
             if "__init__" not in cls.__dict__:  # its signature must not be another class's too
@@ -72,7 +73,7 @@ class OnDevice(Bound):
         optimizer = self.__dict__.get("optimizer")
         home = self._home
         if optimizer is not None and schedule in home._schedules:
-            schedule.before_advance.point_to(self)
+            schedule.before_advance.let_go(self)
             home._kept_schedulers.append(self)
             for one in self._family():
                 one.__dict__["optimizer"] = weakref.proxy(optimizer)
@@ -96,9 +97,6 @@ class OnDevice(Bound):
 
         Args:
             epoch: deprecated, as in torch: jump there, by the closed form where the schedule has one.
-
-        Raises:
-            RuntimeError: the scheduler is ``fused`` and the optimizer took no step since the last call.
         """
         if epoch is not None or not self._advance():
             if epoch is not None:
@@ -107,14 +105,14 @@ class OnDevice(Bound):
 
     def _advance(self) -> bool:
         """One step by the device; False if Python has to make it."""
-        schedule = self._schedule
         if getattr(self, "_is_initial", False):
             return False
-        if self._fused and schedule is not None and not self._is_part:
-            if schedule.pending or not schedule.withheld:
-                self._account_for(schedule)
-                return True
-            schedule.withheld = False  # and an ordinary advance follows
+        if self._methods_touched and self._schedule is None:
+            self._look_again()
+        schedule = self._schedule
+        if schedule is not None and schedule.account is not None and not self._is_part and self._is_step_taken():
+            return True
+        schedule = self._schedule
         if self._order_matters and not self._order_checked and not self._home._block.capturing():
             self._check_order()  # once: reading the register may wait for the device
         if schedule is None or self._is_part:
@@ -128,16 +126,17 @@ class OnDevice(Bound):
             self._step_by_python()
         return True
 
-    def _account_for(self, schedule: Schedule) -> None:
-        """The bookkeeping of an advance that the optimizer made."""
-        pending, schedule.pending = schedule.pending, False
-        if schedule.trapped:
+    def _is_step_taken(self) -> bool:
+        """Of a fused scheduler: whether an update has made the step, or the device was told to make it if not."""
+        assert self._schedule is not None
+        assert self._schedule.account is not None
+        if self._schedule.account.open:
+            self._before_advance(prepared=True)
+        if self._schedule is None or not self._schedule.take_step():
+            return False
+        if self._schedule.trapped:
             self._step_by_python()
-        if not pending:
-            raise RuntimeError(
-                f"{type(self).__name__}.step() was called, but this scheduler is fused=True and advances inside "
-                "optimizer.step(), which was not called since: call optimizer.step() first, or leave out fused"
-            )
+        return True
 
     def _steps_taken(self) -> int:
         return int(self._step_count)
@@ -193,6 +192,8 @@ class OnDevice(Bound):
                 self._source.forget()
             for name in (*self._registers, LAST_LR):
                 setattr(self, name, state[name])
+            if not self._is_part:
+                self._schedule.forget_step()
 
     def detach(self) -> None:
         """Stop advancing inside ``optimizer.step()``, for a ``fused`` scheduler that another one replaces."""
@@ -226,17 +227,17 @@ class OnDevice(Bound):
     def __getstate__(self) -> dict[str, Any]:
         self._home._block.expire()
         self._pull()
-        pending = self._schedule is not None and self._schedule.pending
-        return {**self.__dict__, "_on_device": (self._fused, self._skip_with_optimizer, self._horizon, pending)}
+        made = self._schedule is not None and self._schedule.is_step_made()
+        return {**self.__dict__, "_on_device": (self._fused, self._skip_with_optimizer, self._horizon, made)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         state = dict(state)
-        fused, skip_with_optimizer, horizon, pending = state.pop("_on_device")
+        fused, skip_with_optimizer, horizon, made = state.pop("_on_device")
         self._horizon = horizon
         self._reset_slots(fused, skip_with_optimizer)
         self.__dict__.update(state)
         self._move_in(self.optimizer)
-        self._bind(pending)
+        self._bind(made)
 
 
 def like_lr(value: Any, lr: Any) -> Any:

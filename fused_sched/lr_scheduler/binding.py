@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import weakref
 
+from ..program.account import Step
 from ..program.program import Program
 from ..program.schedule import Schedule
 from .host_steps import HostSteps
 from .programmed import Programmed, warn
+
+UPDATES_ALONE = 100  # without a call of scheduler.step(), before a warning
 
 
 class Bound(HostSteps):
@@ -15,8 +18,12 @@ class Bound(HostSteps):
 
     __slots__ = ()
 
-    def _bind(self, pending: bool = False) -> None:
-        """Build the program and put it on the optimizer's device."""
+    def _bind(self, made: bool = False) -> None:
+        """Build the program and put it on the optimizer's device.
+
+        Args:
+            made: an update has made the coming step of a fused scheduler.
+        """
         home = self._home
         if home.groups_changed():
             home.sync_groups()
@@ -28,7 +35,11 @@ class Bound(HostSteps):
         schedule = Schedule(program, home.rows, home._block, home._backend, self._skip_with_optimizer)
         self._groups_seen = home._group_snapshot
         schedule.before_advance = Hold(self)
-        schedule.pending = pending if previous is None else previous.pending
+        if previous is not None:
+            schedule.before_advance = previous.before_advance
+            schedule.take_account(previous)
+        elif made and schedule.account is not None:
+            schedule.account.coming = Step.MADE
         home._scheduled_fields |= schedule.program.fields_written
         self._take_over(schedule, "", None)
         self._note_all_constants()
@@ -57,6 +68,11 @@ class Bound(HostSteps):
         if self._host_reason is not None:
             return None  # torch's way with such an optimizer, and nothing to warn of
         self._host_reason = self._why_on_host()
+        if self._fused and self._stand_in.is_overridden(self, "step"):
+            raise ValueError(
+                f"{type(self).__name__} has a step() of its own, but with fused=True it is the optimizer that advances "
+                "the schedule, whatever that step() does: leave out fused"
+            )
         if self._host_reason is not None:
             self._refuse_or_warn(self._host_reason)
             return None
@@ -74,6 +90,7 @@ class Bound(HostSteps):
     def _refuse_or_warn(self, reason: str) -> None:
         if self._fused or self._skip_with_optimizer:
             raise ValueError(f"{reason}: leave out fused and skip_with_optimizer")
+        self._methods_touched = False
         warn(f"{reason}: its lr is computed on the host at every step()")
 
     def _go_to_host(self) -> None:
@@ -97,11 +114,12 @@ class Bound(HostSteps):
         if self._schedule is not None:
             self._schedule.retire()
 
-    def _before_advance(self, fused: bool = False) -> None:
+    def _before_advance(self, fused: bool = False, prepared: bool = False) -> None:
         """Take in what was changed by hand: groups, constants, values of a user's function.
 
         Args:
             fused: the optimizer asks, and has looked at its groups.
+            prepared: the values of a user's function were there for the update before, and are those of this step.
         """
         schedule, home = self._schedule, self._home
         assert schedule is not None
@@ -113,13 +131,19 @@ class Bound(HostSteps):
             self._take_groups()
             if self._schedule is None:
                 return
-        changed = self._touched or (self._watches_itself and self._constants_changed())
+        changed = self._touched or self._methods_changed() or (self._watches_itself and self._constants_changed())
         for one in self._watched_parts:
             changed = changed or one._constants_changed()
         if changed:
             self._refresh()
-        if self._tabulates:
+        if self._tabulates and (changed or not prepared):
             self._prepare(restart=False)
+
+    def _look_again(self) -> None:
+        """On the host, where a method was assigned or deleted: go back to a program if that can be."""
+        self._methods_touched = False
+        if self._why_on_host() is None:
+            self._bind()
 
     def _take_groups(self) -> None:
         """Drive the groups that the optimizer has now: as with torch, what is given per group goes by the list."""
@@ -137,7 +161,8 @@ class Bound(HostSteps):
     def _refresh(self) -> None:
         assert self._schedule is not None
         self._take_values()
-        if self._why_on_host() is not None or not self._schedule.take_constants(self._build()):
+        other_methods = self._methods_touched or self._methods_changed()
+        if other_methods or self._why_on_host() is not None or not self._schedule.take_constants(self._build()):
             self._bind()
         self._note_all_constants()
 
@@ -148,6 +173,18 @@ class Bound(HostSteps):
             one._ensure_source()
             if one._source is not None:
                 one._source.forget()  # rows computed ahead are in the memory of another schedule
+
+    def _look_for_steps(self) -> None:
+        """Warn once where updates advance what the user's loop seems to step at another rate."""
+        account = None if self._schedule is None else self._schedule.account
+        if account is None or account.updates < UPDATES_ALONE or account.warned:
+            return
+        account.warned = True
+        warn(
+            f"{type(self).__name__} is fused=True and has advanced at each of {account.updates} optimizer.step() calls "
+            "without a call of its own step(): a loop that steps it less often, such as once an epoch, means another "
+            "schedule. Leave out fused there, or call scheduler.step() after every optimizer.step()"
+        )
 
     def _prepare(self, restart: bool) -> None:
         """Put on the device what Python has to compute for the coming step (``restart``: to epoch 0)."""
@@ -164,14 +201,17 @@ class Hold:
     """
 
     def __init__(self, scheduler: Bound) -> None:
-        self.point_to(scheduler)
-
-    def point_to(self, scheduler: Bound) -> None:
-        """Have this one; what collected a cycle has cleared the reference."""
         self._weak = weakref.ref(scheduler)
+        self._users = True  # who may call its step()
+
+    def let_go(self, scheduler: Bound) -> None:
+        """The user did; what collected a cycle has cleared the reference."""
+        self._weak, self._users = weakref.ref(scheduler), False
 
     def __call__(self) -> None:
         """What has to be done before an advance."""
         scheduler = self._weak()
         if scheduler is not None:
+            if self._users:
+                scheduler._look_for_steps()
             scheduler._before_advance(fused=True)

@@ -17,6 +17,17 @@ class EditedByHand(Programmed):
         super().__setattr__(name, value)
         if name in self._constants:
             (self._outer or self)._touched = True
+        elif name in self._stand_in.methods:
+            self._note_method()
+
+    def __delattr__(self, name: str) -> None:
+        super().__delattr__(name)
+        if name in self._stand_in.methods:
+            self._note_method()
+
+    def _note_method(self) -> None:
+        one = self._outer or self
+        one._touched = one._methods_touched = True
 
     def _look(self) -> dict[str, Any]:
         """Copies of the constants that are containers, by which a change inside them is recognised."""
@@ -34,10 +45,20 @@ class EditedByHand(Programmed):
         members = tuple(self._family())
         for one in members:
             one._note_constants()
+        classes = {type(one): one._stand_in.present for one in members}
+        self._methods_seen = tuple((cls, present, present(cls)) for cls, present in classes.items())
+        self._methods_touched = False
         self._tabulates = any(one._source is not None and not one._source.traced for one in members)
         watched = [one for one in members if one._seen or one._source or one._traced_get_lr or one._group_constants]
         self._watches_itself = self in watched
         self._watched_parts = tuple(one for one in watched if one is not self)
+
+    def _methods_changed(self) -> bool:
+        """Whether a class has other methods than it had."""
+        for cls, present, seen in self._methods_seen:  # noqa: SIM110  # on the step path: any() costs more
+            if present(cls) != seen:
+                return True
+        return False
 
     def _constants_changed(self) -> bool:
         """Whether something changed that no assignment to an attribute tells of."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterable
 from typing import Any
 
 from torch.optim.lr_scheduler import LRScheduler
 
 from .base import OF_TORCHS, OnDevice
+from .registers import Register
 
 
 class TracedLR(OnDevice, LRScheduler):
@@ -35,7 +37,10 @@ def _device_class(users: Any) -> type[Any]:
 
 
 def _make_device_class(users: Any) -> type[Any]:
-    ours = next(OF_TORCHS[c] for c in users.__mro__ if c in OF_TORCHS)
+    torchs = next(c for c in users.__mro__ if c in OF_TORCHS)
+    ours = OF_TORCHS[torchs]
+    own = {name for c in users.__mro__ if c not in torchs.__mro__ for name in c.__dict__}
+    _refuse_names(users, own, ours)
     names = {
         "__module__": users.__module__,
         "__qualname__": users.__qualname__,
@@ -43,6 +48,16 @@ def _make_device_class(users: Any) -> type[Any]:
         "__reduce_ex__": TracedLR.__reduce_ex__,
     }
     return type(users.__name__, (users, ours), names)
+
+
+def _refuse_names(users: type, names: Iterable[str], ours: type[OnDevice]) -> None:
+    """Refuse names that mean something else in our classes, and that torch's do not have."""
+    private = {n for n in dir(ours) if n.startswith("_") and not n.startswith("__")} - ours._stand_in.names
+    taken = sorted(n for n in private & set(names) if not isinstance(getattr(ours, n), Register))
+    if taken:
+        raise TypeError(
+            f"{users.__name__} has {taken[0]!r}, a name that schedulers on the device use themselves: give it another"
+        )
 
 
 def _empty(users: Any) -> OnDevice:
@@ -67,7 +82,8 @@ def on_device(scheduler: Any, *, fused: bool = False, skip_with_optimizer: bool 
         ``scheduler``.
 
     Raises:
-        TypeError: ``scheduler`` is not a scheduler of torch.
+        TypeError: ``scheduler`` is not a scheduler of torch, or has attributes with names that this package's
+            schedulers use.
         ValueError: see :class:`OnDevice`.
     """
     if isinstance(scheduler, OnDevice):
@@ -79,6 +95,7 @@ def on_device(scheduler: Any, *, fused: bool = False, skip_with_optimizer: bool 
     users: Any = type(scheduler)
     cls: Any = _device_class(users)
     made = cls.__new__(cls)
+    _refuse_names(users, scheduler.__dict__, OF_TORCHS[made._torch_class])
     made._horizon = horizon
     made._reset_slots(fused, skip_with_optimizer)
     made._move_in(scheduler.optimizer)
@@ -91,4 +108,5 @@ def on_device(scheduler: Any, *, fused: bool = False, skip_with_optimizer: bool 
     if hasattr(made, "_init_scale_fn"):
         made._init_scale_fn()  # CyclicLR: it was bound to the scheduler given
     made._bind()
+    made.optimizer._changes.lr_by_hand = False
     return made

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from torch.optim import lr_scheduler
 
 from ..program.builder import Builder, Value
 from .base import OnDevice
+from .overrides import plain_function
 
 
 class CyclicLR(OnDevice, lr_scheduler.CyclicLR):
@@ -29,8 +30,13 @@ class CyclicLR(OnDevice, lr_scheduler.CyclicLR):
 
     _constants = (
         "base_lrs", "max_lrs", "total_size", "step_ratio", "scale_mode", "_scale_fn_custom",
-        "cycle_momentum", "base_momentums", "max_momentums",
+        "cycle_momentum", "base_momentums", "max_momentums", "use_beta1", "_scale_fn_ref",
     )  # fmt: skip
+    _bound_functions: ClassVar = {
+        "_scale_fn_ref": tuple(
+            getattr(lr_scheduler.CyclicLR, f"_{name}_scale_fn") for name in ("triangular", "triangular2", "exp_range")
+        )
+    }
 
     def __init__(
         self,
@@ -73,7 +79,7 @@ class CyclicLR(OnDevice, lr_scheduler.CyclicLR):
             return scale
         # what torch bound at construction, or in a load: later edits of mode and gamma do nothing there either
         bound = self._scale_fn_ref
-        kind = getattr(bound, "func", bound).__name__
+        kind = plain_function(bound).__name__
         if kind == "_triangular2_scale_fn":
             return 1 / (2.0 ** (cycle - 1))
         if kind == "_exp_range_scale_fn":

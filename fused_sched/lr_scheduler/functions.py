@@ -41,6 +41,7 @@ class StepFunctions:
         self._functions, self._tabulated = functions, tabulated
         self._outputs = outputs
         self._first = self._end = 0
+        self._row_of: int | None = None  # the epoch that the one row is of
         self._trace()
 
     def _trace(self) -> None:
@@ -69,7 +70,7 @@ class StepFunctions:
 
     def forget(self) -> None:
         """Take the functions and their values as they are now."""
-        self._end = self._first
+        self._end, self._row_of = self._first, None
         functions = [*self._functions()]
         if len(functions) != len(self._known) or not all(map(is_, functions, self._known)) or self.changed():
             self._trace()
@@ -120,6 +121,9 @@ class StepFunctions:
             schedule.memory.refuse_in_capture("a value of the schedule was computed by Python", fix)
         due = epoch()
         if self.horizon == 1:
+            if due == self._row_of and schedule.may_not_have_advanced:
+                return  # the row of a step that was skipped: torch would not have called the function for it yet
+            self._row_of = due
             for i, values in enumerate(self._compute(due)):
                 schedule.write_row(f"{scope}{_TABLE}{i}", values)
         elif not self._first <= due < self._end:

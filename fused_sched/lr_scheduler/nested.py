@@ -36,13 +36,13 @@ class _Nested(OnDevice):
                 )
 
     def step(self) -> None:  # type: ignore[override]
-        """One step of the schedule.
-
-        Raises:
-            RuntimeError: the scheduler is ``fused`` and the optimizer took no step since the last call.
-        """
+        """One step of the schedule."""
         if not self._advance():
             self._step_on_host()
+
+    def _check_order(self) -> None:
+        if self._schedule is not None:  # else the parts do
+            super()._check_order()
 
     def _torchs_step(self, epoch: float | None) -> None:
         self._torch_class.step(self)  # type: ignore[arg-type]

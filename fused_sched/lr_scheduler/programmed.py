@@ -10,11 +10,13 @@ from typing import Any, ClassVar
 
 from torch.optim.lr_scheduler import LRScheduler
 
+from ..program.account import MADE
 from ..program.builder import Builder, Operand, Value
 from ..program.program import LAST_EPOCH, STEP_COUNT, Program
 from ..program.schedule import Schedule
 from ..trace import TracedScheduler, Untraceable, trace_get_lr
 from .functions import StepFunctions
+from .overrides import StandIn, plain_function
 from .registers import LAST_LR, GroupRegister, Register
 
 
@@ -37,9 +39,10 @@ class Programmed:
 
     # In slots, so that state_dict(), which is all of __dict__, has torch's keys and no others.
     __slots__ = (
-        "__weakref__", "_fused", "_groups_seen", "_home", "_horizon", "_host_reason", "_order_checked",
-        "_outer_reference", "_schedule", "_scope", "_seen", "_seen_in_groups", "_skip_with_optimizer", "_source",
-        "_tabulates", "_touched", "_traced_get_lr", "_values_seen", "_watched_parts", "_watches_itself",
+        "__weakref__", "_fused", "_groups_seen", "_home", "_horizon", "_host_reason", "_methods_seen",
+        "_methods_touched", "_order_checked", "_outer_reference", "_schedule", "_scope", "_seen", "_seen_in_groups",
+        "_skip_with_optimizer", "_source", "_tabulates", "_touched", "_traced_get_lr", "_values_seen",
+        "_watched_parts", "_watches_itself",
     )  # fmt: skip
 
     # Attributes of the torch class that are constants of the program; users may change them at any time.
@@ -48,7 +51,9 @@ class Programmed:
     _registers: ClassVar[tuple[str, ...]] = (LAST_EPOCH, STEP_COUNT)
     _sets: ClassVar[str] = "the lr"  # for messages
     _order_matters: ClassVar[bool] = True  # torch warns if the first step comes before the optimizer's
+    _bound_functions: ClassVar[dict[str, tuple[Any, ...]]] = {}  # attributes with methods of torch's that it bound
     _torch_class: ClassVar[type[LRScheduler]]
+    _stand_in: ClassVar[StandIn]
 
     optimizer: Any
     _home: Any  # what is driven: see home_of
@@ -66,6 +71,8 @@ class Programmed:
         self._seen: dict[str, Any] = {}
         self._seen_in_groups: list[list[Any]] = []
         self._values_seen = -1
+        self._methods_seen: tuple[Any, ...] = ()
+        self._methods_touched = False  # a method was assigned or deleted since
         self._touched = False  # a constant was assigned since the program was built
         self._tabulates = False  # Python computes values ahead of every advance
         # in which of this one and its parts a change has to be looked for
@@ -197,17 +204,29 @@ class Programmed:
 
     def _why_on_host(self) -> str | None:
         """The reason why only Python can run this scheduler, or None."""
-        cls, own = type(self), program_class(type(self))
-        if cls._update_lr is not own._update_lr:  # type: ignore[attr-defined]
-            return f"{cls.__name__} overrides _update_lr, which only Python can run"
-        if cls.get_lr is not own.get_lr:  # type: ignore[attr-defined]
+        cls, stand_in = type(self), self._stand_in
+        missing = next((n for n in (*self._registers, LAST_LR) if n not in self.__dict__), None)
+        if missing is not None:
+            return f"{cls.__name__} has no {missing}, as its constructor did not call torch's"
+        overridden = stand_in.overridden(self)
+        if overridden is not None:
+            return f"{overridden}, which only Python can run"
+        for name, functions in self._bound_functions.items():
+            if name in self.__dict__ and plain_function(self.__dict__[name]) not in functions:
+                return f"{name} of this {cls.__name__} is not one of torch's, so only Python can run it"
+        if stand_in.is_overridden(self, "get_lr"):
             return self._why_get_lr_on_host()
+        if self._torch_class is LRScheduler:
+            return f"{cls.__name__} does not define get_lr"
+        return self._why_parts_on_host()
+
+    def _why_parts_on_host(self) -> str | None:
         for part in self._parts():
             if not isinstance(part, Programmed):
-                return f"{cls.__name__} contains {type(part).__name__}, which is not of fused_sched.lr_scheduler"
-            kind: Any = type(part)
-            if kind.step is not program_class(kind).step:  # type: ignore[attr-defined]
-                return f"{kind.__name__} overrides step, which only Python can run"
+                return f"{type(self).__name__} contains {type(part).__name__}, which is not of fused_sched.lr_scheduler"
+            overridden = part._stand_in.overridden(part, self._stand_in.asked_of_parts)
+            if overridden is not None:
+                return f"{overridden}, which only Python can run"
             reason = part._why_on_host()
             if reason is not None:
                 return reason
@@ -232,6 +251,8 @@ class Programmed:
         for one in self._family():
             one._check()
         b = Builder(len(self.optimizer.param_groups), self._home._block.bindings.fields)
+        if self._fused:
+            b.register(MADE, 0.0)
         self._emit_step(b)
         return b.finish(type(self).__name__)
 
@@ -248,8 +269,3 @@ def warn(message: str) -> None:
     while sys._getframe(level).f_globals.get("__name__", "").partition(".")[0] == package:
         level += 1
     warnings.warn(message, UserWarning, stacklevel=level + 1)
-
-
-def program_class(cls: type[Programmed]) -> type[Programmed]:
-    """The class in ``cls``'s ancestry that mixes OnDevice into torch's."""
-    return next(c for c in cls.__mro__ if "_torch_class" in c.__dict__)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from typing import Any, Literal
 
@@ -101,13 +102,16 @@ class ReduceLROnPlateau(OnDevice, lr_scheduler.ReduceLROnPlateau):
             raise ValueError(f"metrics has shape {tuple(metrics.shape)}: give a number or a one-element tensor")
         if epoch is not None:
             warnings.warn(EPOCH_DEPRECATION_WARNING, UserWarning, stacklevel=2)
+        if self._methods_touched and self._schedule is None:
+            self._look_again()
+        if self._schedule is not None:
+            self._before_advance()
         if epoch is not None or self._schedule is None or not self._covers_groups():
             self._home._block.refuse_in_capture("the lr of ReduceLROnPlateau was computed by Python")
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # given above
+                warnings.filterwarnings("ignore", re.escape(EPOCH_DEPRECATION_WARNING))  # given above
                 lr_scheduler.ReduceLROnPlateau.step(self, metrics, epoch)
             return
-        self._before_advance()
         self._note_metric(metrics)
         self._schedule.advance()
 

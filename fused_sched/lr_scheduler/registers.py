@@ -27,13 +27,16 @@ class Register:
         if scheduler is None:
             return self
         if scheduler._schedule is None or self._name not in scheduler._registers:
-            try:
-                return scheduler.__dict__[self._name]
-            except KeyError:
-                kind = type(scheduler).__name__
-                raise AttributeError(f"{kind!r} object has no attribute {self._name!r}") from None
+            return self._kept(scheduler)
         value = scheduler._schedule.read(scheduler._scope + self._name)
         return int(value) if self._whole and value.is_integer() else value
+
+    def _kept(self, scheduler: Any) -> Any:
+        try:
+            return scheduler.__dict__[self._name]
+        except KeyError:
+            kind = type(scheduler).__name__
+            raise AttributeError(f"{kind!r} object has no attribute {self._name!r}") from None
 
     def __set__(self, scheduler: Any, value: Any) -> None:
         scheduler.__dict__[self._name] = value
@@ -50,7 +53,7 @@ class GroupRegister(Register):
     def __get__(self, scheduler: Any, owner: type | None = None) -> Any:
         if scheduler is None:
             return self
-        schedule, kept = scheduler._schedule, scheduler.__dict__[self._name]
+        schedule, kept = scheduler._schedule, self._kept(scheduler)
         if schedule is None:
             return kept
         values = schedule.read_group(scheduler._scope + self._name)

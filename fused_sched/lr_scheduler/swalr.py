@@ -1,22 +1,25 @@
 """SWALR."""
 
 import math
+from typing import ClassVar
 
 from torch.optim import swa_utils
 
 from ..program.builder import Builder, Value
 from ..program.program import STEP_COUNT
 from .base import OnDevice
+from .overrides import plain_function
 
 
 class SWALR(OnDevice, swa_utils.SWALR):
     """Anneals the lr to a fixed ``swa_lr`` (Izmailov et al., 2018), after :class:`torch.optim.swa_utils.SWALR`."""
 
-    _constants = ("anneal_epochs", "_anneal_strategy")
+    _constants = ("anneal_epochs", "anneal_func")
+    _bound_functions: ClassVar = {"anneal_func": (swa_utils.SWALR._linear_anneal, swa_utils.SWALR._cosine_anneal)}
     _group_constants = ("swa_lr",)
 
     def _anneal(self, b: Builder, t: Value) -> Value:
-        if self._anneal_strategy == "cos":
+        if plain_function(self.anneal_func) is swa_utils.SWALR._cosine_anneal:
             return (1 - b.op("cos", b.const("pi", math.pi) * t)) / 2
         return t
 

@@ -80,6 +80,14 @@ class HostedArray:
         if self.remote:
             self.mirrors.age += 1
 
+    def resume(self, *others: HostedArray) -> bool:
+        """Take back the last :meth:`expire`, where no mirror was read since: what it had is known to be right again."""
+        mirrors = self.mirrors
+        if any(array._age != mirrors.age - 1 or array.volatile for array in (self, *others)):
+            return False
+        mirrors.age -= 1
+        return True
+
     def read(self, index: int) -> float:
         """The number at ``index``."""
         self._bring_up_to_date()
@@ -118,14 +126,20 @@ class HostedArray:
         """
         if self.remote:
             self.refuse_in_capture("a hyperparameter was set by hand")
+            self._note_write()
         self.host[index] = value
         if self.remote:
             self.tensor[index].fill_(value)
+
+    def _note_write(self) -> None:
+        if self.stale:
+            self.expire()  # once more, so that what came before cannot be taken back
 
     def write_range(self, start: int, values: Sequence[float]) -> None:
         """Set consecutive numbers; see :meth:`write`."""
         if self.remote:
             self.refuse_in_capture("a schedule was changed by hand")
+            self._note_write()
         self.host[start : start + len(values)] = values
         if self.remote:
             self.tensor[start : start + len(values)].copy_(torch.tensor(values, dtype=torch.float64), non_blocking=True)

@@ -122,20 +122,22 @@ class FusedOptimizer(Optimizer):
                 schedule.before_advance()
         if changes.structure or self.state is not self._known_state or not all(map(self._backend.scan, self.tables)):
             self.sync()
+        may_be_skipped = getattr(self, "found_inf", None) is not None
+        for schedule in schedules:
+            schedule.prepare_update(may_be_skipped)
         if self._staged:
             self._update_staged(schedules)
         else:
             self._launch(schedules)
         for schedule in schedules:
-            schedule.follow()
-            schedule.pending, schedule.withheld = True, False
+            schedule.note_update(may_be_skipped)
         return loss
 
     def _launch(self, schedules: list[Schedule]) -> None:
         scale, found = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
         last = len(self.tables) - 1
         for i, table in enumerate(self.tables):
-            due = schedules if i == last else ()
+            due = [schedule.in_update for schedule in schedules] if i == last else ()
             self._backend.update(backends.Update(self._rule, table, self._block, scale, found, due))
 
     def _update_staged(self, schedules: list[Schedule]) -> None:
@@ -149,21 +151,19 @@ class FusedOptimizer(Optimizer):
                 counts[:] = before
             raise
         for schedule in schedules:
-            self._backend.advance(schedule)
+            self._backend.advance(schedule.in_update)
 
     def _without_trial_step(self, schedules: list[Schedule]) -> list[Schedule]:
         """No schedule advances on the step by which torch's distributed checkpoint creates the state.
 
         It sets every lr to 0 by hand, makes a gradient of zeros for every parameter and calls step() on an empty state;
         SGD without momentum has an empty state at any time. Where scheduler.step() follows, it was no trial after
-        all, and makes the advance that was withheld.
+        all, and that step is an advance of its own.
         """
         self._changes.lr_by_hand = False
         lrs = [g["lr"] for g in self.param_groups]
         if not schedules or not lrs or self.state or any(lrs) or not self._all_gradients_are_zeros():
             return schedules
-        for schedule in schedules:
-            schedule.withheld = True
         return []
 
     def _all_gradients_are_zeros(self) -> bool:

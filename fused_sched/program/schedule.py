@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..memory.control_block import ControlBlock
 from ..memory.hosted_array import HostedArray
+from .account import MADE, Account, Step, noting, unless_made
 from .builder import TRAP
 from .program import Program
 
@@ -14,8 +15,35 @@ if TYPE_CHECKING:
     from ..backends import Backend
 
 
-class Schedule:
+class Run:
+    """A program on the memory of a schedule, as a backend runs it.
+
+    Args:
+        program: what one advance computes.
+        memory: of the schedule.
+        rows: that its lanes drive now.
+        block: see :class:`Schedule`.
+        guarded: do nothing when the optimizer's last update was skipped.
+    """
+
+    def __init__(
+        self, program: Program, memory: HostedArray, rows: Sequence[int], block: ControlBlock, guarded: bool
+    ) -> None:
+        self.program, self.memory, self.block, self.guarded = program, memory, block, guarded
+        self.rows = tuple(rows)
+        self.code = program.encode()
+        # (code, uniform operations, memory, lanes, where their rows are, guarded), as csrc/schedule.h takes it
+        self.launch_arguments = (
+            *(self.code, program.n_uniform, memory.tensor),
+            *(program.n_groups, program.rows_offset, int(guarded)),
+        )
+
+
+class Schedule(Run):
     """Runs a program on a device.
+
+    A program with the register :data:`MADE` is that of a fused schedule: updates run :attr:`in_update`, and
+    :attr:`account` knows what a step of the scheduler is.
 
     Args:
         program: what one advance computes.
@@ -28,28 +56,30 @@ class Schedule:
     def __init__(
         self, program: Program, rows: Sequence[int], block: ControlBlock, backend: Backend, guarded: bool
     ) -> None:
-        self.program = program
         self.n_groups = program.n_groups
         self.block = block
-        self.rows = self._checked(rows)
+        self.rows = self._checked(program, rows)
         self.backend = backend
-        self.guarded = guarded
-        self.code = program.encode()
-        self.memory = HostedArray(
+        memory = HostedArray(
             program.initial_memory(self.rows), block.device, platform=block.platform, mirrors=block.mirrors
         )
+        super().__init__(program, memory, self.rows, block, guarded)
         self.host_advance = program.compile_host()
-        # (code, uniform operations, memory, lanes, where their rows are, guarded), as csrc/schedule.h takes it
-        self.launch_arguments = (
-            *(self.code, program.n_uniform, self.memory.tensor),
-            *(program.n_groups, program.rows_offset, int(guarded)),
-        )
         self.before_advance: Any = None  # called by the optimizer before it advances the schedule
-        self.pending = False  # the optimizer advanced it since the scheduler's last step()
-        self.withheld = False  # the optimizer made what looked like a trial step, and did not advance it
         self.has_advanced = False
         self._trap = program.offsets.get(TRAP)
-        backend.check_program(self)
+        self.account: Account | None = None
+        self.in_update: Run = self
+        self.runs: tuple[Run, ...] = (self,)
+        if MADE in program.offsets:
+            self.account = Account()
+            # an update that was skipped leaves the step to scheduler.step()
+            self.in_update = Run(noting(program), memory, self.rows, block, True)
+            self._where_due = Run(unless_made(program), memory, self.rows, block, guarded)
+            self.runs = (self, self.in_update, self._where_due)
+        self._resumes_at: int | None = None  # the age of a mirror that is right again once the step is made
+        for run in self.runs:
+            backend.check_program(run)
 
     def drive(self, rows: Sequence[int]) -> None:
         """Drive these rows of the control block from now on, instead of :attr:`rows`; nothing else changes.
@@ -59,13 +89,14 @@ class Schedule:
             IndexError: the control block does not have such a row.
             RuntimeError: inside a CUDA graph capture, as every replay would set them again.
         """
-        rows = self._checked(rows)
+        rows = self._checked(self.program, rows)
         if rows != self.rows:
             self.memory.write_range(self.program.rows_offset, [float(row) for row in rows])
-            self.rows = rows
+            for run in self.runs:
+                run.rows = rows
 
-    def _checked(self, rows: Sequence[int]) -> tuple[int, ...]:
-        self.program.check_rows(rows)
+    def _checked(self, program: Program, rows: Sequence[int]) -> tuple[int, ...]:
+        program.check_rows(rows)
         end = self.block.row_capacity
         if beyond := [row for row in rows if row >= end]:
             raise IndexError(f"rows {beyond} are driven, but the control block has rows 0 to {end - 1}: add them first")
@@ -83,15 +114,111 @@ class Schedule:
     def follow(self) -> None:
         """Keep the host's mirror in step after the device advanced."""
         if self.block.remote:
-            self._run_mirror()
+            if self.guarded or self._mirror_is_old():
+                self.block.expire()
+            else:
+                self.host_advance(self.memory.host, self.block.host)
+        self._note_advance()
+
+    def _note_advance(self) -> None:
         if not self.has_advanced:
             self.has_advanced = not self.trapped
 
-    def _run_mirror(self) -> None:
-        if self.guarded or self.block.stale or self.block.volatile or self.memory.stale or self.memory.volatile:
-            self.block.expire()
-        else:
-            self.host_advance(self.memory.host, self.block.host)
+    def _mirror_is_old(self) -> bool:
+        block, memory = self.block, self.memory
+        return block.stale or block.volatile or memory.stale or memory.volatile
+
+    # -- fused=True: steps that updates make -----------------------------------------------------------
+
+    def prepare_update(self, may_be_skipped: bool) -> None:
+        """Before an update that runs :attr:`in_update`."""
+        account = self.account
+        if account is None or self.guarded or not (may_be_skipped and account.outdated):
+            return
+        if account.coming is Step.OWN and not account.open:
+            # in a capture it is recorded: each replay begins with it
+            self.memory.tensor[self.program.offsets[MADE]].fill_(0.0)
+            account.note_cleared()
+
+    def note_update(self, may_be_skipped: bool) -> None:
+        """After such an update.
+
+        Args:
+            may_be_skipped: it was given a ``found_inf``, whose value the host does not know.
+        """
+        account = self.account
+        if account is None:
+            self.follow()
+            return
+        if self.block.remote:
+            if self._mirror_is_old():
+                self.block.expire()
+            elif not may_be_skipped:
+                self.host_advance(self.memory.host, self.block.host)
+            else:
+                if account.coming is Step.OWN and not self.guarded:
+                    self._resumes_at = self.block.mirrors.age
+                self.block.expire()
+        self._note_advance()
+        account.note_update(may_be_skipped and not self.guarded, self.memory.capturing())
+
+    def take_step(self) -> bool:
+        """A call of ``scheduler.step()``: False if it is an advance of its own, which is left to the caller."""
+        account = self.account
+        if account is None:
+            return False
+        capturing = self.memory.capturing()
+        if account.outdated and account.follows_replays(capturing):
+            with self.memory.platform.outside_of_capture():  # once, and not at every replay
+                self.memory.tensor[self.program.offsets[MADE]].fill_(0.0)
+            account.note_cleared()
+        step = account.take_step(capturing)
+        if step is Step.ASK:
+            self._step_where_due()
+        return step is not Step.OWN
+
+    def _step_where_due(self) -> None:
+        """The device decides: the step that an update has not made is made now."""
+        account, block, memory = self.account, self.block, self.memory
+        assert account is not None
+        self.backend.advance(self._where_due)
+        account.note_cleared()
+        resumes_at, self._resumes_at = self._resumes_at, None
+        mirrors = block.mirrors
+        if block.remote:
+            # nobody has read since, or written: whether the update or this launch did it, it was one advance
+            if resumes_at is not None and mirrors.age == resumes_at + 1 and block.resume(memory):
+                self.host_advance(memory.host, block.host)
+            else:
+                block.expire()
+        self._note_advance()
+
+    def forget_step(self) -> None:
+        """Other values were loaded: what an update had made is gone, and the coming step is one of its own."""
+        if self.account is not None:
+            if self.is_step_made() and self.account.open:
+                self.write(MADE, 0.0)
+            self.account.coming = Step.OWN
+
+    @property
+    def may_not_have_advanced(self) -> bool:
+        """Whether the last advance may have been none, as the update was skipped."""
+        return self.guarded or (self.account is not None and self.account.coming is Step.ASK)
+
+    def take_account(self, previous: Schedule) -> None:
+        """Go on for a schedule that this one takes the place of."""
+        mine, others = self.account, previous.account
+        if mine is None or others is None:
+            return
+        mine.updates, mine.warned = others.updates, others.warned
+        mine.coming = Step.MADE if previous.is_step_made() else Step.OWN
+
+    def is_step_made(self) -> bool:
+        """Whether an update has made the coming step of the scheduler; asks the device where only that knows."""
+        account = self.account
+        if account is None:
+            return False
+        return self.read(MADE) != 0.0 if account.open else account.coming is Step.MADE
 
     @property
     def trapped(self) -> bool:

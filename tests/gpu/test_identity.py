@@ -60,7 +60,7 @@ class WithGraphs(Machine):
 
         graph = self.gpu.capture(body)
         self.graphs.append(graph)
-        self.pair.graphs_point_to_it = True
+        self.pair.states_in_reserve = True
         for _ in range(times):
             graph.replay()
         self.gpu.synchronize()

@@ -140,7 +140,7 @@ class Lockstep:
         **options: Any,
     ) -> None:
         self.kind, self.lr_relative = kind, lr_relative
-        self.graphs_point_to_it = False  # to what our optimizer has
+        self.states_in_reserve = False  # in ours, as graphs point to them, or an update was skipped
         self.ours, self.torchs = Side(OURS, device), Side(TORCH, "cpu")
         self._drawn = torch.Generator().manual_seed(5)
         for shape in shapes:
@@ -191,7 +191,7 @@ class Lockstep:
         for name, (mine, theirs) in enumerate(zip(self.ours.params, self.torchs.params, strict=True)):
             assert_close(mine, theirs, f"{what} parameter {name}")
         states = [states_of(side) for side in (self.ours, self.torchs)]
-        if self.kind == "SGD" or self.graphs_point_to_it:
+        if self.kind == "SGD" or self.states_in_reserve:
             _leave_out_reserved(*states)
         assert states[0].keys() == states[1].keys(), f"{what} which parameters have a state"
         for name, theirs in states[1].items():
@@ -242,7 +242,7 @@ def states_of(side: Side) -> dict[int, dict[str, Any]]:
 
 
 def _leave_out_reserved(mine: dict[int, dict[str, Any]], theirs: dict[int, dict[str, Any]]) -> None:
-    """Leave out states of zeros: a schedule may set the momentum, or a captured graph points to them."""
+    """Leave out states of zeros, which an update makes that then was skipped, or that a captured graph points to."""
     for name in mine.keys() - theirs.keys():
         if not any(isinstance(value, Tensor) and value.any() for value in mine[name].values()):
             del mine[name]

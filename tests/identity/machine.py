@@ -7,6 +7,7 @@ What it leaves out, because ours differs from torch there, and says so (README, 
 - A tensor from ``state["step"]`` that is kept across steps: it is a snapshot. Each edit reads it anew.
 - A state that does not have its parameter's shape, in a load: torch fails in the next step.
 - A group object that is listed twice, across a load: torch makes two of it.
+- A fused schedule whose scheduler nobody has any more, in an update that was skipped: nobody steps torch's.
 - Copies of an optimizer while a fused schedule has no scheduler any more: torch has nothing to compare with.
 """
 
@@ -26,7 +27,7 @@ from hypothesis import seed as start_from
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from schedule_twins import Decay, Parts, advance, build, inverse_square_root
 
-from identity.lockstep import EVERY, MOMENTS, OPTIONS, Lockstep, Side, copied
+from identity.lockstep import EVERY, MOMENTS, OPTIONS, REFUSALS, Lockstep, Side, copied
 from identity.transaction import attempt
 
 OPERATIONS = 25  # in a sequence
@@ -131,12 +132,17 @@ class Machine(RuleBasedStateMachine):
         """An optimizer's step, in which the fused schedules advance."""
         if not self.do(lambda side: side.optimizer.step()):
             return False
+        self.step_fused()
+        return True
+
+    def step_fused(self, *, let_go: bool = True) -> None:
+        """A step of every fused scheduler: bookkeeping, if an update has made it. ``let_go``: of those too."""
         ours, torchs = self.pair.ours.schedulers, self.pair.torchs.schedulers
         twins = {id(theirs): mine for mine, theirs in zip(ours, torchs, strict=True)}
         for scheduler in self.in_order:
             mine = twins.get(id(scheduler))
-            self.do(lambda _, s=scheduler: s.step(), lambda _, s=mine: s and s.step())  # bookkeeping
-        return True
+            if mine is not None or let_go:
+                self.do(lambda _, s=scheduler: s.step(), lambda _, s=mine: s and s.step())
 
     @property
     def in_order(self) -> list[Any]:
@@ -158,6 +164,27 @@ class Machine(RuleBasedStateMachine):
         self.gradients(n)
         self.update()
 
+    @rule(n=N, skipped=st.booleans(), steps=st.integers(0, 3))
+    def train_with_a_scaler(self, n: int, skipped: bool, steps: int) -> None:
+        """GradScaler does not call torch's optimizer where a gradient is infinite; ours sees it on the device."""
+        self.gradients(n)
+        optimizer = self.pair.ours.optimizer
+        optimizer.found_inf = torch.full((), float(skipped), device=self.pair.ours.device)
+        try:
+            if not skipped:
+                done = self.update()
+            else:
+                optimizer.step()
+                self.pair.states_in_reserve = done = True
+        except REFUSALS:
+            done = False  # where torch's would not even have been called
+        del optimizer.found_inf
+        if done:
+            for i in range(len(self.fused)):
+                self.step_scheduler(i)
+            for _ in range(steps if skipped else steps - 1):
+                self.step_fused(let_go=False)
+
     @rule(n=N)
     def the_same_gradients_again(self, n: int) -> None:
         self.pair.both(lambda side: [p.grad.mul_(0.5) for p in side.params if p.grad is not None and n % 2])
@@ -169,6 +196,12 @@ class Machine(RuleBasedStateMachine):
             i = n % len(self.fused)
             if not self.fused[i] and self.pair.torchs.schedulers[i] is not None:
                 self.do(lambda side: advance(side.schedulers[i]))
+
+    @rule(n=N)
+    def another_step_of_a_fused_scheduler(self, n: int) -> None:
+        """Without an update, as where Accelerate steps a scheduler once a process."""
+        if self.fused and self.fused[n % len(self.fused)] and self.pair.torchs.schedulers[n % len(self.fused)]:
+            self.do(lambda side: side.schedulers[n % len(self.fused)].step())
 
     # -- groups ------------------------------------------------------------------------------------------------
 
