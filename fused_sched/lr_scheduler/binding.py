@@ -154,6 +154,7 @@ class Bound(HostSteps):
         suits = self._suits_tensors(schedule.program) and schedule.block is self._home._block
         if schedule.n_groups == len(groups) and suits and self._home.watch(schedule.program.fields) is None:
             schedule.drive(self._home.rows)
+            schedule.note_sharing()
             self._groups_seen = self._home._group_snapshot
             return
         self._bind()

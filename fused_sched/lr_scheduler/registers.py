@@ -56,7 +56,7 @@ class GroupRegister(Register):
         schedule, kept = scheduler._schedule, self._kept(scheduler)
         if schedule is None:
             return kept
-        values = schedule.read_group(scheduler._scope + self._name)
+        values = schedule.as_written(schedule.read_group(scheduler._scope + self._name))
         unwritten = all(map(math.isnan, values)) if values else not schedule.has_advanced
         return kept if unwritten and len(kept) != len(values) else values
 

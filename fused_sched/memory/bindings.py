@@ -47,6 +47,7 @@ class Bindings:
         self._tensors: dict[Key, torch.Tensor] = {}
         self._last: dict[int, Key] = {}  # by address, who writes
         self._place: dict[int, int] = {}  # of each row
+        self._placed = True  # all rows that follow a tensor came before the last reorder()
 
     def get(self, row: int, field: str) -> torch.Tensor | None:
         """What a field follows."""
@@ -57,10 +58,14 @@ class Bindings:
         chosen = {*rows}
         return [tensor for (row, _), tensor in self._tensors.items() if row in chosen]
 
-    def writes(self, row: int, field: str) -> bool:
-        """Whether the value of this field is the one that stays in the tensor."""
+    def writer(self, row: int, field: str) -> Key:
+        """The field whose value stays in the tensor that this one follows; itself if it follows none."""
         tensor = self._tensors.get((row, field))
-        return tensor is not None and self._last.get(tensor.data_ptr()) == (row, field)
+        return (row, field) if tensor is None else self._last[tensor.data_ptr()]
+
+    def writes(self, row: int, field: str) -> bool:
+        """Whether this field follows a tensor, and its value is the one that stays there."""
+        return (row, field) in self._tensors and self.writer(row, field) == (row, field)
 
     def follow(self, row: int, field: str, tensor: torch.Tensor | None) -> dict[Key, int]:
         """Let a field follow a tensor, or none.
@@ -76,6 +81,7 @@ class Bindings:
         if tensor is None:
             return changed
         self._tensors[key] = tensor
+        self._placed = self._placed and row in self._place
         self.fields |= {field}
         before = self._last.get(tensor.data_ptr())
         return changed | self._written_by_last([key] if before is None else [before, key])
@@ -87,26 +93,28 @@ class Bindings:
 
     def reorder(self, rows: Sequence[int]) -> dict[Key, int]:
         """The rows are in this order now; returns the words that may have changed."""
-        known = len(self._place)
-        added = rows[known:]
-        same = list(rows[:known]) == list(self._place) and list(added) == sorted(added)  # as was assumed of new ones
-        self._place = {row: i for i, row in enumerate(rows)}
-        if same:
+        if self._placed and list(rows) == list(self._place):
             return {}
+        self._place = {row: i for i, row in enumerate(rows)}
+        self._placed = True
         sharers: dict[int, list[Key]] = {}
         for key, tensor in self._tensors.items():
             sharers.setdefault(tensor.data_ptr(), []).append(key)
         changed: dict[Key, int] = {}
         for keys in sharers.values():
-            changed |= self._written_by_last(keys)
+            changed |= self._written_by_last(keys, unlisted=-1)
         return changed
 
-    def _written_by_last(self, keys: list[Key]) -> dict[Key, int]:
-        """Let the last of ``keys``, which have one tensor, write it, and none of the others."""
+    def _written_by_last(self, keys: list[Key], unlisted: int | None = None) -> dict[Key, int]:
+        """Let the last of ``keys``, which have one tensor, write it, and none of the others.
+
+        Args:
+            unlisted: place of rows that are in no place; default: after all, since they are new.
+        """
         if not keys:
             return {}
-        after_all = len(self._place)
-        last = max(keys, key=lambda key: (self._place.get(key[0], after_all), key[0]))
+        elsewhere = len(self._place) if unlisted is None else unlisted
+        last = max(keys, key=lambda key: (self._place.get(key[0], elsewhere), key[0]))
         self._last[self._tensors[last].data_ptr()] = last
         return {key: self._word(key) | (0 if key == last else SILENT) for key in keys}
 

@@ -67,6 +67,8 @@ class Schedule(Run):
         self.host_advance = program.compile_host()
         self.before_advance: Any = None  # called by the optimizer before it advances the schedule
         self.has_advanced = False
+        self._writers: list[int] | None = None  # for each lane, the one whose lr is the last in its tensor
+        self.note_sharing()
         self._trap = program.offsets.get(TRAP)
         self.account: Account | None = None
         self.in_update: Run = self
@@ -241,6 +243,20 @@ class Schedule(Run):
         """The present values of a group register."""
         start = self.program.offsets[symbol]
         return self.memory.read_range(start, start + self.program.n_groups)
+
+    def note_sharing(self) -> None:
+        """Take note of which groups share the tensor that their lr follows, as of the coming advance."""
+        bindings = self.block.bindings
+        if "lr" in bindings.fields:
+            lane = {row: i for i, row in enumerate(self.rows)}
+            writers = [bindings.writer(row, "lr") for row in self.rows]
+            self._writers = [lane.get(row, i) if field == "lr" else i for i, (row, field) in enumerate(writers)]
+
+    def as_written(self, lrs: list[float]) -> list[float]:
+        """What groups that share a tensor have, once all of them have written their lr to it."""
+        if self._writers is None or not self.has_advanced:
+            return lrs
+        return [lrs[i] for i in self._writers]
 
     def write(self, symbol: str, value: float) -> None:
         """Set a scalar register."""

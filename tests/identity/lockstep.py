@@ -219,12 +219,15 @@ class Lockstep:
             assert getattr(mine, "last_epoch", None) == getattr(theirs, "last_epoch", None), where
             last = theirs.get_last_lr()
             if len(last) == len(self.torchs.groups):  # else it is of groups that were there before
-                assert self._same(mine.get_last_lr(), last), f"{where}: get_last_lr()"
+                found = mine.get_last_lr()  # tensors where the groups have some now
+                assert self._same([*map(float, found)], [*map(float, last)]), f"{where}: get_last_lr()"
 
     def _same(self, mine: Any, theirs: Any) -> bool:
         if isinstance(theirs, (list, tuple)):
             return len(mine) == len(theirs) and all(map(self._same, mine, theirs))
-        if isinstance(theirs, bool) or not isinstance(theirs, (int, float)):
+        if isinstance(mine, Tensor) != isinstance(theirs, Tensor):
+            return False
+        if isinstance(theirs, bool) or not isinstance(theirs, (int, float, Tensor)):
             return bool(mine == theirs)
         mine, theirs = float(mine), float(theirs)
         near = self.lr_relative and math.isclose(mine, theirs, rel_tol=self.lr_relative, abs_tol=self.lr_relative)

@@ -468,6 +468,28 @@ class Machine(RuleBasedStateMachine):
             i = self.place(n)
             self.pair.both(lambda side: side.groups[i].update(lr=side.groups[i]["lr"] * factor if n % 2 else factor))
 
+    @rule(n=N, factor=FACTOR, how=st.sampled_from(["own", "shared", "in place", "number"]))
+    def lr_as_a_tensor(self, n: int, factor: float, how: str) -> None:
+        """Of float64, so that torch's schedulers compute what they do with numbers."""
+        if not self.groups:
+            return
+        i = self.place(n)
+
+        def act(side: Side) -> None:
+            group = side.groups[i]
+            if how == "own":
+                group["lr"] = side.on_device(torch.tensor(factor, dtype=torch.float64))
+            elif how == "number":
+                group["lr"] = float(group["lr"])
+            elif how == "in place" and isinstance(group["lr"], torch.Tensor):
+                group["lr"].mul_(factor)
+            elif how == "shared":
+                shared = side.on_device(torch.tensor(factor, dtype=torch.float64))
+                for each in side.groups:
+                    each["lr"] = shared
+
+        self.do(act)
+
     @rule(n=N, m=N, v=N)
     def edit(self, n: int, m: int, v: int) -> None:
         if self.groups:

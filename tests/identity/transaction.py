@@ -18,7 +18,9 @@ class Saved:
         self._side, optimizer = side, side.optimizer
         self._groups = optimizer.param_groups, [(g, dict(g), list(g["params"])) for g in optimizer.param_groups]
         self._state = optimizer.state, [(p, s, dict(s)) for p, s in optimizer.state.items()]
-        tensors = [*side.params, *(x for _, _, s in self._state[1] for x in s.values() if isinstance(x, Tensor))]
+        numbers = [x for g in optimizer.param_groups for x in g.values() if isinstance(x, Tensor)]
+        states = [x for _, _, s in self._state[1] for x in s.values() if isinstance(x, Tensor)]
+        tensors = [*side.params, *numbers, *states]
         self._tensors = [(x, x.data, x.detach().clone()) for x in tensors]
         self._lists = [(name, list(getattr(side, name))) for name in ("schedulers", "params")]
         held = [s for s in (*side.schedulers, *side.kept) if s is not None]
