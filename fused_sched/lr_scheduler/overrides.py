@@ -80,7 +80,7 @@ class StandIn:
     """
 
     def __init__(self, cls: type, torchs: type) -> None:
-        self._torchs = torchs
+        self._cls, self._torchs = cls, torchs
         every, self.asked_of_parts = _asked(torchs, frozenset({"step"}), frozenset())
         names = every | {n for base in torchs.__mro__[:-1] for n in base.__dict__ if not n.startswith("__")}
         self.names = frozenset(names)
@@ -118,7 +118,8 @@ class StandIn:
     def is_overridden(self, scheduler: Any, name: str) -> bool:
         """Whether a method of torch's is not what this class of ours has."""
         now = getattr(type(scheduler), name, _MISSING)
-        return now is not self._originals.get(name, _MISSING) or (name in self.methods and name in scheduler.__dict__)
+        original = self._originals[name] if name in self._originals else getattr(self._cls, name, _MISSING)
+        return now is not original or (name in self.methods and name in scheduler.__dict__)
 
 
 def plain_function(bound: Any) -> Callable[..., Any]:
