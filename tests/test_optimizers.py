@@ -1077,3 +1077,12 @@ def test_training_reaches_the_minimum(host_backend: str) -> None:
             (x - 3).square().sum().backward()
             optimizer.step()
         assert x.item() == pytest.approx(3.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW"])
+def test_an_init_group_of_the_users_is_refused(name: str) -> None:
+    ours = getattr(fused_sched.optim, name)
+    mine = type("Mine", (ours,), {"_init_group": lambda self, *a: False})
+    with pytest.raises(TypeError, match=r"^Mine overrides _init_group, .*: override step\(\) instead, or use torch"):
+        mine([torch.nn.Parameter(torch.ones(2))])
+    type("Mine", (ours,), {"step": lambda self: None})([torch.nn.Parameter(torch.ones(2))])

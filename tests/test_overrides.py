@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from schedule_twins import HOMES, metric, optimizer
+from schedule_twins import DEFAULTS, HOMES, LEAVES, TORCH, advance, metric, optimizer
 from torch.optim import lr_scheduler as torchs
 from torch.optim.swa_utils import SWALR
 
@@ -588,3 +588,59 @@ def test_an_assigned_method_travels_with_copies(host_backend: str, mirrored: boo
 
 def _constant() -> list[float]:
     return [0.25, 0.75]
+
+
+# -- whatever torch calls ----------------------------------------------------------------------------------
+
+
+def _methods(cls: type) -> list[str]:
+    kinds = types.FunctionType, property, staticmethod
+    found = {n for c in cls.__mro__[:-1] for n, x in c.__dict__.items() if isinstance(x, kinds)}
+    return sorted(n for n in found if not n.startswith("__") and n not in ("step", "state_dict", "load_state_dict"))
+
+
+def _counting(cls: Any, name: str, calls: list[int]) -> Any:
+    """A subclass that counts what one of torch's methods is asked."""
+    owner = next(c for c in cls.__mro__ if name in c.__dict__)
+    original = owner.__dict__[name]
+    real = original.fget if isinstance(original, property) else getattr(original, "__func__", original)
+
+    def counted(*a: Any, **k: Any) -> Any:
+        calls[0] += 1
+        return real(*a, **k)
+
+    if isinstance(original, property):
+        replaced: Any = property(counted)
+    else:
+        replaced = staticmethod(counted) if isinstance(original, staticmethod) else counted
+    return type(cls.__name__, (cls,), {name: replaced})
+
+
+EVERY_METHOD = [(n, m) for n in (*LEAVES, "ReduceLROnPlateau") for m in _methods(getattr(TORCH, n))]
+
+
+@pytest.mark.parametrize(("kind", "method"), EVERY_METHOD)
+def test_every_method_that_torch_calls_is_called(kind: str, method: str, host_backend: str) -> None:
+    """And where torch calls none of the user's in a step, it is a program."""
+    counts: dict[bool, list[int]] = {True: [0], False: [0]}
+    made = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        for ours in (False, True):
+            optim = fused_sched.optim if ours else torch.optim
+            options = {"backend": host_backend} if ours else {}
+            cls = _counting(getattr(TORCH, kind), method, counts[ours])
+            made[ours] = cls(optimizer(optim, "SGD", [0.1, 0.3], **options), **DEFAULTS[kind])
+        made[True] = on_device(made[True])
+        before = counts[False][0]
+        counts[True][0] = before
+        for _ in range(20):
+            for ours in (False, True):
+                made[ours].optimizer.step()
+                advance(made[ours])
+            assert made[True].get_last_lr() == pytest.approx(made[False].get_last_lr(), rel=1e-12)
+            if method != "get_last_lr":
+                assert counts[True] == counts[False]
+    called = counts[False][0] > before and method != "get_last_lr"
+    if method != "_annealing_linear":  # which might be called after an edit of the scheduler
+        assert (made[True].program is None) == called

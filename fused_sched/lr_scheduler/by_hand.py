@@ -45,7 +45,7 @@ class EditedByHand(Programmed):
         members = tuple(self._family())
         for one in members:
             one._note_constants()
-        classes = {type(one): one._stand_in.present for one in members}
+        classes = {type(one): one._stand_in.present for one in members if "_torch_class" not in type(one).__dict__}
         self._methods_seen = tuple((cls, present, present(cls)) for cls, present in classes.items())
         self._methods_touched = False
         self._tabulates = any(one._source is not None and not one._source.traced for one in members)
@@ -54,7 +54,7 @@ class EditedByHand(Programmed):
         self._watched_parts = tuple(one for one in watched if one is not self)
 
     def _methods_changed(self) -> bool:
-        """Whether a class has other methods than it had."""
+        """Whether a class of the user's has other methods than it had."""
         for cls, present, seen in self._methods_seen:  # noqa: SIM110  # on the step path: any() costs more
             if present(cls) != seen:
                 return True

@@ -37,7 +37,8 @@ def _attributes(code: CodeType) -> Iterator[tuple[str, bool]]:
         if line.opname in ("LOAD_ATTR", "LOAD_METHOD", "STORE_ATTR", "LOAD_SUPER_ATTR"):
             loaded = before.argval if before is not None and before.opname.startswith("LOAD") else None
             yield line.argval, (loaded[-1] if isinstance(loaded, tuple) else loaded) == "self"
-        before = line
+        if line.opname not in ("COPY", "DUP_TOP"):  # of self.count += 1
+            before = line
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from _attributes(constant)
@@ -72,6 +73,8 @@ class StandIn:
     Attributes:
         methods: names by which an attribute of an instance takes the place of a method.
         names: all of them, and the attributes that they use.
+        calls_get_lr: whether a step does.
+        asked_of_parts: what a step asks of other objects, among them the parts of a sequence or a chain.
         present: gives the methods that a class has, to be compared with those that it has later.
 
     Args:
@@ -80,8 +83,9 @@ class StandIn:
     """
 
     def __init__(self, cls: type, torchs: type) -> None:
-        self._torchs = torchs
+        self._cls, self._torchs = cls, torchs
         every, self.asked_of_parts = _asked(torchs, frozenset({"step"}), frozenset())
+        self.calls_get_lr = "get_lr" in every
         names = every | {n for base in torchs.__mro__[:-1] for n in base.__dict__ if not n.startswith("__")}
         self.names = frozenset(names)
         self._originals = {name: getattr(cls, name, _MISSING) for name in names}
@@ -118,7 +122,8 @@ class StandIn:
     def is_overridden(self, scheduler: Any, name: str) -> bool:
         """Whether a method of torch's is not what this class of ours has."""
         now = getattr(type(scheduler), name, _MISSING)
-        return now is not self._originals.get(name, _MISSING) or (name in self.methods and name in scheduler.__dict__)
+        original = self._originals[name] if name in self._originals else getattr(self._cls, name, _MISSING)
+        return now is not original or (name in self.methods and name in scheduler.__dict__)
 
 
 def plain_function(bound: Any) -> Callable[..., Any]:

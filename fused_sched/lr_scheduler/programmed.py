@@ -214,7 +214,7 @@ class Programmed:
         for name, functions in self._bound_functions.items():
             if name in self.__dict__ and plain_function(self.__dict__[name]) not in functions:
                 return f"{name} of this {cls.__name__} is not one of torch's, so only Python can run it"
-        if stand_in.is_overridden(self, "get_lr"):
+        if stand_in.calls_get_lr and stand_in.is_overridden(self, "get_lr"):
             return self._why_get_lr_on_host()
         if self._torch_class is LRScheduler:
             return f"{cls.__name__} does not define get_lr"

@@ -53,8 +53,18 @@ class FusedOptimizer(Optimizer):
                 "Use torch.optim's class of the same name where gradients must flow through the step"
             )
 
+    def _refuse_init_group(self) -> None:
+        """A subclass may have a step() of its own, but not a part of torch's that ours does not come to."""
+        users = next(c for c in type(self).__mro__ if "_init_group" in c.__dict__)
+        if not users.__module__.startswith("torch."):
+            raise TypeError(
+                f"{type(self).__name__} overrides _init_group, which torch's step() calls and the fused one does not: "
+                "override step() instead, or use torch.optim's class of the same name"
+            )
+
     def _start(self, backend: str | backends.Backend | None) -> None:
         """Move hyperparameters and state into the control block; ends every constructor."""
+        self._refuse_init_group()
         device = check_params(self.param_groups) or torch.device("cpu")
         for group in self.param_groups:
             self._refuse_differentiable(group.get("differentiable"))
