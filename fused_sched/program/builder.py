@@ -109,6 +109,7 @@ Operand = Value | float | int
 
 _STORE_OF = {"load": "store", "load_group": "store_group", "field": "store_field", "bound_field": "store_bound"}
 TRAP = "trap"  # register: 1 after an advance that did nothing because of Builder.trap
+WRITTEN = "written"  # register: 1 once an advance has written fields that follow a tensor
 
 
 class Builder:
@@ -289,6 +290,10 @@ class Builder:
     def finish(self, name: str) -> Program:
         """The program: uniform operations first, then those of each group, then the writes."""
         writes: list[tuple[Operation, bool]] = []
+        if any(kind == "bound_field" for kind, _ in self._current):
+            self._declare(WRITTEN, "register", [0.0], group=False)
+            self._read("load", WRITTEN, uniform=True)
+            self._current["load", WRITTEN] = self._coerce(1.0)
         if self._trapped is not None:
             self._hold_where_trapped()
         for (kind, symbol), value in self._current.items():

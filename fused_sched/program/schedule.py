@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..memory.control_block import ControlBlock
 from ..memory.hosted_array import HostedArray
 from .account import MADE, Account, Step, noting, unless_made
-from .builder import TRAP
+from .builder import TRAP, WRITTEN
 from .program import Program
 
 if TYPE_CHECKING:
@@ -254,7 +254,8 @@ class Schedule(Run):
 
     def as_written(self, lrs: list[float]) -> list[float]:
         """What groups that share a tensor have, once all of them have written their lr to it."""
-        if self._writers is None or not self.has_advanced:
+        written = self.program.offsets.get(WRITTEN)
+        if self._writers is None or written is None or self.memory.read(written) == 0.0:
             return lrs
         return [lrs[i] for i in self._writers]
 
