@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import inspect
 import sys
-import warnings
 import weakref
 from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import EPOCH_DEPRECATION_WARNING, LRScheduler
 
+from ..compiled import not_compiled
+from ..notice import warn
 from ..optim.fused_optimizer import FusedOptimizer
 from ..program.program import Program
 from ..program.schedule import Schedule
 from .binding import Bound
 from .host_steps import groups_untouched_on_error
-from .programmed import warn
 from .registers import LAST_LR
 
 OF_TORCHS: dict[type, type[OnDevice]] = {}  # our class for each of torch's
@@ -78,6 +78,7 @@ class OnDevice(Bound):
                 f"{self._torch_class.__module__}.{self._torch_class.__name__}"
             )
 
+    @not_compiled
     def step(self, epoch: float | None = None) -> None:
         """One step of the schedule.
 
@@ -89,7 +90,7 @@ class OnDevice(Bound):
         """
         if epoch is not None or not self._advance():
             if epoch is not None:
-                warnings.warn(EPOCH_DEPRECATION_WARNING, UserWarning, stacklevel=2)
+                warn(EPOCH_DEPRECATION_WARNING)
             self._step_on_host(epoch)
 
     def _advance(self) -> bool:
@@ -145,6 +146,7 @@ class OnDevice(Bound):
                 "is skipped. Call `optimizer.step()` first"
             )
 
+    @not_compiled
     def get_last_lr(self) -> list[Any]:
         """The lr of each group as of the last step of the schedule: Python floats.
 
@@ -158,6 +160,7 @@ class OnDevice(Bound):
             return [torch.tensor(x, dtype=torch.float64) if torch.is_tensor(g.get("lr")) else x for x, g in pairs]
         return values
 
+    @not_compiled
     def state_dict(self) -> dict[str, Any]:
         """The state in torch's format; it loads into torch's class of the same name, and back.
 
@@ -168,6 +171,7 @@ class OnDevice(Bound):
         self._pull()
         return super().state_dict()  # type: ignore[misc,no-any-return]
 
+    @not_compiled
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a state of this class or of torch's. As in torch, load the optimizer's state too."""
         with self._untouched_on_error():
@@ -183,6 +187,7 @@ class OnDevice(Bound):
             for name in (*self._registers, LAST_LR):
                 setattr(self, name, state[name])
 
+    @not_compiled
     def detach(self) -> None:
         """Stop advancing inside ``optimizer.step()``, for a ``fused`` scheduler that another one replaces."""
         schedules = self.optimizer._schedules
@@ -195,6 +200,7 @@ class OnDevice(Bound):
         """The program of this schedule, or of the one that it is part of; None if it runs on the host."""
         return None if self._schedule is None else self._schedule.program
 
+    @not_compiled
     def explain(self) -> str:
         """Where the lr is computed and why, and the program."""
         lines = []

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import weakref
 
+from ..notice import warn
 from ..program.schedule import Schedule
 from .host_steps import HostSteps
-from .programmed import Programmed, warn
+from .programmed import Programmed
 
 
 class Bound(HostSteps):

@@ -4,6 +4,7 @@ import math
 
 from torch.optim import lr_scheduler
 
+from ..compiled import not_compiled
 from ..program.builder import Builder, Value
 from ..program.program import LAST_EPOCH, STEP_COUNT
 from .base import OnDevice
@@ -44,6 +45,7 @@ class CosineAnnealingWarmRestarts(OnDevice, lr_scheduler.CosineAnnealingWarmRest
         b.set_register("T_i", b.where(first, b.const("T_0", self.T_0), longer))
         self._emit_lr(b, self._next_lr(b, before))
 
+    @not_compiled
     def step(self, epoch: float | None = None) -> None:
         """One step of the schedule, or with ``epoch`` a jump there.
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from torch.optim import lr_scheduler
 
+from ..compiled import not_compiled
 from ..program.builder import Builder, Value
 from ..program.program import LAST_EPOCH
 from .base import OnDevice
@@ -35,6 +36,7 @@ class _Nested(OnDevice):
                     f"with the {type(self).__name__} around it: give these keywords to the outermost scheduler only"
                 )
 
+    @not_compiled
     def step(self) -> None:  # type: ignore[override]
         """One step of the schedule.
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LRScheduler
 
+from ..compiled import not_compiled
 from ..memory.control_block import FIELDS
 from ..program.builder import Builder, Value
 from .base import OnDevice
@@ -112,6 +113,7 @@ class ParamScheduler(OnDevice, _HostParamScheduler):
             optimizer, name, fn, last_epoch=last_epoch, fused=fused, skip_with_optimizer=skip_with_optimizer
         )
 
+    @not_compiled
     def get_last_value(self) -> list[Any]:
         """The present value in each param group: floats, or pairs for ``"betas"``."""
         key, *place = _PARTS.get(self.name, (self.name,))

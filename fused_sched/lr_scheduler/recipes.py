@@ -15,8 +15,8 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from .. import schedules
+from ..notice import warn
 from .lambda_lr import LambdaLR
-from .programmed import warn
 from .reduce_lr_on_plateau import ReduceLROnPlateau
 
 __all__ = [

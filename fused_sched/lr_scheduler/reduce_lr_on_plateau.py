@@ -10,6 +10,8 @@ import torch
 from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import EPOCH_DEPRECATION_WARNING
 
+from ..compiled import not_compiled
+from ..notice import warn
 from ..program.builder import Builder, Value
 from ..program.program import LAST_EPOCH
 from .base import OnDevice
@@ -86,6 +88,7 @@ class ReduceLROnPlateau(OnDevice, lr_scheduler.ReduceLROnPlateau):
         new = b.op("max", lr * b.const("factor", self.factor), floor)
         self._emit_lr(b, b.where(reduce & (lr - new > b.const("eps", self.eps)), new, lr))
 
+    @not_compiled
     def step(self, metrics: Any, epoch: int | None = None) -> None:  # type: ignore[override]
         """One step of the schedule.
 
@@ -100,7 +103,7 @@ class ReduceLROnPlateau(OnDevice, lr_scheduler.ReduceLROnPlateau):
         if isinstance(metrics, torch.Tensor) and metrics.numel() != 1:
             raise ValueError(f"metrics has shape {tuple(metrics.shape)}: give a number or a one-element tensor")
         if epoch is not None:
-            warnings.warn(EPOCH_DEPRECATION_WARNING, UserWarning, stacklevel=2)
+            warn(EPOCH_DEPRECATION_WARNING)
         if epoch is not None or self._schedule is None or not self._covers_groups():
             self.optimizer._block.refuse_in_capture("the lr of ReduceLROnPlateau was computed by Python")
             with warnings.catch_warnings():
@@ -119,4 +122,4 @@ class ReduceLROnPlateau(OnDevice, lr_scheduler.ReduceLROnPlateau):
             return
         fix = "give a tensor on the optimizer's device"
         schedule.memory.refuse_in_capture("a metric was read by the host", fix)
-        schedule.write(_METRIC, float(metrics))
+        schedule.write(_METRIC, float(metrics.detach() if isinstance(metrics, torch.Tensor) else metrics))

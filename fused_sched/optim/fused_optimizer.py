@@ -12,6 +12,7 @@ import torch
 from torch.optim import Optimizer
 
 from .. import backends
+from ..compiled import not_compiled
 from ..memory.control_block import ControlBlock
 from ..memory.parameter_table import ParameterTable
 from ..program.schedule import Schedule
@@ -81,6 +82,7 @@ class FusedOptimizer(Optimizer):
             return state
         return OptimizerState(self._rule, self._block, self._changes, state)
 
+    @not_compiled
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One optimization step, and one step of every schedule made with ``fused=True``.
 
@@ -223,6 +225,7 @@ class FusedOptimizer(Optimizer):
         """The control block's row of each group, in their order."""
         return tuple(group.row for group in self._group_snapshot)  # type: ignore[attr-defined]
 
+    @not_compiled
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a param group, as in torch.
 
@@ -250,6 +253,7 @@ class FusedOptimizer(Optimizer):
 
     # -- saving and loading ------------------------------------------------------------------------------
 
+    @not_compiled
     def state_dict(self) -> dict[str, Any]:
         """The state in torch's format; it loads into torch's class of the same name, and back.
 
