@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 import weakref
 from typing import Any
@@ -37,15 +36,6 @@ class OnDevice(Bound):
         if torchs_own and not hasattr(cls, "_torch_class"):
             cls._torch_class = torchs_own[0]
             OF_TORCHS.setdefault(cls._torch_class, cls)
-            own = [p for p in inspect.signature(cls.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY]
-            if "__init__" not in cls.__dict__:  # its signature must not be another class's too
-
-                def __init__(self: OnDevice, *args: Any, **kwargs: Any) -> None:
-                    OnDevice.__init__(self, *args, **kwargs)
-
-                cls.__init__ = __init__  # type: ignore[method-assign]
-            torchs = list(inspect.signature(cls._torch_class.__init__).parameters.values())
-            cls.__init__.__signature__ = inspect.Signature(torchs + own)  # type: ignore[attr-defined]
 
     def __init__(
         self, optimizer: Any, *args: Any, fused: bool = False, skip_with_optimizer: bool = False, **kwargs: Any

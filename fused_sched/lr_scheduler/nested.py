@@ -6,7 +6,8 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from torch.optim import lr_scheduler
+from torch.optim import Optimizer, lr_scheduler
+from torch.optim.lr_scheduler import LRScheduler
 
 from ..compiled import not_compiled
 from ..program.builder import Builder, Value
@@ -72,8 +73,8 @@ class SequentialLR(_Nested, lr_scheduler.SequentialLR):  # type: ignore[misc]
 
     def __init__(
         self,
-        optimizer: Any,
-        schedulers: list[Any],
+        optimizer: Optimizer,
+        schedulers: list[LRScheduler],
         milestones: list[int],
         last_epoch: int = -1,
         *,
@@ -136,8 +137,8 @@ class ChainedScheduler(_Nested, lr_scheduler.ChainedScheduler):  # type: ignore[
 
     def __init__(
         self,
-        schedulers: Sequence[Any],
-        optimizer: Any = None,
+        schedulers: Sequence[LRScheduler],
+        optimizer: Optimizer | None = None,
         *,
         fused: bool = False,
         skip_with_optimizer: bool = False,

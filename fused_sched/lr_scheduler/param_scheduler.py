@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ..compiled import not_compiled
@@ -23,7 +24,7 @@ class _HostParamScheduler(LRScheduler):
     """What ParamScheduler means, in torch's terms: sets the value by Python at every step."""
 
     def __init__(
-        self, optimizer: Any, name: str, fn: Function | Sequence[Function | None], last_epoch: int = -1
+        self, optimizer: Optimizer, name: str, fn: Function | Sequence[Function | None], last_epoch: int = -1
     ) -> None:
         groups = optimizer.param_groups
         if name not in NAMES:
@@ -99,7 +100,7 @@ class ParamScheduler(OnDevice, _HostParamScheduler):
 
     def __init__(
         self,
-        optimizer: Any,
+        optimizer: Optimizer,
         name: str,
         fn: Function | Sequence[Function | None],
         last_epoch: int = -1,

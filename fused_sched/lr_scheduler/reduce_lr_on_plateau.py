@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Any, Literal
+from typing import Any, Literal, SupportsFloat
 
 import torch
-from torch.optim import lr_scheduler
+from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import EPOCH_DEPRECATION_WARNING
 
 from ..compiled import not_compiled
@@ -44,7 +44,7 @@ class ReduceLROnPlateau(OnDevice, lr_scheduler.ReduceLROnPlateau):
 
     def __init__(
         self,
-        optimizer: Any,
+        optimizer: Optimizer,
         mode: Literal["min", "max"] = "min",
         factor: float = 0.1,
         patience: int = 10,
@@ -89,7 +89,7 @@ class ReduceLROnPlateau(OnDevice, lr_scheduler.ReduceLROnPlateau):
         self._emit_lr(b, b.where(reduce & (lr - new > b.const("eps", self.eps)), new, lr))
 
     @not_compiled
-    def step(self, metrics: Any, epoch: int | None = None) -> None:  # type: ignore[override]
+    def step(self, metrics: SupportsFloat, epoch: int | None = None) -> None:  # type: ignore[override]
         """One step of the schedule.
 
         Args:
