@@ -144,7 +144,7 @@ class CudaBackend(DeviceBackend):
         for i, one in enumerate(launches):
             last = int(i == len(launches) - 1)
             rows.append(_row(LAUNCH, LAUNCH_WIDTH, {**values, **one, "last": last}))
-        plan = torch.tensor(rows, dtype=torch.int64)
+        plan = torch.tensor(rows, dtype=torch.int64, device="cpu")
         self._operators.prepare(plan, table.device.index)  # inside a capture, the first launch is too late
         return _Plan(key, plan, table.grads, [*key, *table.tensors, schedules, *kept])
 
@@ -160,7 +160,7 @@ class CudaBackend(DeviceBackend):
     def _make_advance_plan(self, schedule: Schedule, key: tuple[Any, ...]) -> _Plan:
         device = schedule.block.device
         rows, kept = self._schedule_table([schedule], device)
-        self._operators.prepare(torch.empty(0, LAUNCH_WIDTH, dtype=torch.int64), device.index)
+        self._operators.prepare(torch.empty(0, LAUNCH_WIDTH, dtype=torch.int64, device="cpu"), device.index)
         return _Plan(key, rows, None, [*key, rows, *kept])
 
     def _schedule_table(
@@ -187,7 +187,7 @@ class CudaBackend(DeviceBackend):
             rows.append(_row(SCHEDULE, SCHEDULE_WIDTH, values))
         if not rows:
             return torch.empty(0, SCHEDULE_WIDTH, dtype=torch.int64, device=device), kept
-        return self.platform.upload(torch.tensor(rows, dtype=torch.int64), device), kept
+        return self.platform.upload(torch.tensor(rows, dtype=torch.int64, device="cpu"), device), kept
 
 
 def load_library(path: Path = _PACKAGE / "_cuda.so") -> None:

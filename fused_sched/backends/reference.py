@@ -144,7 +144,7 @@ def _evaluate(
             slot, offset = program.memory[op.symbol], program.offsets[op.symbol]
             table = memory[offset : offset + len(slot.initial)].view(-1, slot.width)
             row = operands[0].nan_to_num(0.0).clamp(0, table.shape[0] - 1).long()
-            column = torch.arange(slot.width, device=memory.device) if slot.width > 1 else 0
+            column = torch.arange(slot.width, dtype=torch.int64, device=memory.device) if slot.width > 1 else 0
             values.append(table[row, column])
         else:
             values.append(functions[op.name](*operands))

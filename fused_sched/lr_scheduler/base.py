@@ -10,6 +10,7 @@ import torch
 from torch.optim.lr_scheduler import EPOCH_DEPRECATION_WARNING, LRScheduler
 
 from ..compiled import not_compiled
+from ..memory.values import refuse_fake_mode
 from ..notice import warn
 from ..optim.fused_optimizer import FusedOptimizer
 from ..program.program import Program
@@ -41,6 +42,7 @@ class OnDevice(Bound):
         self, optimizer: Any, *args: Any, fused: bool = False, skip_with_optimizer: bool = False, **kwargs: Any
     ) -> None:
         self._require_ours(optimizer)
+        refuse_fake_mode(type(self).__name__)
         self._reset_slots(fused, skip_with_optimizer)
         with groups_untouched_on_error(optimizer):
             super().__init__(optimizer, *args, **kwargs)  # type: ignore[call-arg]
@@ -147,7 +149,7 @@ class OnDevice(Bound):
         groups = self.optimizer.param_groups
         if len(values) == len(groups):
             pairs = zip(values, groups, strict=True)
-            return [torch.tensor(x, dtype=torch.float64) if torch.is_tensor(g.get("lr")) else x for x, g in pairs]
+            return [_as_torch_has(x, g) for x, g in pairs]
         return values
 
     @not_compiled
@@ -221,3 +223,8 @@ class OnDevice(Bound):
         self._reset_slots(fused, skip_with_optimizer)
         self.__dict__.update(state)
         self._bind(pending)
+
+
+def _as_torch_has(lr: float, group: Any) -> Any:
+    """An lr in the form of the group's: a copy in a tensor, where that is one."""
+    return torch.tensor(lr, dtype=torch.float64, device="cpu") if torch.is_tensor(group.get("lr")) else lr

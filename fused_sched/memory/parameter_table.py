@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from .control_block import NO_COUNT, Slot
+from .values import has_values
 
 CHUNK = 16384  # elements; 7 arrays of a chunk stay in a core's L2 cache
 _WORDS = (
@@ -134,7 +135,7 @@ class Entry:
         p, g = self.param, self.param.grad
         if g is None or self.elsewhere:
             return True
-        if self.asleep or g.layout != torch.strided or len(self.state) < self.needed:
+        if self.asleep or g.layout != torch.strided or len(self.state) < self.needed or not has_values(g):
             return False
         return all(t.shape == p.shape and state_dtype_fits(p, t.dtype) for t in self.state) and (
             self.staging is None or (self.staging.param.shape == p.shape and self.staging.param.dtype == p.dtype)
@@ -205,14 +206,14 @@ class ParameterTable:
         self.lists = list(lists)
         places = [place for place, params in enumerate(lists) for _ in params]
         self._places = [(id(e.param), place) for e, place in zip(entries, places, strict=True)]
-        self.ids = torch.tensor(self._places, dtype=torch.int64).reshape(-1, 2)
-        self.layouts = torch.zeros(len(self.entries), dtype=torch.int64)
-        self.needed = torch.tensor([e.needed for e in self.entries], dtype=torch.int64)
+        self.ids = torch.tensor(self._places, dtype=torch.int64, device="cpu").reshape(-1, 2)
+        self.layouts = torch.zeros(len(self.entries), dtype=torch.int64, device="cpu")
+        self.needed = torch.tensor([e.needed for e in self.entries], dtype=torch.int64, device="cpu")
         self.staged = [(i, e) for i, e in enumerate(self.entries) if e.staging is not None and not e.inert]
         # what a scan cannot see in the record
         self.watched = [e for e in self.entries if e.asleep or (e.staging is not None and not e.inert)]
-        self.records = torch.zeros(len(self.entries), RECORD_WIDTH, dtype=torch.int64)
-        self.chunks = torch.empty(0, 2, dtype=torch.int64)
+        self.records = torch.zeros(len(self.entries), RECORD_WIDTH, dtype=torch.int64, device="cpu")
+        self.chunks = torch.empty(0, 2, dtype=torch.int64, device="cpu")
         self.held: list[torch.Tensor | None] = []
         self.fill()
 
@@ -224,12 +225,12 @@ class ParameterTable:
     def fill(self) -> None:
         """Write records and chunks from the entries; call after states or memory changed."""
         rows = [self._row(entry) for entry in self.entries]
-        self.records.copy_(torch.tensor(rows, dtype=torch.int64).reshape(-1, RECORD_WIDTH))
+        self.records.copy_(torch.tensor(rows, dtype=torch.int64, device="cpu").reshape(-1, RECORD_WIDTH))
         numel = self.records[:, RECORD["numel"]]
         per_record = (numel + CHUNK - 1) // CHUNK
         record = torch.repeat_interleave(per_record)
         first = torch.cumsum(per_record, 0) - per_record
-        start = (torch.arange(record.numel()) - first[record]) * CHUNK
+        start = (torch.arange(record.numel(), dtype=torch.int64, device="cpu") - first[record]) * CHUNK
         self.chunks = torch.stack([record, start], dim=1).contiguous()
 
     def _row(self, entry: Entry) -> list[int]:

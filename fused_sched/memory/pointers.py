@@ -10,6 +10,7 @@ import torch
 
 from .parameter_table import DTYPES, RECORD, ParameterTable, real_dtype, same_layout
 from .platforms import Platform
+from .values import has_values
 
 _C: Any = None
 with suppress(ImportError):
@@ -31,7 +32,7 @@ def _layout(tensor: torch.Tensor) -> int:
 def note_layouts(table: ParameterTable) -> None:
     """Remember the memory layout of every parameter; 0: kernels do not walk its own memory."""
     layouts = [0 if e.inert or e.staging is not None else _layout(e.param) for e in table.entries]
-    table.layouts = torch.tensor(layouts, dtype=torch.int64)
+    table.layouts = torch.tensor(layouts, dtype=torch.int64, device="cpu")
     _seen.pop(table, None)
 
 
@@ -93,8 +94,8 @@ def _scan(table: ParameterTable) -> int:
 
 
 def _key(g: torch.Tensor) -> tuple[Any, ...]:
-    if g.layout != torch.strided:
-        return (g.layout,)
+    if g.layout != torch.strided or not has_values(g):
+        return g.layout, g.device
     return g.data_ptr(), g.stride(), g.dtype, g.is_neg()
 
 
@@ -105,7 +106,7 @@ def _grad_address(p: torch.Tensor, g: torch.Tensor | None, table: ParameterTable
         return None
     if g is None:
         return 0
-    if g.layout != torch.strided or g.is_neg() or not same_layout(p, g) or g.device != p.device:
+    if g.layout != torch.strided or not has_values(g) or g.is_neg() or not same_layout(p, g) or g.device != p.device:
         return None
     if DTYPES.get(real_dtype(g.dtype)) != record[RECORD["kind"]] // 16 % 16:
         return None

@@ -15,6 +15,7 @@ from .. import backends
 from ..compiled import not_compiled
 from ..memory.control_block import ControlBlock
 from ..memory.parameter_table import ParameterTable
+from ..memory.values import check_values, refuse_fake_mode
 from ..program.schedule import Schedule
 from ..rules import Rule
 from .addition import is_torchs, narrow
@@ -96,6 +97,7 @@ class FusedOptimizer(Optimizer):
             RuntimeError, TypeError, ValueError, KeyError: a gradient is sparse, or a parameter, a group or a state is
                 not what an update can do with; nothing was changed.
         """
+        refuse_fake_mode("step()")
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -127,6 +129,9 @@ class FusedOptimizer(Optimizer):
 
     def _launch(self, schedules: list[Schedule]) -> None:
         scale, found = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+        for name, scalar in (("grad_scale", scale), ("found_inf", found)):
+            if scalar is not None:
+                check_values(name, scalar)
         last = len(self._tables) - 1
         for i, table in enumerate(self._tables):
             due = schedules if i == last else ()

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..memory.control_block import FIELDS, FLAGS, ControlBlock
+from ..memory.values import has_values
 from .live_dict import Changes, LiveDict
 
 _BETAS = {"betas": ("beta1", "beta2")}
@@ -156,7 +157,7 @@ def _check_keys(values: Any, keys: Any) -> None:
 
 def _number(value: Any) -> Number | None:
     if isinstance(value, torch.Tensor):
-        if value.numel() != 1:
+        if value.numel() != 1 or not has_values(value):
             return None
         return value if value.device.type != "cpu" else _number(value.item())
     if isinstance(value, (str, bytes)):

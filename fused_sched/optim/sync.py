@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch._subclasses import FakeTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ..memory.control_block import NO_COUNT, ControlBlock
@@ -22,6 +23,7 @@ from ..memory.parameter_table import (
     state_dtype_fits,
     state_format,
 )
+from ..memory.values import USE_TORCHS, check_values
 from ..rules import Rule
 from .param_group import ParamGroup
 from .param_state import OptimizerState, ParamState
@@ -39,6 +41,11 @@ def why_not_trainable(p: Any, device: torch.device | None) -> Exception | None:
     Returns:
         TypeError for its kind, layout or dtype, ValueError for its device.
     """
+    if isinstance(p, FakeTensor) or torch._is_functional_tensor(p):
+        return TypeError(
+            f"a parameter is a {type(p).__name__} without values: make the optimizer of parameters made outside of "
+            f"FakeTensorMode and functionalization, or {USE_TORCHS}"
+        )
     if is_traceable_wrapper_subclass(p):
         return TypeError(
             f"a parameter is a {type(p).__name__}, a tensor subclass without memory of its own "
@@ -89,14 +96,19 @@ def check_params(groups: Iterable[Mapping[str, Any]], device: torch.device | Non
 
 
 def check_gradients(groups: Iterable[Mapping[str, Any]], kind: str) -> None:
-    """Raise RuntimeError if a gradient is sparse."""
+    """Raise RuntimeError if a gradient is sparse, TypeError if it or its parameter has no values."""
     for group in groups:
         for p in group["params"]:
-            if p.grad is not None and p.grad.layout != torch.strided:
+            g = p.grad
+            if g is None:
+                continue
+            if g.layout != torch.strided:
                 raise RuntimeError(
-                    f"{kind} got a gradient with layout {p.grad.layout}; only dense gradients are "
-                    "supported: use sparse=False in the embedding, or torch.optim.SparseAdam"
+                    f"{kind} got a gradient with layout {g.layout}; only dense gradients are supported: "
+                    "use sparse=False in the embedding, or torch.optim.SparseAdam"
                 )
+            if not is_traceable_wrapper_subclass(g):
+                check_values("a gradient", g)
 
 
 @dataclass
@@ -177,6 +189,7 @@ class Sync:
                 entry.asleep = unfit or p.numel() == 0
                 return entry
         check_trainable(p, self.block.device)
+        check_values("a parameter", p)
         if needed:
             state = self._state_of(p, values)
             entry.count = state.index
@@ -235,6 +248,7 @@ def check_shape(p: torch.Tensor, key: str, tensor: Any) -> None:
     """Raise TypeError or ValueError if a state is not a tensor of its parameter's shape."""
     if not isinstance(tensor, torch.Tensor):
         raise TypeError(f"state {key!r} is {tensor!r}, but must be a tensor of its parameter's shape: assign one")
+    check_values(f"state {key!r}", tensor)
     if tensor.shape != p.shape:
         raise ValueError(
             f"state {key!r} has shape {tuple(tensor.shape)}, but its parameter has {tuple(p.shape)}: "
