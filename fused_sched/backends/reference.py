@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Function = Callable[..., torch.Tensor]
 
 
-class _Row:
+class Row:
     """Hyperparameters of one group as scalars."""
 
     def __init__(self, block: ControlBlock, row: int) -> None:
@@ -65,14 +65,14 @@ class ReferenceBackend(Backend):
         skip = None if update.found_inf is None else update.found_inf.reshape(()) != 0
         block.integers[HEADER["skipped"]] = 0 if skip is None else skip
         entries = [e for e in update.table.entries if e.param.grad is not None and not e.inert]
-        rows = {index: _Row(block, index) for index in {entry.row for entry in entries}}
+        rows = {index: Row(block, index) for index in {entry.row for entry in entries}}
         for entry in entries:
             self._update_one(update, entry, rows[entry.row], block.counts[entry.count], skip)
         for schedule in update.schedules:
             self.advance(schedule)
 
     @staticmethod
-    def _update_one(update: Update, entry: Entry, row: _Row, count: torch.Tensor, skip: torch.Tensor | None) -> None:
+    def _update_one(update: Update, entry: Entry, row: Row, count: torch.Tensor, skip: torch.Tensor | None) -> None:
         grad = entry.param.grad
         assert grad is not None
         g = _wide(grad)

@@ -110,31 +110,34 @@ class Entry:
         needed: how many state tensors the rule keeps for it.
         state: those tensors, in the rule's order; empty until its first gradient.
         staging: buffers the kernels use in its place, or None.
+        sparse: its gradient is sparse, and torch's operations update it.
         asleep: it can have no update before the table is made anew: it has no gradient, and lacks what one would take.
         elsewhere: another table updates it.
         copied_count: owner of ``count``, where that is not the state's.
     """
 
-    __slots__ = ("asleep", "copied_count", "count", "elsewhere", "needed", "param", "row", "staging", "state")
+    __slots__ = ("asleep", "copied_count", "count", "elsewhere", "needed", "param", "row", "sparse", "staging", "state")
 
     def __init__(self, param: torch.Tensor, row: int, needed: int) -> None:
         self.param, self.row, self.needed = param, row, needed
         self.count = NO_COUNT
         self.state: tuple[torch.Tensor, ...] = ()
         self.staging: Staging | None = None
-        self.asleep = self.elsewhere = False
+        self.asleep = self.elsewhere = self.sparse = False
         self.copied_count: Slot | None = None
 
     @property
     def inert(self) -> bool:
         """Whether kernels are to leave it alone."""
-        return self.asleep or self.elsewhere
+        return self.asleep or self.elsewhere or self.sparse
 
     def is_current(self) -> bool:
         """Whether states and staging still suit the parameter and its gradient."""
         p, g = self.param, self.param.grad
         if g is None or self.elsewhere:
             return True
+        if self.sparse:
+            return g.layout == torch.sparse_coo and g.shape == p.shape
         if self.asleep or g.layout != torch.strided or len(self.state) < self.needed or not has_values(g):
             return False
         return all(t.shape == p.shape and state_dtype_fits(p, t.dtype) for t in self.state) and (
@@ -211,7 +214,8 @@ class ParameterTable:
         self.needed = torch.tensor([e.needed for e in self.entries], dtype=torch.int64, device="cpu")
         self.staged = [(i, e) for i, e in enumerate(self.entries) if e.staging is not None and not e.inert]
         # what a scan cannot see in the record
-        self.watched = [e for e in self.entries if e.asleep or (e.staging is not None and not e.inert)]
+        self.watched = [e for e in self.entries if e.asleep or e.sparse or (e.staging is not None and not e.inert)]
+        self.sparse = [e for e in self.entries if e.sparse and not e.elsewhere]
         self.records = torch.zeros(len(self.entries), RECORD_WIDTH, dtype=torch.int64, device="cpu")
         self.chunks = torch.empty(0, 2, dtype=torch.int64, device="cpu")
         self.held: list[torch.Tensor | None] = []

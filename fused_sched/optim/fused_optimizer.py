@@ -23,6 +23,7 @@ from .live_dict import Changes
 from .load import Load
 from .param_group import ParamGroup
 from .param_state import OptimizerState, ParamState, take_back_steps
+from .sparse import check_sparse, update_sparse
 from .sync import Sync, check_gradients, check_params
 
 
@@ -94,8 +95,8 @@ class FusedOptimizer(Optimizer):
             What ``closure`` returned, else None.
 
         Raises:
-            RuntimeError, TypeError, ValueError, KeyError: a gradient is sparse, or a parameter, a group or a state is
-                not what an update can do with; nothing was changed.
+            RuntimeError, TypeError, ValueError, KeyError: a gradient is sparse where torch does not take it, or a
+                parameter, a group or a state is not what an update can do with; nothing was changed.
         """
         refuse_fake_mode("step()")
         loss = None
@@ -132,10 +133,15 @@ class FusedOptimizer(Optimizer):
         for name, scalar in (("grad_scale", scale), ("found_inf", found)):
             if scalar is not None:
                 check_values(name, scalar)
+        for table in self._tables:
+            if table.sparse:
+                check_sparse(table, self._block, self.state)
         last = len(self._tables) - 1
         for i, table in enumerate(self._tables):
-            due = schedules if i == last else ()
-            self._backend.update(backends.Update(self._rule, table, self._block, scale, found, due))
+            update = backends.Update(self._rule, table, self._block, scale, found, schedules if i == last else ())
+            if table.sparse:
+                update_sparse(update, self.state)
+            self._backend.update(update)
 
     def _update_staged(self, schedules: list[Schedule]) -> None:
         """As :meth:`_launch`. If the results cannot be copied back, no count and no schedule has advanced."""
@@ -186,7 +192,7 @@ class FusedOptimizer(Optimizer):
             TypeError, ValueError, KeyError, RuntimeError: something is there that an update cannot do with; or what a
                 captured CUDA graph points to would have to move.
         """
-        check_gradients(self.param_groups, type(self).__name__)
+        check_gradients(self.param_groups, type(self).__name__, self._rule.takes_sparse)
         groups = [self._own_group(g) for g in self.param_groups]
         state = self._own_state(self.state)
         found = Sync(self._rule, self._block, state, self._scheduled_fields, self._backend.walks_memory)

@@ -180,7 +180,7 @@ def whole_step(value: Any) -> int:
 
 
 def _same_kind(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.shape == b.shape and a.dtype == b.dtype and a.device == b.device
+    return a.shape == b.shape and a.dtype == b.dtype and a.device == b.device and a.layout == b.layout
 
 
 class OptimizerState(defaultdict[torch.Tensor, Any]):

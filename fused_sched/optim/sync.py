@@ -27,6 +27,7 @@ from ..memory.values import USE_TORCHS, check_values
 from ..rules import Rule
 from .param_group import ParamGroup
 from .param_state import OptimizerState, ParamState
+from .sparse import reserve_buffer
 
 WARM_UP = "run one optimizer.step() with all gradients before the capture"
 
@@ -95,17 +96,19 @@ def check_params(groups: Iterable[Mapping[str, Any]], device: torch.device | Non
     return device or next((p.device for p in params if p.device.type != "meta"), None)
 
 
-def check_gradients(groups: Iterable[Mapping[str, Any]], kind: str) -> None:
-    """Raise RuntimeError if a gradient is sparse, TypeError if it or its parameter has no values."""
+def check_gradients(groups: Iterable[Mapping[str, Any]], kind: str, takes_sparse: bool) -> None:
+    """Raise RuntimeError if a gradient is sparse and may not be, TypeError if it has no values."""
     for group in groups:
         for p in group["params"]:
             g = p.grad
             if g is None:
                 continue
+            if g.layout == torch.sparse_coo and takes_sparse:
+                continue
             if g.layout != torch.strided:
                 raise RuntimeError(
                     f"{kind} got a gradient with layout {g.layout}; only dense gradients are supported: "
-                    "use sparse=False in the embedding, or torch.optim.SparseAdam"
+                    "use sparse=False in the embedding, torch.optim.SparseAdam or SGD"
                 )
             if not is_traceable_wrapper_subclass(g):
                 check_values("a gradient", g)
@@ -190,6 +193,14 @@ class Sync:
                 return entry
         check_trainable(p, self.block.device)
         check_values("a parameter", p)
+        if self._is_sparse(p, values):
+            entry.sparse = True
+            if needed:
+                state = self._state_of(p, values)
+                entry.count = state.index
+                if p.grad is not None:
+                    reserve_buffer(p.grad, state, self.tensors)
+            return entry
         if needed:
             state = self._state_of(p, values)
             entry.count = state.index
@@ -198,6 +209,13 @@ class Sync:
             _refuse_shared_elements(p)
             entry.staging = Staging.like(p)
         return entry
+
+    def _is_sparse(self, p: torch.Tensor, values: Any) -> bool:
+        """Whether torch's operations update it: its gradient is sparse, or was when its state was made."""
+        if p.grad is not None:
+            return p.grad.layout == torch.sparse_coo
+        kept = [values.stored(key) for key in self.rule.state_keys] if isinstance(values, ParamState) else []
+        return any(isinstance(t, torch.Tensor) and t.layout == torch.sparse_coo for t in kept)
 
     def _state_of(self, p: torch.Tensor, values: Any) -> ParamState:
         if isinstance(values, ParamState) and values.lives_in(self.block):
@@ -218,12 +236,19 @@ class Sync:
         memory_format = state_format(p)
         place = id(state), key
         tensor = self.tensors[place][1] if place in self.tensors else state.stored(key)
+        if isinstance(tensor, torch.Tensor) and tensor.layout != torch.strided and state.holds_nothing:
+            tensor = None
         if tensor is None:
             self.block.refuse_in_capture(f"the optimizer's state {key!r} was made", WARM_UP)
             tensor = torch.zeros_like(p, dtype=dtype, memory_format=memory_format)
             self.tensors[place] = state, tensor
             return tensor.detach()
         check_shape(p, key, tensor)
+        if tensor.layout != torch.strided:
+            raise RuntimeError(
+                f"a gradient is dense, but its parameter's {key!r} is sparse, as its gradients were before, and torch "
+                f"cannot add the one to the other: delete the state, or assign {key}.to_dense()"
+            )
         walkable = memory_format == torch.preserve_format
         fits = same_layout(tensor, p) and not tensor.is_neg() if walkable else tensor.is_contiguous()
         if tensor.dtype != dtype or tensor.device != p.device or not fits or tensor.is_conj():
