@@ -192,6 +192,7 @@ class FusedOptimizer(Optimizer):
             TypeError, ValueError, KeyError, RuntimeError: something is there that an update cannot do with; or what a
                 captured CUDA graph points to would have to move.
         """
+        backends.say_if_slow(self._block.device, self._backend_given)
         check_gradients(self.param_groups, type(self).__name__, self._rule.takes_sparse)
         groups = [self._own_group(g) for g in self.param_groups]
         state = self._own_state(self.state)
