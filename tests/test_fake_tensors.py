@@ -10,6 +10,7 @@ import pytest
 import torch
 from platforms import MIRRORED
 from torch._subclasses import FakeTensorMode
+from torch.testing._internal.two_tensor import TwoTensor
 
 from fused_sched.backends.reference import ReferenceBackend
 from fused_sched.lr_scheduler import CosineAnnealingLR, LambdaLR, StepLR
@@ -117,7 +118,17 @@ def test_a_gradient_without_values_is_refused(name: str, kind: str, backend: str
         optimizer.step()
     with unchanged(optimizer):
         second.grad = WITHOUT_VALUES[kind]()
-        with pytest.raises(TypeError, match="a gradient is a .* without values, but an update needs them"):
+        with pytest.raises(TypeError, match="a gradient is a .* without values in memory, but an update needs them"):
+            optimizer.step()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_gradient_that_wraps_others_is_refused(backend: str) -> None:
+    p = _param()
+    optimizer = SGD([p], lr=0.1, backend=_backend(backend))
+    with unchanged(optimizer):
+        p.grad = TwoTensor(torch.ones(3), torch.ones(3))
+        with pytest.raises(TypeError, match="a gradient is a TwoTensor on cpu without values in memory"):
             optimizer.step()
 
 

@@ -10,7 +10,7 @@ _FAKE_MODE, _mode = torch._C._TorchDispatchModeKey.FAKE, torch._C._get_dispatch_
 
 
 def has_values(tensor: torch.Tensor) -> bool:
-    """Whether there are values behind a dense tensor: FakeTensors, functional and meta tensors have none."""
+    """Whether there is memory behind a dense tensor: FakeTensors, functional, meta and wrapping tensors have none."""
     return not isinstance(tensor, FakeTensor) and (tensor.data_ptr() != 0 or tensor.numel() == 0)
 
 
@@ -19,8 +19,8 @@ def check_values(what: str, tensor: torch.Tensor) -> None:
     if tensor.layout == torch.strided and not has_values(tensor):
         kind = type(tensor).__name__
         raise TypeError(
-            f"{what} is a {kind} on {tensor.device} without values, but an update needs them: give a tensor made "
-            f"outside of FakeTensorMode and functionalization, or {USE_TORCHS}"
+            f"{what} is a {kind} on {tensor.device} without values in memory, but an update needs them: give a plain "
+            f"tensor made outside of FakeTensorMode and functionalization, or {USE_TORCHS}"
         )
 
 

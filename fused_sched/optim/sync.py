@@ -110,8 +110,7 @@ def check_gradients(groups: Iterable[Mapping[str, Any]], kind: str, takes_sparse
                     f"{kind} got a gradient with layout {g.layout}; only dense gradients are supported: "
                     "use sparse=False in the embedding, torch.optim.SparseAdam or SGD"
                 )
-            if not is_traceable_wrapper_subclass(g):
-                check_values("a gradient", g)
+            check_values("a gradient", g)
 
 
 @dataclass
