@@ -24,7 +24,7 @@ help:
 	@echo "make test-slow   run the slow ones"
 	@echo "make prove       run tests at sizes that take long, and note what came of it in proofs/results.jsonl"
 	@echo "make bench       run the benchmarks"
-	@echo "make lint        ruff and mypy"
+	@echo "make lint        ruff, mypy, and what mypy and pyright make of the package's types"
 	@echo "make clean       remove .venv and everything that was built"
 
 demo: $(VENV)/installed
@@ -53,6 +53,7 @@ lint: $(VENV)/linters
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/pytest -q tests/test_types.py
 
 clean:
 	rm -rf $(VENV) build dist demo_output *.egg-info fused_sched/*.so

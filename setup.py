@@ -7,10 +7,12 @@ default a failure is noted in ``fused_sched/_build_failure.txt`` and the package
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import re
 import sys
+import sysconfig
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -46,10 +48,26 @@ SOURCES = [
 HEADERS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("*.h"))
 
 
+NO_TORCH = (
+    "fused_sched is compiled against the torch that it will run with, and there is none here: install torch (2.11 or "
+    "later) first, then run `pip install --no-build-isolation .`"
+)
+
+
+def find_torch() -> bool:
+    """Whether torch can be imported; from the environment that is installed into, where pip hides that from a build."""
+    if importlib.util.find_spec("torch") is None:
+        sys.path.append(sysconfig.get_path("platlib"))  # behind what pip has put there for the build
+        importlib.invalidate_caches()
+    return importlib.util.find_spec("torch") is not None
+
+
 class BuildExtension(build_ext):
     """Compiles the loops with their own flags and CUDA with nvcc, and turns a failure into a note in the package."""
 
     def run(self) -> None:
+        if not {WANTED, build_cuda.wanted()} <= {"0"} and not find_torch():
+            raise SystemExit(NO_TORCH)
         self.failures: dict[str, str] = {}
         super().run()
         package = Path("fused_sched") if self.inplace else Path(self.build_lib, "fused_sched")

@@ -135,6 +135,11 @@ bool read_tensor(PyObject* object, const Expected& expected, Argument* argument)
   }
   argument->data = data_pointer(view);
   argument->count = element_count(view);
+  if (argument->data == nullptr && argument->count > 0) {
+    PyErr_Format(PyExc_TypeError, "%s=%R has no values: give a tensor with memory", expected.name,
+                 object);
+    return false;
+  }
   return has_shape(view, argument->count, expected);
 }
 

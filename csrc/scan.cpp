@@ -79,6 +79,7 @@ Result scan_gradient(const DLTensor& param, PyObject* grad, int64_t needed, Reco
     record->grad = kEmptyGradient;
     return kRebuild;
   }
+  if (data_pointer(view) == nullptr) return kRebuild;  // a FakeTensor, or what else has no values
   if (!has_states(*record, needed) || is_negative_view(*record, grad)) return kRebuild;
   return follow(record, reinterpret_cast<int64_t>(data_pointer(view)));
 }

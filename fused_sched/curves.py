@@ -253,7 +253,7 @@ def _make(make_scheduler: Any, lr: float, momentum: float) -> tuple[Any, Any]:
         )
     if not (math.isfinite(lr) and lr > 0):
         raise ValueError(f"{lr=} must be a finite number above 0")
-    parameter = torch.nn.Parameter(torch.zeros(1))
+    parameter = torch.nn.Parameter(torch.zeros(1, dtype=torch.float32, device="cpu"))
     optimizer: Any = SGD([parameter], lr=lr, momentum=momentum, backend=_host_backend())
     optimizer._opt_called = True  # nobody is to be warned about the order of calls here
     scheduler = make_scheduler(optimizer)
@@ -319,7 +319,7 @@ def _private_copy(scheduler: Any) -> tuple[Any, Any]:
 
 def _stub(optimizer: Any) -> Any:
     """An optimizer with the same groups, but one small parameter in each."""
-    parameters = [torch.nn.Parameter(torch.zeros(1)) for _ in optimizer.param_groups]
+    parameters = [torch.nn.Parameter(torch.zeros(1, dtype=torch.float32, device="cpu")) for _ in optimizer.param_groups]
     stub = _bare(optimizer, [{"params": [p]} for p in parameters])
     stub.defaults = dict(optimizer.defaults)
     clones: dict[int, Any] = {}

@@ -51,6 +51,7 @@ class Rule:
         counts: whether an update counts, given the group's fields; None: always.
         compute: the update with torch operations.
         decay_is_coupled: whether weight decay is added to the gradient, given the group's fields.
+        takes_sparse: whether gradients may be sparse; see :mod:`fused_sched.optim.sparse`.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Rule:
     compute: Compute
     decay_is_coupled: Callable[[Any], bool]
     counts: Callable[[Any], Scalar] | None = None
+    takes_sparse: bool = False
 
     @property
     def state_keys(self) -> tuple[str, ...]:
@@ -121,6 +123,7 @@ SGD = Rule(
     compute=_sgd,
     decay_is_coupled=lambda row: True,
     counts=lambda row: row.momentum != 0,
+    takes_sparse=True,
 )
 ADAM = Rule(
     name="adam",

@@ -14,9 +14,10 @@ from functools import cache
 import torch
 
 from ..memory.platforms import TORCH, Platform
+from ..notice import warn
 from .base import Backend, Update
 
-__all__ = ["NAMES", "Backend", "Update", "choose", "make", "reason_unavailable", "why"]
+__all__ = ["NAMES", "Backend", "Update", "choose", "make", "reason_unavailable", "say_if_slow", "why"]
 
 ENVIRONMENT = "FUSED_SCHED_BACKEND"
 _MODULES = {"triton": "triton", "cuda": "cuda", "cpu": "cpu", "reference": "reference"}
@@ -105,3 +106,22 @@ def why(device: torch.device) -> str:
         if device.type in _AUTOMATIC[name]
     ]
     return f"{choose(device).name}: {'; '.join(passed) or f'first choice for {device.type}'}"
+
+
+def say_if_slow(device: torch.device, name: str | Backend | None) -> None:
+    """Warn, once in a process, that ``reference`` runs because nothing better can, unless somebody asked for it.
+
+    Args:
+        device: where the parameters are.
+        name: as :func:`choose` got it.
+    """
+    if name is None and not os.environ.get(ENVIRONMENT) and choose(device).name == "reference":
+        _say_slow(why(device).partition(": ")[2])
+
+
+@cache
+def _say_slow(reason: str) -> None:
+    warn(
+        f"fused_sched updates by its slow backend 'reference', because {reason}. Install what is missing, then "
+        "fused_sched again; or give backend='reference' to the optimizer, and this is not said"
+    )

@@ -33,7 +33,7 @@ class CpuBackend(Backend):
     def prepare(self, table: ParameterTable) -> None:
         """Remember the memory layout of every parameter; 0: kernels do not walk its own memory."""
         layouts = [0 if e.inert or e.staging is not None else _C.layout(e.param) for e in table.entries]
-        table.layouts = torch.tensor(layouts, dtype=torch.int64)
+        table.layouts = torch.tensor(layouts, dtype=torch.int64, device="cpu")
 
     def scan(self, table: ParameterTable) -> bool:
         if _C.scan(table.lists, table.ids, table.layouts, table.records, table.needed, table.held) == _REBUILD:

@@ -115,14 +115,16 @@ class CudaBackend(DeviceBackend):
         nothing = {"kind": -1, "extra": 0, "n_blocks": 1, "chunks": 0, "chunk_size": 0}
         launches = [{**values, **words} for words in [*map(_words, table.signatures)] or [nothing]]
         launches[-1]["last"] = 1
-        rows = torch.tensor([_row(LAUNCH, LAUNCH_WIDTH, launch) for launch in launches], dtype=torch.int64)
+        rows = torch.tensor(
+            [_row(LAUNCH, LAUNCH_WIDTH, launch) for launch in launches], dtype=torch.int64, device="cpu"
+        )
         self._operators.prepare(rows, table.device.index)  # inside a capture, the first launch is too late
         return rows, [schedules, *made]
 
     def _prepare_advance(self, schedule: Run) -> tuple[torch.Tensor, list[Any]]:
         device = schedule.block.device
         rows, made = self._schedule_table([schedule], device)
-        self._operators.prepare(torch.empty(0, LAUNCH_WIDTH, dtype=torch.int64), device.index)
+        self._operators.prepare(torch.empty(0, LAUNCH_WIDTH, dtype=torch.int64, device="cpu"), device.index)
         return rows, [rows, *made]
 
     def _schedule_table(
@@ -149,7 +151,7 @@ class CudaBackend(DeviceBackend):
             rows.append(_row(SCHEDULE, SCHEDULE_WIDTH, values))
         if not rows:
             return torch.empty(0, SCHEDULE_WIDTH, dtype=torch.int64, device=device), kept
-        return self.platform.upload(torch.tensor(rows, dtype=torch.int64), device), kept
+        return self.platform.upload(torch.tensor(rows, dtype=torch.int64, device="cpu"), device), kept
 
 
 def load_library(path: Path = _PACKAGE / "_cuda.so") -> None:

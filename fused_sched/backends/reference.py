@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Function = Callable[..., torch.Tensor]
 
 
-class _Row:
+class Row:
     """Hyperparameters of one group as scalars."""
 
     def __init__(self, block: ControlBlock, row: int) -> None:
@@ -76,14 +76,14 @@ class ReferenceBackend(Backend):
         skip = None if update.found_inf is None else update.found_inf.reshape(()) != 0
         block.integers[HEADER["skipped"]] = 0 if skip is None else skip
         entries = [e for e in update.table.entries if e.param.grad is not None and not e.inert]
-        rows = {index: _Row(block, index) for index in {entry.row for entry in entries}}
+        rows = {index: Row(block, index) for index in {entry.row for entry in entries}}
         for entry in entries:
             self._update_one(update, entry, rows[entry.row], block.counts[entry.count], skip)
         for schedule in update.schedules:
             self.advance(schedule)
 
     @staticmethod
-    def _update_one(update: Update, entry: Entry, row: _Row, count: torch.Tensor, skip: torch.Tensor | None) -> None:
+    def _update_one(update: Update, entry: Entry, row: Row, count: torch.Tensor, skip: torch.Tensor | None) -> None:
         grad = entry.param.grad
         assert grad is not None
         g = _wide(grad)
@@ -177,7 +177,7 @@ def _evaluate(schedule: Run, functions: Mapping[str, Function]) -> list[tuple[to
             slot, offset = program.memory[op.symbol], program.offsets[op.symbol]
             table = memory[offset : offset + len(slot.initial)].view(-1, slot.width)
             row = operands[0].nan_to_num(0.0).clamp(0, table.shape[0] - 1).long()
-            column = torch.arange(slot.width, device=memory.device) if slot.width > 1 else 0
+            column = torch.arange(slot.width, dtype=torch.int64, device=memory.device) if slot.width > 1 else 0
             values.append(table[row, column])
         else:
             values.append(functions[op.name](*operands))

@@ -141,7 +141,7 @@ class TritonBackend(DeviceBackend):
         """The function that runs ``schedules``, and the addresses of their memories on the device."""
         if not schedules:
             return None, control
-        addresses = torch.tensor([s.memory.tensor.data_ptr() for s in schedules], dtype=torch.int64)
+        addresses = torch.tensor([s.memory.tensor.data_ptr() for s in schedules], dtype=torch.int64, device="cpu")
         function = advance_function([(s.program, s.guarded) for s in schedules])
         return function, self.platform.upload(addresses, control.device)
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
-import warnings
 import weakref
 from typing import Any
 
@@ -12,13 +10,15 @@ import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import EPOCH_DEPRECATION_WARNING, LRScheduler
 
+from ..compiled import not_compiled
+from ..memory.values import refuse_fake_mode
+from ..notice import warn
 from ..optim.foreign import home_of
 from ..optim.fused_optimizer import FusedOptimizer
 from ..program.program import Program
 from .binding import Bound
 from .host_steps import groups_untouched_on_error, tensors_kept
 from .overrides import StandIn
-from .programmed import warn
 from .registers import LAST_LR
 
 OF_TORCHS: dict[type, type[OnDevice]] = {}  # our class for each of torch's
@@ -44,19 +44,11 @@ class OnDevice(Bound):
             cls._torch_class = torchs_own[0]
             cls._stand_in = StandIn(cls, cls._torch_class)
             OF_TORCHS.setdefault(cls._torch_class, cls)
-            own = [p for p in inspect.signature(cls.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY]
-            if "__init__" not in cls.__dict__:  # its signature must not be another class's too
-
-                def __init__(self: OnDevice, *args: Any, **kwargs: Any) -> None:
-                    OnDevice.__init__(self, *args, **kwargs)
-
-                cls.__init__ = __init__  # type: ignore[method-assign]
-            torchs = list(inspect.signature(cls._torch_class.__init__).parameters.values())
-            cls.__init__.__signature__ = inspect.Signature(torchs + own)  # type: ignore[attr-defined]
 
     def __init__(
         self, optimizer: Any, *args: Any, fused: bool = False, skip_with_optimizer: bool = False, **kwargs: Any
     ) -> None:
+        refuse_fake_mode(type(self).__name__)
         self._reset_slots(fused, skip_with_optimizer)
         self._move_in(optimizer)
         with groups_untouched_on_error(optimizer):
@@ -92,6 +84,7 @@ class OnDevice(Bound):
                 f"schedule, but got {name}: leave them out"
             )
 
+    @not_compiled
     def step(self, epoch: float | None = None) -> None:
         """One step of the schedule.
 
@@ -100,7 +93,7 @@ class OnDevice(Bound):
         """
         if epoch is not None or not self._advance():
             if epoch is not None:
-                warnings.warn(EPOCH_DEPRECATION_WARNING, UserWarning, stacklevel=2)
+                warn(EPOCH_DEPRECATION_WARNING)
             self._step_on_host(epoch)
 
     def _advance(self) -> bool:
@@ -156,6 +149,7 @@ class OnDevice(Bound):
                 "is skipped. Call `optimizer.step()` first"
             )
 
+    @not_compiled
     def get_last_lr(self) -> list[Any]:
         """The lr of each group as of the last step of the schedule: Python floats.
 
@@ -168,6 +162,7 @@ class OnDevice(Bound):
             return [like_lr(x, group.get("lr")) for x, group in zip(values, groups, strict=True)]
         return values
 
+    @not_compiled
     def state_dict(self) -> dict[str, Any]:
         """The state in torch's format; it loads into torch's class of the same name, and back.
 
@@ -178,6 +173,7 @@ class OnDevice(Bound):
         self._pull()
         return super().state_dict()  # type: ignore[misc,no-any-return]
 
+    @not_compiled
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a state of this class or of torch's. As in torch, load the optimizer's state too."""
         with self._untouched_on_error():
@@ -195,6 +191,7 @@ class OnDevice(Bound):
             if not self._is_part:
                 self._schedule.forget_step()
 
+    @not_compiled
     def detach(self) -> None:
         """Stop advancing inside ``optimizer.step()``, for a ``fused`` scheduler that another one replaces."""
         schedules = self._home._schedules
@@ -207,6 +204,7 @@ class OnDevice(Bound):
         """The program of this schedule, or of the one that it is part of; None if it runs on the host."""
         return None if self._schedule is None else self._schedule.program
 
+    @not_compiled
     def explain(self) -> str:
         """Where the lr is computed and why, and the program."""
         lines = []

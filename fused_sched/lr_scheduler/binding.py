@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import weakref
 
+from ..notice import warn
 from ..program.account import Step
 from ..program.program import Program
 from ..program.schedule import Schedule
 from .host_steps import HostSteps
-from .programmed import Programmed, warn
+from .programmed import Programmed
 
 UPDATES_ALONE = 100  # without a call of scheduler.step(), before a warning
 

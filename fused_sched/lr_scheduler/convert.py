@@ -65,7 +65,9 @@ def _empty(users: Any) -> OnDevice:
     return cls.__new__(cls)  # type: ignore[no-any-return]
 
 
-def on_device(scheduler: Any, *, fused: bool = False, skip_with_optimizer: bool = False, horizon: int = 1) -> Any:
+def on_device(
+    scheduler: LRScheduler, *, fused: bool = False, skip_with_optimizer: bool = False, horizon: int = 1
+) -> Any:
     """Put a scheduler on the device that was made with torch's class, or with the user's own subclass.
 
     A subclass may override ``get_lr``, in the recursive form or from ``base_lrs``: it is traced like a

@@ -1,9 +1,12 @@
 """CosineAnnealingWarmRestarts."""
 
+from __future__ import annotations
+
 import math
 
-from torch.optim import lr_scheduler
+from torch.optim import Optimizer, lr_scheduler
 
+from ..compiled import not_compiled
 from ..program.builder import Builder, Value
 from ..program.program import LAST_EPOCH, STEP_COUNT
 from .base import OnDevice
@@ -20,6 +23,21 @@ class CosineAnnealingWarmRestarts(OnDevice, lr_scheduler.CosineAnnealingWarmRest
     _constants = ("T_0", "T_mult", "eta_min", "base_lrs")
     _registers = (LAST_EPOCH, STEP_COUNT, "T_cur", "T_i")
     _order_matters = False
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        T_0: int,
+        T_mult: int = 1,
+        eta_min: float = 0.0,
+        last_epoch: int = -1,
+        *,
+        fused: bool = False,
+        skip_with_optimizer: bool = False,
+    ) -> None:
+        super().__init__(
+            optimizer, T_0, T_mult, eta_min, last_epoch, fused=fused, skip_with_optimizer=skip_with_optimizer
+        )
 
     T_cur = Register()
     T_i = Register()
@@ -44,6 +62,7 @@ class CosineAnnealingWarmRestarts(OnDevice, lr_scheduler.CosineAnnealingWarmRest
         b.set_register("T_i", b.where(first, b.const("T_0", self.T_0), longer))
         self._emit_lr(b, self._next_lr(b, before))
 
+    @not_compiled
     def step(self, epoch: float | None = None) -> None:
         """One step of the schedule, or with ``epoch`` a jump there.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from torch.optim import lr_scheduler
+from torch.optim import Optimizer, lr_scheduler
 
 from ..program.builder import Builder, Value
 from .base import OnDevice
@@ -31,7 +31,7 @@ class LambdaLR(OnDevice, lr_scheduler.LambdaLR):
 
     def __init__(
         self,
-        optimizer: Any,
+        optimizer: Optimizer,
         lr_lambda: Callable[[int], float] | list[Callable[[int], float]],
         last_epoch: int = -1,
         *,

@@ -6,8 +6,10 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from torch.optim import lr_scheduler
+from torch.optim import Optimizer, lr_scheduler
+from torch.optim.lr_scheduler import LRScheduler
 
+from ..compiled import not_compiled
 from ..program.builder import Builder, Value
 from ..program.program import LAST_EPOCH
 from .base import OnDevice
@@ -35,6 +37,7 @@ class _Nested(OnDevice):
                     f"with the {type(self).__name__} around it: give these keywords to the outermost scheduler only"
                 )
 
+    @not_compiled
     def step(self) -> None:  # type: ignore[override]
         """One step of the schedule."""
         if not self._advance():
@@ -70,8 +73,8 @@ class SequentialLR(_Nested, lr_scheduler.SequentialLR):  # type: ignore[misc]
 
     def __init__(
         self,
-        optimizer: Any,
-        schedulers: list[Any],
+        optimizer: Optimizer,
+        schedulers: list[LRScheduler],
         milestones: list[int],
         last_epoch: int = -1,
         *,
@@ -134,8 +137,8 @@ class ChainedScheduler(_Nested, lr_scheduler.ChainedScheduler):  # type: ignore[
 
     def __init__(
         self,
-        schedulers: Sequence[Any],
-        optimizer: Any = None,
+        schedulers: Sequence[LRScheduler],
+        optimizer: Optimizer | None = None,
         *,
         fused: bool = False,
         skip_with_optimizer: bool = False,

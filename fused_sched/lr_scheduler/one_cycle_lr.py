@@ -1,9 +1,11 @@
 """OneCycleLR."""
 
-import math
-from typing import Any
+from __future__ import annotations
 
-from torch.optim import lr_scheduler
+import math
+from typing import Any, Literal
+
+from torch.optim import Optimizer, lr_scheduler
 
 from ..program.builder import Builder, Value
 from .base import OnDevice
@@ -19,6 +21,32 @@ class OneCycleLR(OnDevice, lr_scheduler.OneCycleLR):
 
     _constants = ("total_steps", "_schedule_phases", "cycle_momentum", "_anneal_func_type", "use_beta1")
     _group_constants = ("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum")
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        max_lr: float | list[float],
+        total_steps: int | None = None,
+        epochs: int | None = None,
+        steps_per_epoch: int | None = None,
+        pct_start: float = 0.3,
+        anneal_strategy: Literal["cos", "linear"] = "cos",
+        cycle_momentum: bool = True,
+        base_momentum: float | list[float] = 0.85,
+        max_momentum: float | list[float] = 0.95,
+        div_factor: float = 25.0,
+        final_div_factor: float = 1e4,
+        three_phase: bool = False,
+        last_epoch: int = -1,
+        *,
+        fused: bool = False,
+        skip_with_optimizer: bool = False,
+    ) -> None:
+        super().__init__(
+            optimizer, max_lr, total_steps, epochs, steps_per_epoch, pct_start, anneal_strategy, cycle_momentum,
+            base_momentum, max_momentum, div_factor, final_div_factor, three_phase, last_epoch,
+            fused=fused, skip_with_optimizer=skip_with_optimizer,
+        )  # fmt: skip
 
     def _look(self) -> dict[str, Any]:
         phases = [{**phase} for phase in self._schedule_phases]

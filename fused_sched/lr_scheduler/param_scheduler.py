@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from ..compiled import not_compiled
 from ..memory.control_block import FIELDS
 from ..program.builder import Builder, Value
 from .base import OnDevice
@@ -22,7 +24,7 @@ class _HostParamScheduler(LRScheduler):
     """What ParamScheduler means, in torch's terms: sets the value by Python at every step."""
 
     def __init__(
-        self, optimizer: Any, name: str, fn: Function | Sequence[Function | None], last_epoch: int = -1
+        self, optimizer: Optimizer, name: str, fn: Function | Sequence[Function | None], last_epoch: int = -1
     ) -> None:
         groups = optimizer.param_groups
         if name not in NAMES:
@@ -96,7 +98,7 @@ class ParamScheduler(OnDevice, _HostParamScheduler):
 
     def __init__(
         self,
-        optimizer: Any,
+        optimizer: Optimizer,
         name: str,
         fn: Function | Sequence[Function | None],
         last_epoch: int = -1,
@@ -110,6 +112,7 @@ class ParamScheduler(OnDevice, _HostParamScheduler):
             optimizer, name, fn, last_epoch=last_epoch, fused=fused, skip_with_optimizer=skip_with_optimizer
         )
 
+    @not_compiled
     def get_last_value(self) -> list[Any]:
         """The present value in each param group: floats, or pairs for ``"betas"``."""
         key, *place = _PARTS.get(self.name, (self.name,))

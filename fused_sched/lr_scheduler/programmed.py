@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
@@ -261,11 +259,3 @@ class Programmed:
         if self._schedule is not None:
             for name in (*self._registers, LAST_LR):
                 self.__dict__[name] = getattr(self, name)
-
-
-def warn(message: str) -> None:
-    """Warn at the line of the caller that is not of this package."""
-    level, package = 2, __name__.partition(".")[0]
-    while sys._getframe(level).f_globals.get("__name__", "").partition(".")[0] == package:
-        level += 1
-    warnings.warn(message, UserWarning, stacklevel=level + 1)

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
+
+from torch.optim import Optimizer
 
 from .. import schedules
+from ..notice import warn
 from .lambda_lr import LambdaLR
-from .programmed import warn
 from .reduce_lr_on_plateau import ReduceLROnPlateau
 
 __all__ = [
@@ -38,7 +40,7 @@ _RAMPS = ("linear", "cosine", "1-sqrt")
 
 
 def get_constant_schedule(
-    optimizer: Any, last_epoch: int = -1, *, fused: bool = False, skip_with_optimizer: bool = False
+    optimizer: Optimizer, last_epoch: int = -1, *, fused: bool = False, skip_with_optimizer: bool = False
 ) -> LambdaLR:
     """The base lr at every step.
 
@@ -48,7 +50,7 @@ def get_constant_schedule(
 
 
 def get_constant_schedule_with_warmup(
-    optimizer: Any,
+    optimizer: Optimizer,
     num_warmup_steps: int,
     last_epoch: int = -1,
     *,
@@ -67,7 +69,7 @@ def get_constant_schedule_with_warmup(
 
 
 def get_linear_schedule_with_warmup(
-    optimizer: Any,
+    optimizer: Optimizer,
     num_warmup_steps: int,
     num_training_steps: int,
     last_epoch: int = -1,
@@ -88,7 +90,7 @@ def get_linear_schedule_with_warmup(
 
 
 def get_cosine_schedule_with_warmup(
-    optimizer: Any,
+    optimizer: Optimizer,
     num_warmup_steps: int,
     num_training_steps: int,
     num_cycles: float = 0.5,
@@ -116,7 +118,7 @@ def get_cosine_schedule_with_warmup(
 
 
 def get_cosine_with_hard_restarts_schedule_with_warmup(
-    optimizer: Any,
+    optimizer: Optimizer,
     num_warmup_steps: int,
     num_training_steps: int,
     num_cycles: int = 1,
@@ -144,7 +146,7 @@ def get_cosine_with_hard_restarts_schedule_with_warmup(
 
 
 def get_polynomial_decay_schedule_with_warmup(
-    optimizer: Any,
+    optimizer: Optimizer,
     num_warmup_steps: int,
     num_training_steps: int,
     lr_end: float = 1e-7,
@@ -183,7 +185,7 @@ def get_polynomial_decay_schedule_with_warmup(
 
 
 def get_inverse_sqrt_schedule(
-    optimizer: Any,
+    optimizer: Optimizer,
     num_warmup_steps: int,
     timescale: int | None = None,
     last_epoch: int = -1,
@@ -204,7 +206,7 @@ def get_inverse_sqrt_schedule(
 
 
 def get_cosine_with_min_lr_schedule_with_warmup(
-    optimizer: Any,
+    optimizer: Optimizer,
     num_warmup_steps: int,
     num_training_steps: int,
     num_cycles: float = 0.5,
@@ -240,7 +242,7 @@ def get_cosine_with_min_lr_schedule_with_warmup(
 
 
 def get_cosine_with_min_lr_schedule_with_warmup_lr_rate(
-    optimizer: Any,
+    optimizer: Optimizer,
     num_warmup_steps: int,
     num_training_steps: int,
     num_cycles: float = 0.5,
@@ -270,7 +272,7 @@ def get_cosine_with_min_lr_schedule_with_warmup_lr_rate(
     return LambdaLR(optimizer, factor, last_epoch, fused=fused, skip_with_optimizer=skip_with_optimizer)
 
 
-def _min_lr_rate(optimizer: Any, min_lr: float | None, min_lr_rate: float | None) -> float:
+def _min_lr_rate(optimizer: Optimizer, min_lr: float | None, min_lr_rate: float | None) -> float:
     if min_lr is not None and min_lr_rate is not None:
         raise ValueError(f"{min_lr=} and {min_lr_rate=} say the same thing in two units: give one of them")
     if min_lr is not None:
@@ -284,7 +286,7 @@ def _min_lr_rate(optimizer: Any, min_lr: float | None, min_lr_rate: float | None
 
 
 def get_wsd_schedule(
-    optimizer: Any,
+    optimizer: Optimizer,
     num_warmup_steps: int,
     num_decay_steps: int,
     num_training_steps: int | None = None,
@@ -340,7 +342,7 @@ def get_wsd_schedule(
 
 
 def get_reduce_on_plateau_schedule(
-    optimizer: Any, *, fused: bool = False, skip_with_optimizer: bool = False, **kwargs: Any
+    optimizer: Optimizer, *, fused: bool = False, skip_with_optimizer: bool = False, **kwargs: Any
 ) -> ReduceLROnPlateau:
     """:class:`~fused_sched.lr_scheduler.ReduceLROnPlateau`, which lowers the lr when a metric stops improving.
 
@@ -389,9 +391,51 @@ _REFUSED = {
 }
 
 
+_Decaying = Literal[
+    "linear", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt",
+    "cosine_with_min_lr", "cosine_warmup_with_min_lr", "warmup_stable_decay",
+]  # fmt: skip
+
+
+@overload
+def get_scheduler(
+    name: _Decaying,
+    optimizer: Optimizer,
+    num_warmup_steps: int | None = None,
+    num_training_steps: int | None = None,
+    scheduler_specific_kwargs: dict[str, Any] | None = None,
+    *,
+    fused: bool = False,
+    skip_with_optimizer: bool = False,
+) -> LambdaLR: ...
+
+
+@overload
+def get_scheduler(
+    name: Literal["reduce_lr_on_plateau"],
+    optimizer: Optimizer,
+    num_warmup_steps: int | None = None,
+    num_training_steps: int | None = None,
+    scheduler_specific_kwargs: dict[str, Any] | None = None,
+) -> ReduceLROnPlateau: ...
+
+
+@overload
 def get_scheduler(
     name: str,
-    optimizer: Any,
+    optimizer: Optimizer,
+    num_warmup_steps: int | None = None,
+    num_training_steps: int | None = None,
+    scheduler_specific_kwargs: dict[str, Any] | None = None,
+    *,
+    fused: bool = False,
+    skip_with_optimizer: bool = False,
+) -> Any: ...
+
+
+def get_scheduler(
+    name: str,
+    optimizer: Optimizer,
     num_warmup_steps: int | None = None,
     num_training_steps: int | None = None,
     scheduler_specific_kwargs: dict[str, Any] | None = None,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
-from torch.optim import lr_scheduler
+from torch.optim import Optimizer, lr_scheduler
 
 from ..program.builder import Builder, Value
 from ..program.program import STEP_COUNT
@@ -20,6 +21,18 @@ class StepLR(OnDevice, lr_scheduler.StepLR):
 
     _constants = ("step_size", "gamma")
 
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        step_size: int,
+        gamma: float = 0.1,
+        last_epoch: int = -1,
+        *,
+        fused: bool = False,
+        skip_with_optimizer: bool = False,
+    ) -> None:
+        super().__init__(optimizer, step_size, gamma, last_epoch, fused=fused, skip_with_optimizer=skip_with_optimizer)
+
     def _check(self) -> None:
         if self.step_size == 0:
             raise ValueError("step_size=0 must not be 0: give the number of steps between two decays")
@@ -34,6 +47,18 @@ class MultiStepLR(OnDevice, lr_scheduler.MultiStepLR):
     """Multiplies the lr by ``gamma`` at each milestone, after :class:`torch.optim.lr_scheduler.MultiStepLR`."""
 
     _constants = ("milestones", "gamma")
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        milestones: Iterable[int],
+        gamma: float = 0.1,
+        last_epoch: int = -1,
+        *,
+        fused: bool = False,
+        skip_with_optimizer: bool = False,
+    ) -> None:
+        super().__init__(optimizer, milestones, gamma, last_epoch, fused=fused, skip_with_optimizer=skip_with_optimizer)
 
     def _constants_changed(self) -> bool:
         # a Counter compares in Python, entry by entry
@@ -56,6 +81,17 @@ class ExponentialLR(OnDevice, lr_scheduler.ExponentialLR):
 
     _constants = ("gamma",)
 
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        gamma: float,
+        last_epoch: int = -1,
+        *,
+        fused: bool = False,
+        skip_with_optimizer: bool = False,
+    ) -> None:
+        super().__init__(optimizer, gamma, last_epoch, fused=fused, skip_with_optimizer=skip_with_optimizer)
+
     def _next_lr(self, b: Builder, epoch: Value) -> Value:
         return b.field("lr") * b.const("gamma", self.gamma)
 
@@ -68,6 +104,20 @@ class ConstantLR(OnDevice, lr_scheduler.ConstantLR):
     """
 
     _constants = ("factor", "total_iters")
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        factor: float = 1.0 / 3,
+        total_iters: int = 5,
+        last_epoch: int = -1,
+        *,
+        fused: bool = False,
+        skip_with_optimizer: bool = False,
+    ) -> None:
+        super().__init__(
+            optimizer, factor, total_iters, last_epoch, fused=fused, skip_with_optimizer=skip_with_optimizer
+        )
 
     def _check(self) -> None:
         if self.factor == 0 and self.total_iters > 0 and self.total_iters == int(self.total_iters):
@@ -87,6 +137,27 @@ class LinearLR(OnDevice, lr_scheduler.LinearLR):
 
     _constants = ("start_factor", "end_factor", "total_iters")
 
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        start_factor: float = 1.0 / 3,
+        end_factor: float = 1.0,
+        total_iters: int = 5,
+        last_epoch: int = -1,
+        *,
+        fused: bool = False,
+        skip_with_optimizer: bool = False,
+    ) -> None:
+        super().__init__(
+            optimizer,
+            start_factor,
+            end_factor,
+            total_iters,
+            last_epoch,
+            fused=fused,
+            skip_with_optimizer=skip_with_optimizer,
+        )
+
     def _next_lr(self, b: Builder, epoch: Value) -> Value:
         lr = b.field("lr")
         start, end = b.const("start_factor", self.start_factor), b.const("end_factor", self.end_factor)
@@ -99,6 +170,20 @@ class PolynomialLR(OnDevice, lr_scheduler.PolynomialLR):
     """Lets the lr fall to 0 like a power, after :class:`torch.optim.lr_scheduler.PolynomialLR`."""
 
     _constants = ("total_iters", "power")
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        total_iters: int = 5,
+        power: float = 1.0,
+        last_epoch: int = -1,
+        *,
+        fused: bool = False,
+        skip_with_optimizer: bool = False,
+    ) -> None:
+        super().__init__(
+            optimizer, total_iters, power, last_epoch, fused=fused, skip_with_optimizer=skip_with_optimizer
+        )
 
     def _next_lr(self, b: Builder, epoch: Value) -> Value:
         lr, total = b.field("lr"), b.const("total_iters", self.total_iters)
@@ -120,6 +205,18 @@ class CosineAnnealingLR(OnDevice, lr_scheduler.CosineAnnealingLR):
     """
 
     _constants = ("T_max", "eta_min", "base_lrs")
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        T_max: int,
+        eta_min: float = 0.0,
+        last_epoch: int = -1,
+        *,
+        fused: bool = False,
+        skip_with_optimizer: bool = False,
+    ) -> None:
+        super().__init__(optimizer, T_max, eta_min, last_epoch, fused=fused, skip_with_optimizer=skip_with_optimizer)
 
     def _check(self) -> None:
         if self.T_max == 0:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from typing import Any, Literal
+from typing import Any, Literal, SupportsFloat
 
 import torch
-from torch.optim import lr_scheduler
+from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import EPOCH_DEPRECATION_WARNING
 
+from ..compiled import not_compiled
+from ..notice import warn
 from ..program.builder import Builder, Value
 from ..program.program import LAST_EPOCH
 from .base import OnDevice
@@ -43,7 +45,7 @@ class ReduceLROnPlateau(OnDevice, lr_scheduler.ReduceLROnPlateau):
 
     def __init__(
         self,
-        optimizer: Any,
+        optimizer: Optimizer,
         mode: Literal["min", "max"] = "min",
         factor: float = 0.1,
         patience: int = 10,
@@ -87,7 +89,8 @@ class ReduceLROnPlateau(OnDevice, lr_scheduler.ReduceLROnPlateau):
         new = b.op("max", lr * b.const("factor", self.factor), floor)
         self._emit_lr(b, b.where(reduce & (lr - new > b.const("eps", self.eps)), new, lr))
 
-    def step(self, metrics: Any, epoch: int | None = None) -> None:  # type: ignore[override]
+    @not_compiled
+    def step(self, metrics: SupportsFloat, epoch: int | None = None) -> None:  # type: ignore[override]
         """One step of the schedule.
 
         Args:
@@ -101,7 +104,7 @@ class ReduceLROnPlateau(OnDevice, lr_scheduler.ReduceLROnPlateau):
         if isinstance(metrics, torch.Tensor) and metrics.numel() != 1:
             raise ValueError(f"metrics has shape {tuple(metrics.shape)}: give a number or a one-element tensor")
         if epoch is not None:
-            warnings.warn(EPOCH_DEPRECATION_WARNING, UserWarning, stacklevel=2)
+            warn(EPOCH_DEPRECATION_WARNING)
         if self._methods_touched and self._schedule is None:
             self._look_again()
         if self._schedule is not None:
@@ -123,4 +126,4 @@ class ReduceLROnPlateau(OnDevice, lr_scheduler.ReduceLROnPlateau):
             return
         fix = "give a tensor on the optimizer's device"
         schedule.memory.refuse_in_capture("a metric was read by the host", fix)
-        schedule.write(_METRIC, float(metrics))
+        schedule.write(_METRIC, float(metrics.detach() if isinstance(metrics, torch.Tensor) else metrics))

@@ -1,9 +1,11 @@
 """SWALR."""
 
-import math
-from typing import ClassVar
+from __future__ import annotations
 
-from torch.optim import swa_utils
+import math
+from typing import ClassVar, Literal
+
+from torch.optim import Optimizer, swa_utils
 
 from ..program.builder import Builder, Value
 from ..program.program import STEP_COUNT
@@ -17,6 +19,27 @@ class SWALR(OnDevice, swa_utils.SWALR):
     _constants = ("anneal_epochs", "anneal_func")
     _bound_functions: ClassVar = {"anneal_func": (swa_utils.SWALR._linear_anneal, swa_utils.SWALR._cosine_anneal)}
     _group_constants = ("swa_lr",)
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        swa_lr: float,
+        anneal_epochs: int = 10,
+        anneal_strategy: Literal["cos", "linear"] = "cos",
+        last_epoch: int = -1,
+        *,
+        fused: bool = False,
+        skip_with_optimizer: bool = False,
+    ) -> None:
+        super().__init__(
+            optimizer,
+            swa_lr,
+            anneal_epochs,
+            anneal_strategy,
+            last_epoch,
+            fused=fused,
+            skip_with_optimizer=skip_with_optimizer,
+        )
 
     def _anneal(self, b: Builder, t: Value) -> Value:
         if plain_function(self.anneal_func) is swa_utils.SWALR._cosine_anneal:

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from .values import has_values
+
 SINGLE = 1  # the tensor is float32, else float64
 SILENT = 2  # a later row of the optimizer writes the same tensor: this one does not
 DTYPES = (torch.float32, torch.float64)
@@ -26,6 +28,7 @@ def is_bindable(value: Any, device: torch.device) -> bool:
         and value.dtype in DTYPES
         and value.device == device
         and value.layout == torch.strided
+        and has_values(value)
     )
 
 
@@ -126,4 +129,4 @@ class Bindings:
 def imported(kept: float, tensor: torch.Tensor) -> float:
     """What a field that is bound is read as (waits for the device)."""
     given = float(tensor)
-    return kept if given == float(torch.tensor(kept, dtype=tensor.dtype)) else given
+    return kept if given == float(torch.tensor(kept, dtype=tensor.dtype, device="cpu")) else given

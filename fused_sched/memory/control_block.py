@@ -119,7 +119,7 @@ class ControlBlock(HostedArray):
         platform: Platform = TORCH,
         mirrors: Mirrors | None = None,
     ) -> None:
-        values = torch.zeros(GROUPS_OFFSET + (2 * n_groups + SPARE) * GROUP_STRIDE, dtype=torch.float64)
+        values = torch.zeros(GROUPS_OFFSET + (2 * n_groups + SPARE) * GROUP_STRIDE, dtype=torch.float64, device="cpu")
         super().__init__(values, device, None, platform, mirrors)
         self.in_use = GROUPS_OFFSET
         self.counts = torch.zeros(1 + 2 * n_tensors + SPARE, dtype=torch.int64, device=device)

@@ -47,7 +47,7 @@ def chunk_map(records: torch.Tensor, positions: torch.Tensor, size: int) -> torc
     pieces = (numel + size - 1) // size
     source = torch.repeat_interleave(pieces)
     first = torch.cumsum(pieces, 0) - pieces
-    unit = (torch.arange(source.numel()) - first[source]) * (size // UNIT)
+    unit = (torch.arange(source.numel(), dtype=torch.int64, device="cpu") - first[source]) * (size // UNIT)
     return torch.stack([positions[source], unit], dim=1).to(torch.int32).contiguous()
 
 

@@ -9,6 +9,7 @@ from weakref import WeakSet
 import torch
 
 from .platforms import TORCH, Platform
+from .values import with_values
 
 
 class Mirrors:
@@ -57,7 +58,7 @@ class HostedArray:
         platform: Platform = TORCH,
         mirrors: Mirrors | None = None,
     ) -> None:
-        self.tensor = values.to(device, copy=True)
+        self.tensor = with_values(values.to(device, copy=True))
         self.device = self.tensor.device
         self.platform = platform
         self.remote = platform.is_remote(self.device)
@@ -142,7 +143,8 @@ class HostedArray:
             self._note_write()
         self.host[start : start + len(values)] = values
         if self.remote:
-            self.tensor[start : start + len(values)].copy_(torch.tensor(values, dtype=torch.float64), non_blocking=True)
+            new = torch.tensor(values, dtype=torch.float64, device="cpu")
+            self.tensor[start : start + len(values)].copy_(new, non_blocking=True)
 
     def capturing(self) -> bool:
         """Whether what is launched now on the array's device is recorded into a CUDA graph."""
@@ -175,7 +177,7 @@ class HostedArray:
     def grow(self, length: int) -> None:
         """Go on in a larger tensor, whose new elements are 0; no graph may point to the present one."""
         old = self.tensor
-        self.tensor = torch.zeros(length, dtype=torch.float64, device=self.device)
+        self.tensor = with_values(torch.zeros(length, dtype=torch.float64, device=self.device))
         self.tensor[: old.numel()].copy_(old)
         self.platform.record_stream(old)
         if self.remote:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from .control_block import NO_COUNT, Slot
+from .values import has_values
 
 CHUNK = 16384  # elements; 7 arrays of a chunk stay in a core's L2 cache
 _WORDS = (
@@ -110,32 +111,35 @@ class Entry:
         needed: how many state tensors the rule keeps for it.
         state: those tensors, in the rule's order; empty until its first gradient.
         staging: buffers the kernels use in its place, or None.
+        sparse: its gradient is sparse, and torch's operations update it.
         asleep: it can have no update before the table is made anew: it has no gradient, and lacks what one would take.
         elsewhere: another table updates it.
         copied_count: owner of ``count``, where that is not the state's.
     """
 
-    __slots__ = ("asleep", "copied_count", "count", "elsewhere", "needed", "param", "row", "staging", "state")
+    __slots__ = ("asleep", "copied_count", "count", "elsewhere", "needed", "param", "row", "sparse", "staging", "state")
 
     def __init__(self, param: torch.Tensor, row: int, needed: int) -> None:
         self.param, self.row, self.needed = param, row, needed
         self.count = NO_COUNT
         self.state: tuple[torch.Tensor, ...] = ()
         self.staging: Staging | None = None
-        self.asleep = self.elsewhere = False
+        self.asleep = self.elsewhere = self.sparse = False
         self.copied_count: Slot | None = None
 
     @property
     def inert(self) -> bool:
         """Whether kernels are to leave it alone."""
-        return self.asleep or self.elsewhere
+        return self.asleep or self.elsewhere or self.sparse
 
     def is_current(self) -> bool:
         """Whether states and staging still suit the parameter and its gradient."""
         p, g = self.param, self.param.grad
         if g is None or self.elsewhere:
             return True
-        if self.asleep or g.layout != torch.strided or len(self.state) < self.needed:
+        if self.sparse:
+            return g.layout == torch.sparse_coo and g.shape == p.shape
+        if self.asleep or g.layout != torch.strided or len(self.state) < self.needed or not has_values(g):
             return False
         return all(t.shape == p.shape and state_dtype_fits(p, t.dtype) for t in self.state) and (
             self.staging is None or (self.staging.param.shape == p.shape and self.staging.param.dtype == p.dtype)
@@ -210,14 +214,15 @@ class ParameterTable:
         self.lists = list(lists)
         places = [place for place, params in enumerate(lists) for _ in params]
         self._places = [(id(e.param), place) for e, place in zip(entries, places, strict=True)]
-        self.ids = torch.tensor(self._places, dtype=torch.int64).reshape(-1, 2)
-        self.layouts = torch.zeros(len(self.entries), dtype=torch.int64)
-        self.needed = torch.tensor([e.needed for e in self.entries], dtype=torch.int64)
+        self.ids = torch.tensor(self._places, dtype=torch.int64, device="cpu").reshape(-1, 2)
+        self.layouts = torch.zeros(len(self.entries), dtype=torch.int64, device="cpu")
+        self.needed = torch.tensor([e.needed for e in self.entries], dtype=torch.int64, device="cpu")
         self.staged = [(i, e) for i, e in enumerate(self.entries) if e.staging is not None and not e.inert]
         # what a scan cannot see in the record
-        self.watched = [e for e in self.entries if e.asleep or (e.staging is not None and not e.inert)]
-        self.records = torch.zeros(len(self.entries), RECORD_WIDTH, dtype=torch.int64)
-        self.chunks = torch.empty(0, 2, dtype=torch.int64)
+        self.watched = [e for e in self.entries if e.asleep or e.sparse or (e.staging is not None and not e.inert)]
+        self.sparse = [e for e in self.entries if e.sparse and not e.elsewhere]
+        self.records = torch.zeros(len(self.entries), RECORD_WIDTH, dtype=torch.int64, device="cpu")
+        self.chunks = torch.empty(0, 2, dtype=torch.int64, device="cpu")
         self.held: list[torch.Tensor | None] = []
         self.dlpack_device: tuple[int, int] | None = None
         self.seen: dict[int, tuple[Any, ...]] = {}
@@ -232,12 +237,12 @@ class ParameterTable:
     def fill(self) -> None:
         """Write records and chunks from the entries; call after states or memory changed."""
         rows = [self._row(entry) for entry in self.entries]
-        self.records.copy_(torch.tensor(rows, dtype=torch.int64).reshape(-1, RECORD_WIDTH))
+        self.records.copy_(torch.tensor(rows, dtype=torch.int64, device="cpu").reshape(-1, RECORD_WIDTH))
         numel = self.records[:, RECORD["numel"]]
         per_record = (numel + CHUNK - 1) // CHUNK
         record = torch.repeat_interleave(per_record)
         first = torch.cumsum(per_record, 0) - per_record
-        start = (torch.arange(record.numel()) - first[record]) * CHUNK
+        start = (torch.arange(record.numel(), dtype=torch.int64, device="cpu") - first[record]) * CHUNK
         self.chunks = torch.stack([record, start], dim=1).contiguous()
 
     def _row(self, entry: Entry) -> list[int]:

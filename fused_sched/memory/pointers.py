@@ -9,6 +9,7 @@ import torch
 
 from .parameter_table import DTYPES, RECORD, ParameterTable, real_dtype, same_layout
 from .platforms import Platform
+from .values import has_values
 
 _C: Any = None
 with suppress(ImportError):
@@ -27,7 +28,7 @@ def _layout(tensor: torch.Tensor) -> int:
 def prepare(table: ParameterTable, platform: Platform) -> None:
     """Note in a table that was just filled what :func:`scan` compares with; a layout of 0: it is not walked itself."""
     layouts = [0 if e.inert or e.staging is not None else _layout(e.param) for e in table.entries]
-    table.layouts = torch.tensor(layouts, dtype=torch.int64)
+    table.layouts = torch.tensor(layouts, dtype=torch.int64, device="cpu")
     param = next((e.param for e in table.entries if not e.inert), None)
     if _C is not None and param is not None:
         table.dlpack_device = platform.dlpack_device(param)
@@ -74,8 +75,8 @@ def _scan(table: ParameterTable) -> int:
 
 
 def _key(g: torch.Tensor) -> tuple[Any, ...]:
-    if g.layout != torch.strided:
-        return (g.layout,)
+    if g.layout != torch.strided or not has_values(g):
+        return g.layout, g.device
     return g.data_ptr(), g.stride(), g.dtype, g.is_neg()
 
 
@@ -86,7 +87,7 @@ def _grad_address(p: torch.Tensor, g: torch.Tensor | None, table: ParameterTable
         return None
     if g is None:
         return 0
-    if g.layout != torch.strided or g.is_neg() or not same_layout(p, g) or g.device != p.device:
+    if g.layout != torch.strided or not has_values(g) or g.is_neg() or not same_layout(p, g) or g.device != p.device:
         return None
     if DTYPES.get(real_dtype(g.dtype)) != record[RECORD["kind"]] // 16 % 16:
         return None

@@ -12,8 +12,10 @@ import torch
 from torch.optim import Optimizer
 
 from .. import backends
+from ..compiled import not_compiled
 from ..memory.control_block import ControlBlock
 from ..memory.parameter_table import ParameterTable
+from ..memory.values import check_values, refuse_fake_mode
 from ..program.schedule import Schedule
 from ..rules import Rule
 from .addition import is_torchs, narrow
@@ -21,6 +23,7 @@ from .live_dict import Changes
 from .load import Load
 from .param_group import ParamGroup
 from .param_state import OptimizerState, ParamState, take_back_steps
+from .sparse import check_sparse, update_sparse
 from .sync import Sync, check_gradients, check_params
 
 
@@ -99,6 +102,7 @@ class FusedOptimizer(Optimizer):
             return state
         return OptimizerState(self._rule, self._block, self._changes, state)
 
+    @not_compiled
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One optimization step, and one step of every schedule made with ``fused=True``.
 
@@ -109,9 +113,10 @@ class FusedOptimizer(Optimizer):
             What ``closure`` returned, else None.
 
         Raises:
-            RuntimeError, TypeError, ValueError, KeyError: a gradient is sparse, or a parameter, a group or a state is
-                not what an update can do with; nothing was changed.
+            RuntimeError, TypeError, ValueError, KeyError: a gradient is sparse where torch does not take it, or a
+                parameter, a group or a state is not what an update can do with; nothing was changed.
         """
+        refuse_fake_mode("step()")
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -145,10 +150,19 @@ class FusedOptimizer(Optimizer):
 
     def _launch(self, schedules: list[Schedule]) -> None:
         scale, found = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
+        for name, scalar in (("grad_scale", scale), ("found_inf", found)):
+            if scalar is not None:
+                check_values(name, scalar)
+        for table in self.tables:
+            if table.sparse:
+                check_sparse(table, self._block, self.state)
         last = len(self.tables) - 1
         for i, table in enumerate(self.tables):
             due = [schedule.in_update for schedule in schedules] if i == last else ()
-            self._backend.update(backends.Update(self._rule, table, self._block, scale, found, due))
+            update = backends.Update(self._rule, table, self._block, scale, found, due)
+            if table.sparse:
+                update_sparse(update, self.state)
+            self._backend.update(update)
 
     def _update_staged(self, schedules: list[Schedule]) -> None:
         """As :meth:`_launch`. If the results cannot be copied back, no count and no schedule has advanced."""
@@ -198,7 +212,8 @@ class FusedOptimizer(Optimizer):
             TypeError, ValueError, KeyError, RuntimeError: something is there that an update cannot do with; or what a
                 captured CUDA graph points to would have to move.
         """
-        check_gradients(self.param_groups, type(self).__name__)
+        backends.say_if_slow(self._block.device, self._backend_given)
+        check_gradients(self.param_groups, type(self).__name__, self._rule.takes_sparse)
         groups = [self._own_group(g) for g in self.param_groups]
         state = self._own_state(self.state)
         unseen = self._scheduled_fields | self._block.bindings.fields
@@ -250,6 +265,7 @@ class FusedOptimizer(Optimizer):
         """The control block's row of each group, in their order."""
         return tuple(group.row for group in self._group_snapshot)  # type: ignore[attr-defined]
 
+    @not_compiled
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a param group, as in torch.
 
@@ -277,6 +293,7 @@ class FusedOptimizer(Optimizer):
 
     # -- saving and loading ------------------------------------------------------------------------------
 
+    @not_compiled
     def state_dict(self) -> dict[str, Any]:
         """The state in torch's format; it loads into torch's class of the same name, and back.
 

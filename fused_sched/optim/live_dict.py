@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from ..memory.values import has_values
+
 
 class Changes:
     """What users changed since the optimizer last looked; shared by an optimizer, its groups and its state.
@@ -35,6 +37,8 @@ class Changes:
 
     def hand_out(self, tensor: torch.Tensor) -> None:
         """The user has a state tensor now, and may give it another storage, which no assignment tells of."""
+        if tensor.layout != torch.strided or not has_values(tensor):
+            return
         known = self.handed_out.get(id(tensor))
         if known is None or known[0]() is not tensor:
             self.handed_out[id(tensor)] = weakref.ref(tensor), _memory(tensor)
@@ -63,7 +67,7 @@ def _users_of_storage(tensor: torch.Tensor) -> int:
 
 def _of_a_state() -> tuple[int, int]:
     """References to a state tensor, and users of its storage, where only a state and a table have it."""
-    state = {"buffer": torch.empty(1)}
+    state = {"buffer": torch.empty(1, dtype=torch.float32, device="cpu")}
     table = state["buffer"].detach()
     for reference in [weakref.ref(state["buffer"])]:  # as in look_at_handed_out
         tensor = reference()

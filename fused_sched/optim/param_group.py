@@ -10,6 +10,7 @@ import torch
 
 from ..memory.bindings import is_bindable
 from ..memory.control_block import FIELDS, FLAGS, ControlBlock
+from ..memory.values import has_values
 from .live_dict import Changes, LiveDict
 
 _BETAS = {"betas": ("beta1", "beta2")}
@@ -180,7 +181,7 @@ def _check_keys(values: Any, keys: Any) -> None:
 
 def _number(value: Any) -> Number | None:
     if isinstance(value, torch.Tensor):
-        return value if value.numel() == 1 else None
+        return value if value.numel() == 1 and has_values(value) else None
     if isinstance(value, (str, bytes)):
         return None
     try:

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+from torch.optim.optimizer import _get_scalar_dtype
 
 from ..memory.control_block import ControlBlock
 from ..rules import Rule
@@ -20,9 +21,9 @@ _MOST_STEPS = 2**53  # float64, in which bias corrections are computed, has all 
 class ParamState(LiveDict):
     """``optimizer.state[param]``; it owns the count of its parameter's updates, whatever key it is put under.
 
-    Where the rule shows the count, ``step`` reads as a 0-d float32 tensor, a new one after every optimizer step;
-    assigning to it, or changing it in place before the next optimizer step, sets the count. SGD's count has no key:
-    it says whether ``momentum_buffer`` holds anything yet.
+    Where the rule shows the count, ``step`` reads as a 0-d tensor of the dtype that torch gives it, a new one after
+    every optimizer step; assigning to it, or changing it in place before the next optimizer step, sets the count. SGD's
+    count has no key: it says whether ``momentum_buffer`` holds anything yet.
 
     Args:
         rule: whose state it is.
@@ -45,6 +46,7 @@ class ParamState(LiveDict):
         self._changes = changes
         self._lent: tuple[torch.Tensor, torch.Tensor, int] | None = None  # and what it was, and its version
         self._given = False  # something was assigned
+        self._step_dtype = _get_scalar_dtype()
         self.update(values or {})
 
     @property
@@ -126,7 +128,7 @@ class ParamState(LiveDict):
 
     def _read(self, key: str) -> torch.Tensor:
         if self._lent is None:
-            tensor = self._block.counts[self.index].to(torch.float32)
+            tensor = self._block.counts[self.index].to(self._step_dtype)
             self._changes.lent.append(weakref.ref(self))
         else:
             tensor = self._lent[0]
@@ -140,6 +142,8 @@ class ParamState(LiveDict):
         self._given = True
         if key in self.live:
             self._set_count(value)
+            if isinstance(value, torch.Tensor) and value.dtype in (torch.float32, torch.float64):
+                self._step_dtype = value.dtype
             self._lent = None
             self._changes.structure = True
             return None
@@ -176,7 +180,7 @@ def whole_step(value: Any) -> int:
 
 
 def _same_kind(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.shape == b.shape and a.dtype == b.dtype and a.device == b.device
+    return a.shape == b.shape and a.dtype == b.dtype and a.device == b.device and a.layout == b.layout
 
 
 class OptimizerState(defaultdict[torch.Tensor, Any]):

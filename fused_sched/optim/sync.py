@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch._subclasses import FakeTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ..memory.control_block import NO_COUNT, ControlBlock
@@ -22,9 +23,11 @@ from ..memory.parameter_table import (
     state_dtype_fits,
     state_format,
 )
+from ..memory.values import USE_TORCHS, check_values
 from ..rules import Rule
 from .param_group import ParamGroup
 from .param_state import OptimizerState, ParamState
+from .sparse import reserve_buffer
 
 WARM_UP = "run one optimizer.step() with all gradients before the capture"
 
@@ -39,6 +42,11 @@ def why_not_trainable(p: Any, device: torch.device | None) -> Exception | None:
     Returns:
         TypeError for its kind, layout or dtype, ValueError for its device.
     """
+    if isinstance(p, FakeTensor) or torch._is_functional_tensor(p):
+        return TypeError(
+            f"a parameter is a {type(p).__name__} without values: make the optimizer of parameters made outside of "
+            f"FakeTensorMode and functionalization, or {USE_TORCHS}"
+        )
     if is_traceable_wrapper_subclass(p):
         return TypeError(
             f"a parameter is a {type(p).__name__}, a tensor subclass without memory of its own "
@@ -88,15 +96,21 @@ def check_params(groups: Iterable[Mapping[str, Any]], device: torch.device | Non
     return device or next((p.device for p in params if p.device.type != "meta"), None)
 
 
-def check_gradients(groups: Iterable[Mapping[str, Any]], kind: str) -> None:
-    """Raise RuntimeError if a gradient is sparse."""
+def check_gradients(groups: Iterable[Mapping[str, Any]], kind: str, takes_sparse: bool) -> None:
+    """Raise RuntimeError if a gradient is sparse and may not be, TypeError if it has no values."""
     for group in groups:
         for p in group["params"]:
-            if p.grad is not None and p.grad.layout != torch.strided:
+            g = p.grad
+            if g is None:
+                continue
+            if g.layout == torch.sparse_coo and takes_sparse:
+                continue
+            if g.layout != torch.strided:
                 raise RuntimeError(
-                    f"{kind} got a gradient with layout {p.grad.layout}; only dense gradients are "
-                    "supported: use sparse=False in the embedding, or torch.optim.SparseAdam"
+                    f"{kind} got a gradient with layout {g.layout}; only dense gradients are supported: "
+                    "use sparse=False in the embedding, torch.optim.SparseAdam or SGD"
                 )
+            check_values("a gradient", g)
 
 
 @dataclass
@@ -177,6 +191,15 @@ class Sync:
                 entry.asleep = unfit or p.numel() == 0
                 return entry
         check_trainable(p, self.block.device)
+        check_values("a parameter", p)
+        if self._is_sparse(p, values):
+            entry.sparse = True
+            if needed:
+                state = self._state_of(p, values)
+                entry.count = state.index
+                if p.grad is not None:
+                    reserve_buffer(p.grad, state, self.tensors)
+            return entry
         if needed:
             state = self._state_of(p, values)
             entry.count = state.index
@@ -185,6 +208,13 @@ class Sync:
             _refuse_shared_elements(p)
             entry.staging = Staging.like(p)
         return entry
+
+    def _is_sparse(self, p: torch.Tensor, values: Any) -> bool:
+        """Whether torch's operations update it: its gradient is sparse, or was when its state was made."""
+        if p.grad is not None:
+            return p.grad.layout == torch.sparse_coo
+        kept = [values.stored(key) for key in self.rule.state_keys] if isinstance(values, ParamState) else []
+        return any(isinstance(t, torch.Tensor) and t.layout == torch.sparse_coo for t in kept)
 
     def _state_of(self, p: torch.Tensor, values: Any) -> ParamState:
         if isinstance(values, ParamState) and values.lives_in(self.block):
@@ -205,12 +235,19 @@ class Sync:
         memory_format = state_format(p)
         place = id(state), key
         tensor = self.tensors[place][1] if place in self.tensors else state.stored(key)
+        if isinstance(tensor, torch.Tensor) and tensor.layout != torch.strided and state.holds_nothing:
+            tensor = None
         if tensor is None:
             self.block.refuse_in_capture(f"the optimizer's state {key!r} was made", WARM_UP)
             tensor = torch.zeros_like(p, dtype=dtype, memory_format=memory_format)
             self.tensors[place] = state, tensor
             return tensor.detach()
         check_shape(p, key, tensor)
+        if tensor.layout != torch.strided:
+            raise RuntimeError(
+                f"a gradient is dense, but its parameter's {key!r} is sparse, as its gradients were before, and torch "
+                f"cannot add the one to the other: delete the state, or assign {key}.to_dense()"
+            )
         walkable = memory_format == torch.preserve_format
         fits = same_layout(tensor, p) and not tensor.is_neg() if walkable else tensor.is_contiguous()
         if tensor.dtype != dtype or tensor.device != p.device or not fits or tensor.is_conj():
@@ -235,6 +272,7 @@ def check_shape(p: torch.Tensor, key: str, tensor: Any) -> None:
     """Raise TypeError or ValueError if a state is not a tensor of its parameter's shape."""
     if not isinstance(tensor, torch.Tensor):
         raise TypeError(f"state {key!r} is {tensor!r}, but must be a tensor of its parameter's shape: assign one")
+    check_values(f"state {key!r}", tensor)
     if tensor.shape != p.shape:
         raise ValueError(
             f"state {key!r} has shape {tuple(tensor.shape)}, but its parameter has {tuple(p.shape)}: "

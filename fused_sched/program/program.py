@@ -197,7 +197,7 @@ class Program:
         for symbol in self.offsets:
             values += self.memory[symbol].initial
         values += map(float, rows)
-        return torch.tensor(values or [0.0], dtype=torch.float64)
+        return torch.tensor(values or [0.0], dtype=torch.float64, device="cpu")
 
     def check_rows(self, rows: Sequence[int]) -> None:
         """Refuse what is not one row of a control block for each lane, each another one.
@@ -230,7 +230,7 @@ class Program:
                     slot = self.memory[op.symbol]
                     words[3:] = [len(slot.initial) // slot.width, slot.width]
             rows.append(words[:CODE_WIDTH])
-        return torch.tensor(rows, dtype=torch.int32).reshape(-1, CODE_WIDTH)
+        return torch.tensor(rows, dtype=torch.int32, device="cpu").reshape(-1, CODE_WIDTH)
 
     def compile_host(self) -> Callable[[MutableSequence[float], MutableSequence[float]], None]:
         """``advance(memory, control)`` in Python float64, on flat sequences laid out as on the device."""

@@ -214,6 +214,12 @@ def _advanced(side: Side) -> Any:
     return [dict(g, params=None) for g in side.groups], steps
 
 
+def _sparse_with_decay(side: Side) -> None:
+    for group in side.groups:
+        group["weight_decay"] = 0.1
+    side.params[1].grad = torch.ones(2, 2, dtype=torch.float64).to_sparse()
+
+
 @pytest.mark.parametrize("fused", [False, True], ids=["separate", "fused"])
 @pytest.mark.parametrize(("kind", "case"), STATEFUL)
 def test_a_step_that_torch_refuses_changes_nothing(
@@ -223,7 +229,7 @@ def test_a_step_that_torch_refuses_changes_nothing(
     pair.both(lambda side: side.schedulers.append(side.build("StepLR", step_size=2, ours={"fused": fused})))
     pair.step(2)
     faults: list[Callable[[Side], Any]] = [
-        lambda side: setattr(side.params[1], "grad", torch.ones(2, 2, dtype=torch.float64).to_sparse()),
+        _sparse_with_decay,
         lambda side: side.state[side.params[1]].update(
             {key: torch.ones(5, dtype=torch.float64) for key in side.state[side.params[1]] if key != "step"}
         ),

@@ -1,0 +1,50 @@
+"""What a type checker has to find: each line that ends in ``# wrong`` has a mistake, and no other has one."""
+
+from __future__ import annotations
+
+import torch
+
+from fused_sched.lr_scheduler import (
+    ChainedScheduler,
+    CosineAnnealingLR,
+    CyclicLR,
+    LambdaLR,
+    OneCycleLR,
+    ParamScheduler,
+    ReduceLROnPlateau,
+    SequentialLR,
+    StepLR,
+    get_scheduler,
+    on_device,
+)
+from fused_sched.optim import SGD, Adam, AdamW
+
+model = torch.nn.Linear(2, 2)
+optimizer = SGD(model.parameters(), lr=0.1)
+scheduler = StepLR(optimizer, 3)
+
+CosineAnnealingLR(optimizer, T_mux=10)  # wrong
+CosineAnnealingLR(optimizer)  # wrong
+CosineAnnealingLR(optimizer, 10, fuse=True)  # wrong
+StepLR(model, 10)  # wrong
+StepLR(optimizer, step_size="a")  # wrong
+StepLR(optimizer, 10, fused="yes")  # wrong
+LambdaLR(optimizer, lambda step: 1.0, horizon="x")  # wrong
+LambdaLR(optimizer, 0.5)  # wrong
+OneCycleLR(optimizer, max_lr=0.1, total_steps=10, anneal_strategy="cosine")  # wrong
+CyclicLR(optimizer, 0.01, 0.1, mode="triangle")  # wrong
+ReduceLROnPlateau(optimizer, fused=True)  # wrong
+ReduceLROnPlateau(optimizer).step()  # wrong
+SequentialLR(optimizer, scheduler, [3])  # wrong
+ChainedScheduler(scheduler)  # wrong
+ParamScheduler(optimizer, "momentum", 0.9)  # wrong
+get_scheduler("cosine", model, 1, 10)  # wrong
+get_scheduler("cosine", optimizer, warmup=1)  # wrong
+on_device(optimizer)  # wrong
+on_device(scheduler, horizon="x")  # wrong
+SGD(model, lr=0.1)  # wrong
+SGD(model.parameters(), backend=3)  # wrong
+Adam(model.parameters(), betas=0.9)  # wrong
+AdamW(model.parameters(), decoupled_weight_decay=True)  # wrong
+AdamW(model.parameters(), rl=0.1)  # wrong
+scheduler.explane()  # wrong
