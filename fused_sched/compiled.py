@@ -23,8 +23,6 @@ def not_compiled(function: Function) -> Function:
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         nonlocal disabled
-        if not torch.compiler.is_dynamo_compiling():
-            return function(*args, **kwargs)
         if disabled is None:
             reason = "fused_sched keeps hyperparameters and schedules in memory that Dynamo cannot see"
             disabled = torch.compiler.disable(function, reason=reason)
