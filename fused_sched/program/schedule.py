@@ -71,17 +71,27 @@ class Schedule(Run):
         self.note_sharing()
         self._trap = program.offsets.get(TRAP)
         self.account: Account | None = None
-        self.in_update: Run = self
-        self.runs: tuple[Run, ...] = (self,)
+        self._others: tuple[Run, ...] = ()
         if MADE in program.offsets:
             self.account = Account()
             # an update that was skipped leaves the step to scheduler.step()
-            self.in_update = Run(noting(program), memory, self.rows, block, True)
-            self._where_due = Run(unless_made(program), memory, self.rows, block, guarded)
-            self.runs = (self, self.in_update, self._where_due)
+            self._others = (
+                Run(noting(program), memory, self.rows, block, True),
+                Run(unless_made(program), memory, self.rows, block, guarded),
+            )
         self._resumes_at: int | None = None  # the age of a mirror that is right again once the step is made
         for run in self.runs:
             backend.check_program(run)
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """All that a backend may run of it."""
+        return (self, *self._others)
+
+    @property
+    def in_update(self) -> Run:
+        """What updates run."""
+        return self._others[0] if self._others else self
 
     def drive(self, rows: Sequence[int]) -> None:
         """Drive these rows of the control block from now on, instead of :attr:`rows`; nothing else changes.
@@ -183,7 +193,7 @@ class Schedule(Run):
         """The device decides: the step that an update has not made is made now."""
         account, block, memory = self.account, self.block, self.memory
         assert account is not None
-        self.backend.advance(self._where_due)
+        self.backend.advance(self._others[1])
         account.note_cleared()
         resumes_at, self._resumes_at = self._resumes_at, None
         mirrors = block.mirrors
