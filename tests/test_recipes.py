@@ -352,10 +352,14 @@ def test_both_lengths_of_wsd_warn_at_the_callers_line(rng: random.Random) -> Non
     _assert_alike(made, expected, 20, "both lengths")
 
 
-def test_torchs_optimizer_is_refused_with_what_to_use(rng: random.Random) -> None:
+def test_torchs_optimizer_is_driven_as_by_torch(rng: random.Random) -> None:
     _, theirs = _optimizers(rng)
-    with pytest.raises(TypeError, match=r"fused_sched\.optim\.SGD"):
-        recipes.get_scheduler("linear", theirs, 3, 9)
+    scheduler = recipes.get_scheduler("linear", theirs, 3, 9)
+    assert "only Python can set it" in scheduler.explain()
+    before = [g["initial_lr"] for g in theirs.param_groups]
+    theirs._opt_called = True
+    scheduler.step()
+    assert [g["lr"] for g in theirs.param_groups] == [lr / 3 for lr in before]
 
 
 # -- the factors ----------------------------------------------------------------------------------------------

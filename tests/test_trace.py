@@ -18,6 +18,7 @@ from transformers import optimization
 
 from fused_sched import backends
 from fused_sched.memory.control_block import ControlBlock
+from fused_sched.memory.control_block import GROUP_STRIDE, GROUPS_OFFSET
 from fused_sched.program.builder import Builder
 from fused_sched.program.schedule import Schedule
 from fused_sched.trace import Untraceable, emit_per_group, trace, trace_all
@@ -186,10 +187,13 @@ def _groups_program(functions: list[Any]) -> Any:
 
 
 def _advance(program: Any, step: int) -> list[float]:
-    memory, control = program.initial_memory(range(program.n_groups)).tolist(), [0.0] * (8 + 16 * program.n_groups)
+    memory, control = (
+        program.initial_memory(range(program.n_groups)).tolist(),
+        [0.0] * (GROUPS_OFFSET + GROUP_STRIDE * program.n_groups),
+    )
     memory[program.offsets["step"]] = float(step)
     program.compile_host()(memory, control)
-    return [control[8 + 16 * g] for g in range(program.n_groups)]
+    return [control[GROUPS_OFFSET + GROUP_STRIDE * g] for g in range(program.n_groups)]
 
 
 def test_partials_of_one_function_are_one_program(rng: random.Random) -> None:

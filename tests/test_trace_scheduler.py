@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.optim import lr_scheduler as torchs
 
-from fused_sched.memory.control_block import FIELDS
+from fused_sched.memory.control_block import FIELDS, GROUP_STRIDE, GROUPS_OFFSET
 from fused_sched.program.builder import Builder
 from fused_sched.trace import TracedScheduler, Untraceable, trace_get_lr
 
@@ -95,11 +95,11 @@ def _advance_on_host(traced: TracedScheduler, scheduler: Any, epoch: int, lrs: l
     lr = traced.emit(b, b.register("epoch", float(epoch)), b.register("count", float(epoch + 1)))
     b.set_field("lr", lr)
     program = b.finish("get_lr")
-    control = [0.0] * (8 + 16 * n)
+    control = [0.0] * (GROUPS_OFFSET + GROUP_STRIDE * n)
     for g, value in enumerate(lrs):
-        control[8 + 16 * g + FIELDS["lr"]] = value
+        control[GROUPS_OFFSET + GROUP_STRIDE * g + FIELDS["lr"]] = value
     program.compile_host()(program.initial_memory(range(program.n_groups)).tolist(), control)
-    return [control[8 + 16 * g + FIELDS["lr"]] for g in range(n)]
+    return [control[GROUPS_OFFSET + GROUP_STRIDE * g + FIELDS["lr"]] for g in range(n)]
 
 
 @pytest.mark.parametrize("name", MAKERS)

@@ -17,7 +17,7 @@ from ..memory.platforms import TORCH, Platform
 from ..notice import warn
 from .base import Backend, Update
 
-__all__ = ["NAMES", "Backend", "Update", "choose", "make", "reason_unavailable", "say_if_slow", "why"]
+__all__ = ["NAMES", "Backend", "Update", "choose", "make", "reason_unavailable", "why"]
 
 ENVIRONMENT = "FUSED_SCHED_BACKEND"
 _MODULES = {"triton": "triton", "cuda": "cuda", "cpu": "cpu", "reference": "reference"}

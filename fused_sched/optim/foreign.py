@@ -24,6 +24,7 @@ _KEYS: dict[str, tuple[str, int | None]] = {
     "beta1": ("betas", 0),
     "beta2": ("betas", 1),
 }
+_INNER = ("optimizer", "optim", "_optimizer")  # under which wrappers have it
 _known: Any = WeakIdKeyDictionary()
 
 
@@ -36,12 +37,12 @@ def home_of(optimizer: Any, backend: str | backends.Backend | None = None) -> An
         optimizer: any one.
         backend: of a foreign one that no scheduler has driven yet; default: what suits the device.
     """
-    inner = optimizer
+    found, inner = None, optimizer
     while isinstance(inner, Optimizer):
-        if isinstance(inner, FusedOptimizer):
-            return inner if inner is optimizer or _shows_groups_of(optimizer, inner) else _foreign(optimizer, backend)
-        inner = getattr(inner, "optimizer", None) or getattr(inner, "optim", None)
-    return _foreign(optimizer, backend)
+        if isinstance(inner, FusedOptimizer) and _shows_groups_of(optimizer, inner):
+            found = inner  # the innermost: a wrapper may be of its class too, as Lightning's
+        inner = next((vars(inner)[name] for name in _INNER if name in vars(inner)), None)
+    return _foreign(optimizer, backend) if found is None else found
 
 
 def _shows_groups_of(wrapper: Any, inner: FusedOptimizer) -> bool:

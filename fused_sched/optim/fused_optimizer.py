@@ -58,8 +58,8 @@ class FusedOptimizer(Optimizer):
 
     def _refuse_init_group(self) -> None:
         """A subclass may have a step() of its own, but not a part of torch's that ours does not come to."""
-        users = next(c for c in type(self).__mro__ if "_init_group" in c.__dict__)
-        if not users.__module__.startswith("torch."):
+        users = next((c for c in type(self).__mro__ if "_init_group" in c.__dict__), None)
+        if users is not None and not users.__module__.startswith("torch."):
             raise TypeError(
                 f"{type(self).__name__} overrides _init_group, which torch's step() calls and the fused one does not: "
                 "override step() instead, or use torch.optim's class of the same name"
@@ -200,8 +200,9 @@ class FusedOptimizer(Optimizer):
     def groups_changed(self) -> bool:
         """Whether ``param_groups`` holds other groups than it did, or in another order, or other tensors in them."""
         groups, known = self.param_groups, self._group_snapshot
-        same = groups is self._known_groups and len(groups) == len(known) and all(map(is_, groups, known))
-        return not same or self._changes.rebound
+        if groups is not self._known_groups or len(groups) != len(known) or self._changes.rebound:
+            return True
+        return groups[0] is not known[0] if len(groups) == 1 else not all(map(is_, groups, known))
 
     def sync(self) -> None:
         """Make the parameter table from groups, parameters and state as they are now, whatever was done to them.

@@ -117,7 +117,8 @@ class Schedule(Run):
     def advance(self) -> None:
         """One step of the schedule, as its own launch; the caller has run :attr:`before_advance`."""
         self.backend.advance(self)
-        self.follow()
+        if self.block.remote or not self.has_advanced:
+            self.follow()
 
     def retire(self) -> None:
         """Another schedule takes the place of this one, whose last advance may be running still."""

@@ -315,7 +315,7 @@ def test_a_backend_that_does_not_keep_its_tables_is_found() -> None:
         if keeps:
             graph.replay()
             continue
-        made._captured.clear()
+        made.captured.clear()
         with pytest.raises(SimulationError, match="update_kernel uses memory that was freed"):
             graph.replay()
 
