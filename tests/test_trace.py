@@ -17,8 +17,7 @@ from trace_cases import IMAGINED, nano_gpt, on_host, program_of, warmup_stable_d
 from transformers import optimization
 
 from fused_sched import backends
-from fused_sched.memory.control_block import ControlBlock
-from fused_sched.memory.control_block import GROUP_STRIDE, GROUPS_OFFSET
+from fused_sched.memory.control_block import GROUP_STRIDE, GROUPS_OFFSET, ControlBlock
 from fused_sched.program.builder import Builder
 from fused_sched.program.schedule import Schedule
 from fused_sched.trace import Untraceable, emit_per_group, trace, trace_all

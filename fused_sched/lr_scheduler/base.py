@@ -103,31 +103,35 @@ class OnDevice(Bound):
         if self._methods_touched and self._schedule is None:
             self._look_again()
         schedule = self._schedule
-        if schedule is not None and schedule.account is not None and not self._is_part and self._is_step_taken():
-            return True
-        schedule = self._schedule
+        if schedule is not None and schedule.account is not None and self._outer_reference is None:
+            if self._is_step_taken():
+                return True
+            schedule = self._schedule
         if self._order_matters and not self._order_checked and not self._home._block.capturing():
             self._check_order()  # once: reading the register may wait for the device
-        if schedule is None or self._is_part:
+        if schedule is None or self._outer_reference is not None:
             return False
         self._before_advance()
         schedule = self._schedule  # perhaps another one than before
         if schedule is None:  # something changed so that only Python can run it now
             return False
         schedule.advance()
-        if schedule.trapped:
+        if schedule.may_trap and schedule.trapped:
             self._step_by_python()
         return True
 
     def _is_step_taken(self) -> bool:
         """Of a fused scheduler: whether an update has made the step, or the device was told to make it if not."""
-        assert self._schedule is not None
-        assert self._schedule.account is not None
-        if self._schedule.account.open:
-            self._before_advance(prepared=True)
-        if self._schedule is None or not self._schedule.take_step():
-            return False
-        if self._schedule.trapped:
+        schedule = self._schedule
+        assert schedule is not None
+        if not schedule.take_certain_step():
+            assert schedule.account is not None
+            if schedule.account.open:
+                self._before_advance(prepared=True)
+            schedule = self._schedule  # perhaps another one than before
+            if schedule is None or not schedule.take_step():
+                return False
+        if schedule.may_trap and schedule.trapped:
             self._step_by_python()
         return True
 

@@ -126,13 +126,14 @@ class Bound(HostSteps):
         assert schedule is not None
         if not fused and home.groups_changed():
             home.sync_groups()
-        if schedule.trapped:
+        if schedule.may_trap and schedule.trapped:
             self._step_by_python()
         if self._groups_seen is not home._group_snapshot:  # the program drives others
             self._take_groups()
             if self._schedule is None:
                 return
-        changed = self._touched or self._methods_changed() or (self._watches_itself and self._constants_changed())
+        changed = self._touched or (self._methods_seen != () and self._methods_changed())
+        changed = changed or (self._watches_itself and self._constants_changed())
         for one in self._watched_parts:
             changed = changed or one._constants_changed()
         if changed:
@@ -178,8 +179,10 @@ class Bound(HostSteps):
 
     def _look_for_steps(self) -> None:
         """Warn once where updates advance what the user's loop seems to step at another rate."""
-        account = None if self._schedule is None else self._schedule.account
-        if account is None or account.updates < UPDATES_ALONE or account.warned:
+        assert self._schedule is not None
+        account = self._schedule.account
+        assert account is not None
+        if account.warned:
             return
         account.warned = True
         warn(
@@ -214,6 +217,7 @@ class Hold:
         """What has to be done before an advance."""
         scheduler = self._weak()
         if scheduler is not None:
-            if self._users:
+            account = None if scheduler._schedule is None else scheduler._schedule.account
+            if self._users and account is not None and account.updates >= UPDATES_ALONE:
                 scheduler._look_for_steps()
             scheduler._before_advance(fused=True)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
 import torch
 from torch._subclasses import FakeTensor
 
 USE_TORCHS = "use torch.optim's class of the same name, which can work on shapes alone"
-_FAKE_MODE, _mode = torch._C._TorchDispatchModeKey.FAKE, torch._C._get_dispatch_mode
+# The FakeTensorMode that is on, or None.
+fake_mode: Callable[[], Any] = partial(torch._C._get_dispatch_mode, torch._C._TorchDispatchModeKey.FAKE)
 
 
 def has_values(tensor: torch.Tensor) -> bool:
@@ -40,7 +45,7 @@ def with_values(made: torch.Tensor) -> torch.Tensor:
 
 def refuse_fake_mode(what: str) -> None:
     """Raise TypeError inside FakeTensorMode, where real tensors are refused; ``what`` was called there."""
-    if _mode(_FAKE_MODE) is not None:
+    if fake_mode() is not None:
         raise TypeError(
             f"{what} was called inside FakeTensorMode, where real tensors cannot be changed: call it outside, or "
             f"{USE_TORCHS}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from operator import is_
 from typing import Any
@@ -15,7 +15,7 @@ from .. import backends
 from ..compiled import not_compiled
 from ..memory.control_block import ControlBlock
 from ..memory.parameter_table import ParameterTable
-from ..memory.values import check_values, refuse_fake_mode
+from ..memory.values import check_values, fake_mode, refuse_fake_mode
 from ..program.schedule import Schedule
 from ..rules import Rule
 from .addition import is_torchs, narrow
@@ -46,6 +46,9 @@ class FusedOptimizer(Optimizer):
 
     _block: ControlBlock
     tables: tuple[ParameterTable, ...] = ()
+    _updates: Sequence[backends.Update] = ()
+    _prepared_for: list[Schedule] | None = None
+    _sparse = False  # some gradients of them are
     _staged = False  # some parameters of them are copied to where kernels can walk, and back
 
     @staticmethod
@@ -116,7 +119,8 @@ class FusedOptimizer(Optimizer):
             RuntimeError, TypeError, ValueError, KeyError: a gradient is sparse where torch does not take it, or a
                 parameter, a group or a state is not what an update can do with; nothing was changed.
         """
-        refuse_fake_mode("step()")
+        if fake_mode() is not None:
+            refuse_fake_mode("step()")
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -137,39 +141,51 @@ class FusedOptimizer(Optimizer):
                 schedule.before_advance()
         if changes.structure or self.state is not self._known_state or not all(map(self._backend.scan, self.tables)):
             self.sync()
-        may_be_skipped = getattr(self, "found_inf", None) is not None
-        for schedule in schedules:
-            schedule.prepare_update(may_be_skipped)
+        found = getattr(self, "found_inf", None)
+        may_be_skipped = found is not None
+        if may_be_skipped:
+            for schedule in schedules:
+                schedule.prepare_skippable_update()
         if self._staged:
-            self._update_staged(schedules)
+            self._update_staged(schedules, found)
         else:
-            self._launch(schedules)
+            self._launch(schedules, found)
         for schedule in schedules:
             schedule.note_update(may_be_skipped)
         return loss
 
-    def _launch(self, schedules: list[Schedule]) -> None:
-        scale, found = getattr(self, "grad_scale", None), getattr(self, "found_inf", None)
-        for name, scalar in (("grad_scale", scale), ("found_inf", found)):
-            if scalar is not None:
-                check_values(name, scalar)
-        for table in self.tables:
-            if table.sparse:
+    def _launch(self, schedules: list[Schedule], found: torch.Tensor | None) -> None:
+        scale = getattr(self, "grad_scale", None)
+        if scale is not None:
+            check_values("grad_scale", scale)
+        if found is not None:
+            check_values("found_inf", found)
+        if self._sparse:
+            for table in self.tables:
                 check_sparse(table, self._block, self.state)
-        last = len(self.tables) - 1
-        for i, table in enumerate(self.tables):
-            due = [schedule.in_update for schedule in schedules] if i == last else ()
-            update = backends.Update(self._rule, table, self._block, scale, found, due)
-            if table.sparse:
+        if schedules != self._prepared_for:
+            self._prepare_updates(schedules)
+        for update in self._updates:
+            update.grad_scale, update.found_inf = scale, found
+            if self._sparse:
                 update_sparse(update, self.state)
             self._backend.update(update)
 
-    def _update_staged(self, schedules: list[Schedule]) -> None:
+    def _prepare_updates(self, schedules: list[Schedule]) -> None:
+        """What a step gives the backend, for as long as tables and schedules stay the same."""
+        last = len(self.tables) - 1
+        self._updates = [
+            backends.Update(self._rule, table, self._block, None, None, [s.in_update for s in schedules if i == last])
+            for i, table in enumerate(self.tables)
+        ]
+        self._prepared_for = list(schedules)
+
+    def _update_staged(self, schedules: list[Schedule], found: torch.Tensor | None) -> None:
         """As :meth:`_launch`. If the results cannot be copied back, no count and no schedule has advanced."""
         counts = self._block.counts
         before = None if self._block.capturing() else counts.clone()
         try:
-            self._launch([])
+            self._launch([], found)
         except Exception:
             if before is not None:
                 counts[:] = before
@@ -229,8 +245,9 @@ class FusedOptimizer(Optimizer):
             one.store(key, tensor)
         for table in self.tables:
             self._backend.discard(table)
-        self.tables = tuple(found.tables)
+        self.tables, self._prepared_for = tuple(found.tables), None
         self._staged = any(table.staged for table in self.tables)
+        self._sparse = any(table.sparse for table in self.tables)
         for table in self.tables:
             self._backend.prepare(table)
         self._changes.structure = False

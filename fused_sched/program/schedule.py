@@ -70,6 +70,7 @@ class Schedule(Run):
         self._writers: list[int] | None = None  # for each lane, the one whose lr is the last in its tensor
         self.note_sharing()
         self._trap = program.offsets.get(TRAP)
+        self.may_trap = self._trap is not None
         self.account: Account | None = None
         self._others: tuple[Run, ...] = ()
         if MADE in program.offsets:
@@ -143,10 +144,10 @@ class Schedule(Run):
 
     # -- fused=True: steps that updates make -----------------------------------------------------------
 
-    def prepare_update(self, may_be_skipped: bool) -> None:
-        """Before an update that runs :attr:`in_update`."""
+    def prepare_skippable_update(self) -> None:
+        """Before an update that runs :attr:`in_update`, and may be skipped."""
         account = self.account
-        if account is None or self.guarded or not (may_be_skipped and account.outdated):
+        if account is None or self.guarded or not account.outdated:
             return
         if account.coming is Step.OWN and not account.open:
             # in a capture it is recorded: each replay begins with it
@@ -163,6 +164,12 @@ class Schedule(Run):
         if account is None:
             self.follow()
             return
+        if not self.block.remote and not may_be_skipped:
+            account.updates += 1
+            account.coming = Step.MADE
+            if not self.has_advanced:
+                self._note_advance()
+            return
         if self.block.remote:
             if self._mirror_is_old():
                 self.block.expire()
@@ -174,6 +181,16 @@ class Schedule(Run):
                 self.block.expire()
         self._note_advance()
         account.note_update(may_be_skipped and not self.guarded, self.memory.capturing())
+
+    def take_certain_step(self) -> bool:
+        """As :meth:`take_step` where the host knows, and nothing is captured, that it is bookkeeping; else False."""
+        account = self.account
+        if account is None or self.block.remote or account.coming is not Step.MADE:
+            return False
+        account.coming = Step.OWN
+        account.updates = 0
+        account.outdated = True
+        return True
 
     def take_step(self) -> bool:
         """A call of ``scheduler.step()``: False if it is an advance of its own, which is left to the caller."""
