@@ -64,6 +64,7 @@ class Pair:
             assert abs(float(lr) - theirs["lr"]) <= near * abs(theirs["lr"]) + 1e-40, f"{what}: {lr} {theirs['lr']}"
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("dtype", NEAR, ids=str)
 @pytest.mark.parametrize("name", SHORT)
 @pytest.mark.parametrize("kind", OPTIMIZERS)

@@ -79,6 +79,7 @@ class Loop:
                 assert [float(x.cpu()) for x in mine["betas"]] == pytest.approx(theirs["betas"], rel=relative)
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=[name for name, _ in SCHEDULES])
 @pytest.mark.parametrize("dtype", NEAR, ids=str)
@@ -179,6 +180,7 @@ class Plain(torch.optim.Optimizer):
 DRIVEN = [*SCHEDULES[:2], ("LambdaLR", {"lr_lambda": lambda epoch: 1 / (1 + epoch)})]
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("schedule", DRIVEN, ids=[name for name, _ in DRIVEN])
 @pytest.mark.parametrize("dtype", NEAR, ids=str)
 def test_any_optimizer_with_its_lr_in_tensors(
