@@ -400,3 +400,47 @@ def test_a_function_that_is_not_traced_is_called_as_torch_calls_it(
     assert lrs[True] == lrs[False]
     if horizon == 1:
         assert calls[True] == calls[False]
+
+
+class _Clipping(fused_sched.optim.SGD):
+    """Looks at the gradients before the step."""
+
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            torch.nn.utils.clip_grad_value_(group["params"], 0.125)
+        return super().step(closure)
+
+
+@pytest.mark.parametrize("how", ["step", "pre-hook", "post-hook"])
+def test_code_of_the_users_around_a_step_sees_unscaled_gradients_and_no_skipped_step(how: str) -> None:
+    seen = []
+    for home, clipping, more in ((fused_sched.optim, _Clipping, {}), (torch.optim, None, {"foreach": False})):
+        p = torch.nn.Parameter(torch.ones(2))
+        cls: Any = home.SGD
+        if how == "step":
+            cls = clipping or _torchs_clipping()
+        made = cls([p], lr=0.5, **more)
+        calls: list[float] = []
+        if how == "pre-hook":
+            made.register_step_pre_hook(lambda *_, p=p, calls=calls: calls.append(float(p.grad[0])))
+        if how == "post-hook":
+            made.register_step_post_hook(lambda *_, p=p, calls=calls: calls.append(float(p[0])))
+        scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
+        for step in range(4):
+            made.zero_grad()
+            loss = (p * (float("inf") if step == 1 else 0.25)).sum()
+            scaler.scale(loss).backward()
+            scaler.step(made)
+            scaler.update()
+        seen.append((p.tolist(), calls))
+    assert seen[0] == seen[1]
+
+
+def _torchs_clipping() -> Any:
+    class Clipping(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            for group in self.param_groups:
+                torch.nn.utils.clip_grad_value_(group["params"], 0.125)
+            return super().step(closure)
+
+    return Clipping

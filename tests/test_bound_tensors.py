@@ -212,3 +212,69 @@ def test_groups_that_come_and_go_take_their_tensors_along(host_backend: Any, mir
     scheduler.step()
     assert [p.item() for p in params] == [-0.5, 0.0, -2.0]
     assert [lr.item() for lr in lrs] == [0.25, 0.25, 1.0]
+
+
+# -- tensors whose memory changes ----------------------------------------------------------------------------
+
+WAYS: dict[str, Any] = {
+    ".data =": lambda lr: setattr(lr, "data", torch.tensor(0.25)),
+    ".data = of another dtype": lambda lr: setattr(lr, "data", torch.tensor(0.25, dtype=torch.float64)),
+    "set_": lambda lr: lr.set_(torch.tensor(0.25)),
+    "share_memory_": lambda lr: lr.share_memory_().fill_(0.25),
+    "resize_": lambda lr: lr.resize_(1000).resize_(1).fill_(0.25),
+    "swap_tensors": lambda lr: torch.utils.swap_tensors(lr, torch.tensor(0.25)),
+}
+
+
+@pytest.mark.parametrize("scheduled", [False, True], ids=["alone", "with a schedule"])
+@pytest.mark.parametrize("how", WAYS)
+def test_a_tensor_that_got_another_memory_is_followed_there(how: str, scheduled: bool, host_backend: Any) -> None:
+    seen = []
+    for home, schedulers, more in ((fused_sched.optim, OURS, {"backend": host_backend}), (torch.optim, TORCH, {})):
+        lr, p = torch.tensor(0.5), Parameter(torch.ones(2, dtype=torch.float64))
+        made = home.SGD([p], lr=lr, **more)
+        scheduler = schedulers.ExponentialLR(made, 0.5) if scheduled else None
+        numbers = []
+        for step in range(4):
+            if step == 2:
+                WAYS[how](lr)
+                torch.ones(100_000)  # where memory was that nobody has
+            p.grad = torch.ones(2, dtype=torch.float64)
+            made.step()
+            if scheduler is not None:
+                scheduler.step()
+            numbers += [float(made.param_groups[0]["lr"]), *p.tolist()]
+        seen.append(numbers)
+    assert seen[0] == seen[1]
+
+
+def test_a_tensor_that_can_be_followed_no_more_is_refused(host_backend: Any) -> None:
+    lr, p = torch.tensor(0.5), Parameter(torch.ones(2))
+    made = fused_sched.optim.SGD([p], lr=lr, backend=host_backend)
+    lr.data = lr.data.half()
+    p.grad = torch.ones(2)
+    with pytest.raises(
+        TypeError, match=r"^lr has become a torch\.float16 tensor on cpu, where it can be one of float32"
+    ):
+        made.step()
+    assert p.tolist() == [1.0, 1.0]
+    made.param_groups[0]["lr"] = 0.25
+    made.step()
+    assert p.tolist() == [0.75, 0.75]
+
+
+def test_a_tensor_of_a_group_that_is_gone_is_written_by_the_next_one(host_backend: Any) -> None:
+    lr = torch.tensor(0.5)
+    made = fused_sched.optim.SGD(
+        [{"params": [Parameter(torch.ones(1))]} for _ in range(2)], lr=0.1, backend=host_backend
+    )
+    made.param_groups[1]["lr"] = lr
+    scheduler = fused_sched.lr_scheduler.ExponentialLR(made, 0.5)
+    made._opt_called = True
+    scheduler.step()
+    kept = made.param_groups.pop(1)
+    scheduler.step()
+    made.param_groups[0]["lr"] = lr
+    for _ in range(2):
+        scheduler.step()
+    assert (lr.item(), kept["lr"] is lr) == (0.0625, True)

@@ -277,3 +277,73 @@ def test_a_wrapper_with_groups_of_its_own() -> None:
     scheduler.step()
     assert [float(g["lr"]) for g in made.param_groups] == [0.05]
     assert made.optimizer.param_groups[0]["lr"] == 0.1
+
+
+def test_a_tensor_from_before_a_load() -> None:
+    """Whose group is gone: the one that has it now writes it."""
+    seen = []
+    for home in (OURS, TORCH):
+        lr = torch.tensor(0.08)
+        made = torch.optim.SGD([Parameter(torch.ones(1))], lr=lr)
+        scheduler = home.ExponentialLR(made, 0.5)
+        made._opt_called = True
+        made.load_state_dict(copy.deepcopy(made.state_dict()))
+        scheduler.step()
+        made.param_groups[0]["lr"] = lr
+        found = []
+        for _ in range(4):
+            scheduler.step()
+            found += [float(lr), *map(float, scheduler.get_last_lr())]
+        seen.append(found)
+    assert seen[0] == pytest.approx(seen[1], rel=1e-7)
+
+
+@pytest.mark.parametrize("how", ["data", "share_memory_"])
+def test_a_tensor_that_got_another_memory(how: str) -> None:
+    seen = []
+    for home in (OURS, TORCH):
+        lr = torch.tensor(0.5)
+        made = torch.optim.NAdam([Parameter(torch.ones(1))], lr=lr)
+        scheduler = home.ExponentialLR(made, 0.5)
+        made._opt_called = True
+        scheduler.step()
+        if how == "data":
+            lr.data = torch.tensor(0.1)
+        else:
+            lr.share_memory_()
+        scheduler.step()
+        seen.append([float(lr), float(scheduler.get_last_lr()[0])])
+    assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize("kind", ["ours", "ours fused", "tensor", "number"])
+def test_another_optimizer_is_assigned_to_a_scheduler(kind: str) -> None:
+    seen = []
+    for home, optim in ((OURS, fused_sched.optim if kind.startswith("ours") else torch.optim), (TORCH, torch.optim)):
+        made = []
+        for lr in (0.1, 0.4):
+            p = Parameter(torch.ones(1))
+            p.grad = torch.ones(1)
+            made.append(optim.SGD([p], lr=torch.tensor(lr) if kind == "tensor" else lr))
+        more = {"fused": True} if kind == "ours fused" and home is OURS else {}
+        scheduler = home.ExponentialLR(made[0], 0.5, **more)
+        numbers = []
+        for step in range(4):
+            if step == 2:
+                scheduler.optimizer = made[1]
+                made[1]._opt_called = True
+            for one in made:
+                one.step()
+            scheduler.step()
+            numbers += [float(one.param_groups[0]["lr"]) for one in made]
+        seen.append([*numbers, float(scheduler.get_last_lr()[0])])
+    assert seen[0] == pytest.approx(seen[1], rel=1e-7)
+
+
+def test_on_device_of_a_scheduler_of_an_optimizer_of_others() -> None:
+    lr = torch.tensor(0.5)
+    made = torch.optim.NAdam([Parameter(torch.ones(1))], lr=lr)
+    scheduler = fused_sched.lr_scheduler.on_device(torch.optim.lr_scheduler.ExponentialLR(made, 0.5))
+    made._opt_called = True
+    scheduler.step()
+    assert (lr.item(), scheduler.program is not None) == (0.25, True)

@@ -7,14 +7,11 @@ import weakref
 from typing import Any
 
 import torch
-from torch.optim import Optimizer
 from torch.optim.lr_scheduler import EPOCH_DEPRECATION_WARNING, LRScheduler
 
 from ..compiled import not_compiled
 from ..memory.values import refuse_fake_mode
 from ..notice import warn
-from ..optim.foreign import home_of
-from ..optim.fused_optimizer import FusedOptimizer
 from ..program.program import Program
 from .binding import Bound
 from .host_steps import groups_untouched_on_error, tensors_kept
@@ -70,19 +67,6 @@ class OnDevice(Bound):
             for one in self._family():
                 one.__dict__["optimizer"] = weakref.proxy(optimizer)
                 one._home = weakref.proxy(home)
-
-    def _move_in(self, optimizer: Any) -> None:
-        self._home = home_of(optimizer)
-        if self._fused or self._skip_with_optimizer:
-            self._refuse_fused(optimizer)
-
-    def _refuse_fused(self, optimizer: Any) -> None:
-        if isinstance(optimizer, Optimizer) and not isinstance(self._home, FusedOptimizer):
-            name = type(optimizer).__name__
-            raise ValueError(
-                f"fused and skip_with_optimizer need an optimizer of fused_sched.optim, whose step advances the "
-                f"schedule, but got {name}: leave them out"
-            )
 
     @not_compiled
     def step(self, epoch: float | None = None) -> None:
@@ -194,14 +178,6 @@ class OnDevice(Bound):
                 setattr(self, name, state[name])
             if not self._is_part:
                 self._schedule.forget_step()
-
-    @not_compiled
-    def detach(self) -> None:
-        """Stop advancing inside ``optimizer.step()``, for a ``fused`` scheduler that another one replaces."""
-        schedules = self._home._schedules
-        if self._schedule in schedules:
-            schedules.remove(self._schedule)
-        self._fused = False
 
     @property
     def program(self) -> Program | None:

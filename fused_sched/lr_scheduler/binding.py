@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import weakref
+from typing import Any
 
+from ..compiled import not_compiled
 from ..notice import warn
+from ..optim.foreign import home_of
 from ..program.account import Step
 from ..program.program import Program
 from ..program.schedule import Schedule
@@ -18,6 +21,40 @@ class Bound(HostSteps):
     """A program and its scheduler on the optimizer's device: built, exchanged when something changed, let go of."""
 
     __slots__ = ()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        other = name == "optimizer" and self.__dict__.get(name, value) is not value
+        if other and not self._is_part:
+            self._stop_advancing()
+            self._go_to_host()
+        super().__setattr__(name, value)
+        if other:
+            self._move_in(value)
+            if self._is_part:
+                self._note_method()  # the scheduler around it drives another optimizer
+            elif self._home is not None:
+                self._bind()
+
+    def _move_in(self, optimizer: Any) -> None:
+        """Drive this optimizer from now on."""
+        self._home = home_of(optimizer)
+        if self._home is None or self._home.advances_schedules or not (self._fused or self._skip_with_optimizer):
+            return
+        name = type(optimizer).__name__
+        raise ValueError(
+            f"fused and skip_with_optimizer need an optimizer of fused_sched.optim, whose step advances the "
+            f"schedule, but got {name}: leave them out"
+        )
+
+    def _stop_advancing(self) -> None:
+        if self._home is not None and self._schedule in self._home._schedules:
+            self._home._schedules.remove(self._schedule)
+
+    @not_compiled
+    def detach(self) -> None:
+        """Stop advancing inside ``optimizer.step()``, for a ``fused`` scheduler that another one replaces."""
+        self._stop_advancing()
+        self._fused = False
 
     def _bind(self, made: bool = False) -> None:
         """Build the program and put it on the optimizer's device.

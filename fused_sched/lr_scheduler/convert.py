@@ -110,5 +110,5 @@ def on_device(
     if hasattr(made, "_init_scale_fn"):
         made._init_scale_fn()  # CyclicLR: it was bound to the scheduler given
     made._bind()
-    made.optimizer._changes.lr_by_hand = False
+    made._home._changes.lr_by_hand = False
     return made

@@ -222,6 +222,8 @@ class Programmed:
         for part in self._parts():
             if not isinstance(part, Programmed):
                 return f"{type(self).__name__} contains {type(part).__name__}, which is not of fused_sched.lr_scheduler"
+            if part._home is not self._home:
+                return f"{type(part).__name__} in this {type(self).__name__} has another optimizer"
             overridden = part._stand_in.overridden(part, self._stand_in.asked_of_parts)
             if overridden is not None:
                 return f"{overridden}, which only Python can run"

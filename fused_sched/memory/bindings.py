@@ -35,6 +35,26 @@ def is_bindable(value: Any, device: torch.device) -> bool:
 Key = tuple[int, str]  # row and field
 
 
+class Followed:
+    """A tensor that a field follows, and the memory that its word points to, which is kept."""
+
+    __slots__ = ("_memory", "address", "dtype", "tensor")
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor, self._memory = tensor, tensor.detach()
+        self.address, self.dtype = tensor.data_ptr(), tensor.dtype
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether the tensor has other memory now: ``.data =``, ``set_``, ``share_memory_``, ``module.double()``."""
+        return self.tensor.data_ptr() != self.address or self.tensor.dtype != self.dtype
+
+    @property
+    def word(self) -> int:
+        """Address and dtype."""
+        return self.address | (SINGLE if self.dtype == torch.float32 else 0)
+
+
 class Bindings:
     """The tensors that fields follow.
 
@@ -47,28 +67,33 @@ class Bindings:
 
     def __init__(self) -> None:
         self.fields: frozenset[str] = frozenset()
-        self._tensors: dict[Key, torch.Tensor] = {}
+        self._followed: dict[Key, Followed] = {}
         self._last: dict[int, Key] = {}  # by address, who writes
         self._place: dict[int, int] = {}  # of each row
         self._placed = True  # all rows that follow a tensor came before the last reorder()
 
     def get(self, row: int, field: str) -> torch.Tensor | None:
         """What a field follows."""
-        return self._tensors.get((row, field))
+        followed = self._followed.get((row, field))
+        return None if followed is None else followed.tensor
 
     def tensors(self, rows: Iterable[int]) -> list[torch.Tensor]:
         """What the fields of some rows follow."""
         chosen = {*rows}
-        return [tensor for (row, _), tensor in self._tensors.items() if row in chosen]
+        return [followed.tensor for (row, _), followed in self._followed.items() if row in chosen]
+
+    def moved(self) -> list[Key]:
+        """Fields whose tensors have other memory now."""
+        return [key for key, followed in self._followed.items() if followed.has_moved]
 
     def writer(self, row: int, field: str) -> Key:
         """The field whose value stays in the tensor that this one follows; itself if it follows none."""
-        tensor = self._tensors.get((row, field))
-        return (row, field) if tensor is None else self._last[tensor.data_ptr()]
+        followed = self._followed.get((row, field))
+        return (row, field) if followed is None else self._last[followed.address]
 
     def writes(self, row: int, field: str) -> bool:
         """Whether this field follows a tensor, and its value is the one that stays there."""
-        return (row, field) in self._tensors and self.writer(row, field) == (row, field)
+        return (row, field) in self._followed and self.writer(row, field) == (row, field)
 
     def follow(self, row: int, field: str, tensor: torch.Tensor | None) -> dict[Key, int]:
         """Let a field follow a tensor, or none.
@@ -76,23 +101,26 @@ class Bindings:
         Returns:
             The words that changed.
         """
-        key, old = (row, field), self._tensors.pop((row, field), None)
+        key, old = (row, field), self._followed.pop((row, field), None)
         changed = {key: 0}
-        if old is not None and self._last.get(old.data_ptr()) == key:
-            del self._last[old.data_ptr()]
-            changed |= self._written_by_last([k for k, t in self._tensors.items() if t.data_ptr() == old.data_ptr()])
+        if old is not None and self._last.get(old.address) == key:
+            del self._last[old.address]
+            changed |= self._written_by_last([k for k, x in self._followed.items() if x.address == old.address])
         if tensor is None:
             return changed
-        self._tensors[key] = tensor
+        self._followed[key] = followed = Followed(tensor)
         self._placed = self._placed and row in self._place
         self.fields |= {field}
-        before = self._last.get(tensor.data_ptr())
-        return changed | self._written_by_last([key] if before is None else [before, key])
+        before = self._last.get(followed.address)
+        keys = [key] if before is None else [before, key]
+        return changed | self._written_by_last(keys, unlisted=-1 if row in self._place else None)
 
-    def forget(self, row: int) -> None:
-        """The row is another group's now."""
-        for key in [key for key in self._tensors if key[0] == row]:
-            self.follow(*key, None)
+    def forget(self, row: int) -> dict[Key, int]:
+        """The row is nobody's, or another group's; returns the words that changed."""
+        changed: dict[Key, int] = {}
+        for key in [key for key in self._followed if key[0] == row]:
+            changed |= self.follow(*key, None)
+        return changed
 
     def reorder(self, rows: Sequence[int]) -> dict[Key, int]:
         """The rows are in this order now; returns the words that may have changed."""
@@ -101,8 +129,8 @@ class Bindings:
         self._place = {row: i for i, row in enumerate(rows)}
         self._placed = True
         sharers: dict[int, list[Key]] = {}
-        for key, tensor in self._tensors.items():
-            sharers.setdefault(tensor.data_ptr(), []).append(key)
+        for key, followed in self._followed.items():
+            sharers.setdefault(followed.address, []).append(key)
         changed: dict[Key, int] = {}
         for keys in sharers.values():
             changed |= self._written_by_last(keys, unlisted=-1)
@@ -118,12 +146,8 @@ class Bindings:
             return {}
         elsewhere = len(self._place) if unlisted is None else unlisted
         last = max(keys, key=lambda key: (self._place.get(key[0], elsewhere), key[0]))
-        self._last[self._tensors[last].data_ptr()] = last
-        return {key: self._word(key) | (0 if key == last else SILENT) for key in keys}
-
-    def _word(self, key: Key) -> int:
-        tensor = self._tensors[key]
-        return tensor.data_ptr() | (SINGLE if tensor.dtype == torch.float32 else 0)
+        self._last[self._followed[last].address] = last
+        return {key: self._followed[key].word | (0 if key == last else SILENT) for key in keys}
 
 
 def imported(kept: float, tensor: torch.Tensor) -> float:

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from .bindings import Bindings, imported
+from .bindings import Bindings, imported, is_bindable
 from .hosted_array import HostedArray, Mirrors
 from .platforms import TORCH, Platform
 
@@ -166,6 +166,31 @@ class ControlBlock(HostedArray):
             self.note_changes_unseen()  # whoever writes to a tensor does not tell
         self._write_words(self.bindings.follow(row, field, tensor))
 
+    def forget(self, row: int) -> None:
+        """The group of a row is gone: its fields follow nothing."""
+        self._write_words(self.bindings.forget(row))
+
+    def follow_moved(self) -> None:
+        """Look for fields whose tensors have other memory now.
+
+        Raises:
+            RuntimeError: inside a CUDA graph capture.
+            TypeError: a tensor is none that can be followed any more; nothing has changed.
+        """
+        moved = self.bindings.moved()
+        if not moved:
+            return
+        self.refuse_in_capture("a hyperparameter's tensor got another memory")
+        for row, field in moved:
+            tensor = self.bindings.get(row, field)
+            if tensor is not None and not is_bindable(tensor, self.device):
+                raise TypeError(
+                    f"{field} has become a {tensor.dtype} tensor on {tensor.device}, where it can be one of float32 or "
+                    f"float64 on {self.device}: assign such a tensor, or a number, to the group"
+                )
+        for row, field in moved:
+            self._write_words(self.bindings.follow(row, field, self.bindings.get(row, field)))
+
     def note_order(self, rows: Sequence[int]) -> None:
         """Take note of the order in which torch would go through the rows."""
         self._write_words(self.bindings.reorder(rows))
@@ -187,7 +212,7 @@ class ControlBlock(HostedArray):
             self.in_use += GROUP_STRIDE
             return self._rows.claim()
         row = self._rows.claim()
-        self.bindings.forget(row.index)
+        self._write_words(self.bindings.forget(row.index))
         self.write_range(self.slot(row.index, "lr"), [0.0] * GROUP_STRIDE)
         return row
 

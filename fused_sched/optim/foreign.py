@@ -68,6 +68,8 @@ class ForeignOptimizer:
         backend: runs the programs; default: what suits the device.
     """
 
+    advances_schedules = False
+
     def __init__(self, optimizer: Optimizer, backend: str | backends.Backend | None = None) -> None:
         self._backend_given = backend
         self._optimizer = weakref.ref(optimizer)
@@ -93,7 +95,9 @@ class ForeignOptimizer:
         groups, known = self._groups(), self._group_snapshot
         if len(groups) != len(known) or not all(map(is_, groups, known)):
             return True
-        return any(_tensor(group, field) is not tensor for group, field, tensor in self._found)
+        if any(_tensor(group, field) is not tensor for group, field, tensor in self._found):
+            return True
+        return bool(self._block.bindings.moved())
 
     def sync_groups(self) -> None:
         """As :meth:`FusedOptimizer.sync_groups`."""
@@ -133,12 +137,21 @@ class ForeignOptimizer:
             self._backend = backends.choose(device, self._backend_given)
             self._block = ControlBlock(device, len(groups), 0, self._backend.platform)
             self._slots = {}
-        self._slots = {id(g): self._slots.get(id(g)) or self._block.claim_row() for g in groups}
+        before = self._slots
+        self._slots = {id(g): before.get(id(g)) or self._block.claim_row() for g in groups}
+        for gone in before.keys() - self._slots.keys():
+            self._block.forget(before[gone].index)
         self._group_snapshot = groups
         self._found = [(g, field, _tensor(g, field)) for g in groups for field in sorted(self._watched)]
+        self._let_go_of_moved()
         for group, field, tensor in self._found:
             self._follow(self._slots[id(group)].index, field, tensor)
         self._block.note_order(self.rows)
+
+    def _let_go_of_moved(self) -> None:
+        """Tensors with other memory are followed anew, if they still can be."""
+        for row, field in self._block.bindings.moved():
+            self._block.bind(row, field, None)
 
     def _follow(self, row: int, field: str, tensor: torch.Tensor | None) -> None:
         block = self._block

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -42,10 +43,10 @@ class FusedOptimizer(Optimizer):
     """
 
     _rule: Rule
-    _step_supports_amp_scaling = True
 
     _block: ControlBlock
     tables: tuple[ParameterTable, ...] = ()
+    advances_schedules = True
     _updates: Sequence[backends.Update] = ()
     _prepared_for: list[Schedule] | None = None
     _sparse = False  # some gradients of them are
@@ -104,6 +105,19 @@ class FusedOptimizer(Optimizer):
         if isinstance(state, OptimizerState) and state.belongs_to(self._block):
             return state
         return OptimizerState(self._rule, self._block, self._changes, state)
+
+    @property
+    def _step_supports_amp_scaling(self) -> bool:
+        """For GradScaler: whether an update may unscale the gradients, and be skipped, by itself.
+
+        Not where code of the user's runs with it, which is to see gradients that are unscaled, and no skipped update.
+        """
+        hooks = self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks
+        return not hooks and inspect.unwrap(type(self).step) is inspect.unwrap(FusedOptimizer.step)
+
+    @_step_supports_amp_scaling.setter
+    def _step_supports_amp_scaling(self, value: bool) -> None:
+        pass  # torch's constructors say so where they are given fused=True
 
     @not_compiled
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -218,6 +232,9 @@ class FusedOptimizer(Optimizer):
         groups, known = self.param_groups, self._group_snapshot
         if groups is not self._known_groups or len(groups) != len(known) or self._changes.rebound:
             return True
+        bindings = self._block.bindings
+        if bindings.fields and bindings.moved():
+            return True
         return groups[0] is not known[0] if len(groups) == 1 else not all(map(is_, groups, known))
 
     def sync(self) -> None:
@@ -272,6 +289,7 @@ class FusedOptimizer(Optimizer):
         self._group_snapshot = list(self.param_groups)
         self._changes.rebound = False
         if self._block.bindings.fields:
+            self._block.follow_moved()
             self._block.note_order(self.rows)
 
     def watch(self, fields: Collection[str]) -> str | None:
