@@ -32,9 +32,12 @@ __device__ inline void advance_one(const DeviceSchedule& s, double* control, dou
   if (threadIdx.x == 0) common::advance_uniform(s, code, values);
   __syncthreads();
   if (threadIdx.x < workers) common::advance_lanes(s, code, control, values, threadIdx.x, workers);
-  if (s.n_ops == 0 || code[(s.n_ops - 1) * kCodeWidth] != kOpStoreBound) return;
-  __syncthreads();  // lanes may share a tensor
-  common::export_bound(code, s.n_ops, s.memory + s.rows_offset, s.n_lanes, control, threadIdx.x, blockDim.x);
+}
+
+// Lets tensors have what an advance wrote to the fields that follow them. Not inlined, for the registers' sake.
+__device__ __noinline__ void export_all(const DeviceSchedule& s, double* control) {
+  common::export_bound(s.code, s.n_ops, s.memory + s.rows_offset, s.n_lanes, control, threadIdx.x,
+                       blockDim.x);
 }
 
 // Advances schedules in turn, by all threads of a block. Not inlined: its registers are none of the
@@ -45,7 +48,10 @@ __device__ __noinline__ void advance_all(const DeviceSchedule* schedules, int co
 #pragma unroll 1
   for (int i = 0; i < count; ++i) {
     __syncthreads();  // what one schedule wrote, the next may read
-    if (!skipped || schedules[i].guarded == 0) advance_one(schedules[i], control, shared);
+    if (skipped && schedules[i].guarded != 0) continue;
+    advance_one(schedules[i], control, shared);
+    __syncthreads();  // lanes may share a tensor
+    export_all(schedules[i], control);
   }
 }
 

@@ -15,7 +15,7 @@ from update_case import ROWS, Case, check_equal
 
 from fused_sched.backends.cuda import CudaBackend
 from fused_sched.lr_scheduler import CyclicLR
-from fused_sched.memory.control_block import ControlBlock
+from fused_sched.memory.control_block import GROUP_STRIDE, GROUPS_OFFSET, ControlBlock
 from fused_sched.memory.parameter_table import RECORD
 from fused_sched.optim import SGD
 from ptx import Fault, Kernel
@@ -149,7 +149,8 @@ def test_a_schedule_that_writes_what_is_still_read() -> None:
 
 def test_a_program_that_writes_what_is_still_read() -> None:
     ptx, shared = triton_ptx("operation", "add")["add"]
-    control, memory = torch.zeros(16 * 130, dtype=torch.float64), operation("add").initial_memory(range(LANES))
+    control = torch.zeros(GROUPS_OFFSET + GROUP_STRIDE * LANES, dtype=torch.float64)
+    memory = operation("add").initial_memory(range(LANES))
     schedules = torch.tensor([memory.data_ptr()])
     arguments = [control.data_ptr(), schedules.data_ptr(), 0, 0]
     Kernel(ptx, dynamic_shared=shared, mode="races")(1, arguments)
