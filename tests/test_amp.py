@@ -300,6 +300,7 @@ def _often_and_twice_after_a_skip(scheduler: Any, skipped: bool) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Detected call of .lr_scheduler.step")  # torch does not see a skipped update
+@pytest.mark.thin("triton", "reference")
 @pytest.mark.parametrize("read", [False, True], ids=["unread", "read in between"])
 @pytest.mark.parametrize("unscale", [False, True], ids=["scaled", "unscaled first"])
 @pytest.mark.parametrize("fused", [False, True], ids=["separate", "fused"])
