@@ -359,7 +359,7 @@ def test_torchs_optimizer_is_driven_as_by_torch(rng: random.Random) -> None:
     before = [g["initial_lr"] for g in theirs.param_groups]
     theirs._opt_called = True
     scheduler.step()
-    assert [g["lr"] for g in theirs.param_groups] == [lr / 3 for lr in before]
+    assert [g["lr"] for g in theirs.param_groups] == [lr * (1 / 3) for lr in before]
 
 
 # -- the factors ----------------------------------------------------------------------------------------------

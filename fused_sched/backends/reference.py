@@ -117,7 +117,7 @@ class ReferenceBackend(Backend):
         count += counted if skip is None else counted * ~skip
 
     def advance(self, schedule: Run) -> None:
-        block = schedule.block
+        block, skipped = schedule.block, None
         writes = _evaluate(schedule, self._functions)
         if schedule.guarded:
             skipped = block.integers[HEADER["skipped"]] != 0
@@ -125,7 +125,7 @@ class ReferenceBackend(Backend):
         for tensor, at, value in writes:
             tensor[at] = value
         for field in schedule.program.fields_written & block.bindings.fields:
-            _export(block, schedule.rows, field)
+            _export(block, schedule.rows, field, skipped)
 
 
 def _import(block: ControlBlock, rows: Sequence[int], field: str) -> torch.Tensor:
@@ -138,12 +138,13 @@ def _import(block: ControlBlock, rows: Sequence[int], field: str) -> torch.Tenso
 
 
 @torch.no_grad()
-def _export(block: ControlBlock, rows: Sequence[int], field: str) -> None:
-    """Write a field of some rows to the tensors that it follows."""
+def _export(block: ControlBlock, rows: Sequence[int], field: str, skipped: torch.Tensor | None) -> None:
+    """Write a field of some rows to the tensors that it follows, unless the advance was ``skipped``."""
     for row in rows:
         tensor = block.bindings.get(row, field)
         if tensor is not None and block.bindings.writes(row, field):
-            tensor.detach().copy_(block.tensor[block.slot(row, field)].reshape(tensor.shape))
+            place, value = tensor.detach(), block.tensor[block.slot(row, field)].reshape(tensor.shape)
+            place.copy_(value if skipped is None else torch.where(skipped, place.to(value.dtype), value))
 
 
 def _evaluate(schedule: Run, functions: Mapping[str, Function]) -> list[tuple[torch.Tensor, Any, torch.Tensor]]:

@@ -9,6 +9,7 @@ from ..compiled import not_compiled
 from ..notice import warn
 from ..optim.foreign import home_of
 from ..program.account import Step
+from ..program.builder import WRITTEN
 from ..program.program import Program
 from ..program.schedule import Schedule
 from .host_steps import HostSteps
@@ -192,11 +193,21 @@ class Bound(HostSteps):
             one._values_seen = -1  # what torch keeps in the groups may be another's
         suits = self._suits_tensors(schedule.program) and schedule.block is self._home._block
         if schedule.n_groups == len(groups) and suits and self._home.watch(schedule.program.fields) is None:
-            schedule.drive(self._home.rows)
-            schedule.note_sharing()
+            self._drive_rows(schedule)
             self._groups_seen = self._home._group_snapshot
             return
         self._bind()
+
+    def _drive_rows(self, schedule: Schedule) -> None:
+        """Drive the optimizer's rows as they are now; what was the last lr stays it, whoever shared a tensor then."""
+        shared = WRITTEN in schedule.program.offsets
+        kept = [(one, one._last_lr) for one in self._family()] if shared else []
+        schedule.drive(self._home.rows)
+        schedule.note_sharing()
+        if shared:
+            schedule.write(WRITTEN, 0.0)
+        for one, values in kept:
+            one._last_lr = values
 
     def _refresh(self) -> None:
         assert self._schedule is not None

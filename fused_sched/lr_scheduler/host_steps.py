@@ -79,6 +79,7 @@ class HostSteps(EditedByHand):
             self._step_on_host()
         except Exception as error:  # known by this name in the handler alone: its traceback has this frame
             put_back()
+            schedule.forget_step()  # none was made, so the next call makes it, or raises again
             if not schedule.memory.captured:
                 raise
             raise self._stopped(f"{type(error).__name__}: {error}") from error

@@ -179,7 +179,8 @@ class Schedule(Run):
                 if account.coming is Step.OWN and not self.guarded:
                     self._resumes_at = self.block.mirrors.age
                 self.block.expire()
-        self._note_advance()
+        if not may_be_skipped or not (self.block.remote or self.block.skipped()):
+            self._note_advance()
         account.note_update(may_be_skipped and not self.guarded, self.memory.capturing())
 
     def take_certain_step(self) -> bool:

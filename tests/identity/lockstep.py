@@ -225,8 +225,8 @@ class Lockstep:
     def _same(self, mine: Any, theirs: Any) -> bool:
         if isinstance(theirs, (list, tuple)):
             return len(mine) == len(theirs) and all(map(self._same, mine, theirs))
-        if isinstance(mine, Tensor) != isinstance(theirs, Tensor):
-            return False
+        if isinstance(theirs, Tensor) and not isinstance(mine, Tensor):
+            theirs = float(theirs)  # torch's schedulers put a tensor where the initial lr was one
         if isinstance(theirs, bool) or not isinstance(theirs, (int, float, Tensor)):
             return bool(mine == theirs)
         mine, theirs = float(mine), float(theirs)

@@ -474,6 +474,8 @@ class Machine(RuleBasedStateMachine):
         if not self.groups:
             return
         i = self.place(n)
+        sides = self.pair.ours, self.pair.torchs
+        both = all(isinstance(side.groups[i]["lr"], torch.Tensor) for side in sides)
 
         def act(side: Side) -> None:
             group = side.groups[i]
@@ -481,7 +483,7 @@ class Machine(RuleBasedStateMachine):
                 group["lr"] = side.on_device(torch.tensor(factor, dtype=torch.float64))
             elif how == "number":
                 group["lr"] = float(group["lr"])
-            elif how == "in place" and isinstance(group["lr"], torch.Tensor):
+            elif how == "in place" and both:
                 group["lr"].mul_(factor)
             elif how == "shared":
                 shared = side.on_device(torch.tensor(factor, dtype=torch.float64))
