@@ -281,6 +281,11 @@ class Schedule(Run):
             writers = [bindings.writer(row, "lr") for row in self.rows]
             self._writers = [lane.get(row, i) if field == "lr" else i for i, (row, field) in enumerate(writers)]
 
+    @property
+    def shares_tensors(self) -> bool:
+        """Whether groups share the tensor that their lr follows."""
+        return self._writers is not None and self._writers != [*range(self.n_groups)]
+
     def as_written(self, lrs: list[float]) -> list[float]:
         """What groups that share a tensor have, once all of them have written their lr to it."""
         written = self.program.offsets.get(WRITTEN)
