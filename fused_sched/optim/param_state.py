@@ -111,6 +111,7 @@ class ParamState(LiveDict):
         if self._lent is None:
             return
         tensor, before, version = self._lent
+        self._given |= tensor._version != version
         if not self._block.remote:
             if float(tensor) != float(before):
                 self._set_count(tensor)
