@@ -12,8 +12,12 @@ FUSED_SCHED_HD inline int64_t bound_word(const double* row, int field) {
   return reinterpret_cast<const int64_t*>(row)[kBound + field];
 }
 
+FUSED_SCHED_HD inline int64_t bound_address(int64_t word) {
+  return word & ~(kBoundSingle | kBoundSilent);
+}
+
 FUSED_SCHED_HD inline double imported(double kept, int64_t word) {
-  const int64_t address = word & ~(kBoundSingle | kBoundSilent);
+  const int64_t address = bound_address(word);
   if ((word & kBoundSingle) == 0) {
     const double given = *reinterpret_cast<const double*>(address);
     return given == kept ? kept : given;
@@ -33,7 +37,7 @@ FUSED_SCHED_HD inline double read_field(const double* row, int field) {
 FUSED_SCHED_HD inline void export_field(const double* row, int field) {
   const int64_t word = bound_word(row, field);
   if (word == 0 || (word & kBoundSilent) != 0) return;
-  const int64_t address = word & ~(kBoundSingle | kBoundSilent);
+  const int64_t address = bound_address(word);
   if ((word & kBoundSingle) == 0) {
     *reinterpret_cast<double*>(address) = row[field];
   } else {

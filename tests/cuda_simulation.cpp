@@ -47,6 +47,8 @@ void advance(const DeviceSchedule& s, double* control, bool skipped) {
   for (int worker = 0; worker < workers; ++worker) {
     common::advance_lanes(s, s.code, control, values.data(), worker, workers);
   }
+  if (s.exports == 0) return;
+  common::export_bound(s.code, s.n_ops, s.memory + s.rows_offset, s.n_lanes, control, 0, 1);
 }
 
 template <typename R>

@@ -50,6 +50,7 @@ __device__ __noinline__ void advance_all(const DeviceSchedule* schedules, int co
     __syncthreads();  // what one schedule wrote, the next may read
     if (skipped && schedules[i].guarded != 0) continue;
     advance_one(schedules[i], control, shared);
+    if (schedules[i].exports == 0) continue;
     __syncthreads();  // lanes may share a tensor
     export_all(schedules[i], control);
   }

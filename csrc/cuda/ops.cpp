@@ -139,7 +139,7 @@ void cuda_advance(Tensor schedule, Tensor control) {
   require(schedule.is_cuda() && schedule.scalar_type() == ScalarType::Long &&
               schedule.numel() == sizeof(DeviceSchedule) / sizeof(int64_t) &&
               schedule.get_device_index() == control.get_device_index(),
-          "schedule must be 8 int64 on the device of control");
+          "schedule must be 9 int64 on the device of control");
   const DeviceSchedule* row = static_cast<const DeviceSchedule*>(schedule.const_data_ptr());
   const int device = control.get_device_index();
   const DeviceGuard guard(device);

@@ -16,8 +16,9 @@ struct DeviceSchedule {
   int64_t n_lanes;
   int64_t guarded;  // stands still when the update was skipped
   int64_t rows_offset;  // in memory: the rows of the control block, one for each lane
+  int64_t exports;  // writes fields that follow a tensor
 };
-static_assert(sizeof(DeviceSchedule) == 8 * sizeof(int64_t), "a schedule is a row of 8 int64");
+static_assert(sizeof(DeviceSchedule) == 9 * sizeof(int64_t), "a schedule is a row of 9 int64");
 
 // What an update and its end need of every record: it moves more often than the rest of a record.
 struct alignas(2 * sizeof(int64_t)) Gradient {

@@ -37,8 +37,8 @@ LAUNCH = (
     "records", "grads", "n_records", "counts", "schedules", "n_schedules",
 )  # fmt: skip
 LAUNCH_WIDTH = 16
-SCHEDULE = ("code", "memory", "scratch", "n_ops", "n_uniform", "n_lanes", "guarded", "rows_offset")
-SCHEDULE_WIDTH = 8
+SCHEDULE = ("code", "memory", "scratch", "n_ops", "n_uniform", "n_lanes", "guarded", "rows_offset", "exports")
+SCHEDULE_WIDTH = 9
 _GRADS = LAUNCH.index("grads")
 
 
@@ -147,6 +147,7 @@ class CudaBackend(DeviceBackend):
                 "n_lanes": program.n_groups,
                 "guarded": int(schedule.guarded),
                 "rows_offset": program.rows_offset,
+                "exports": int(bool(program.fields_written & program.fields_bound)),
             }
             rows.append(_row(SCHEDULE, SCHEDULE_WIDTH, values))
         if not rows:
