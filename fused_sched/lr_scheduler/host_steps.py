@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
-from ..memory.control_block import FIELDS
+from ..memory.control_block import FIELDS, PARTS
 from ..program.builder import TRAP
 from .by_hand import EditedByHand
 from .registers import LAST_LR
 
-TENSORS = ("momentum", "betas", "weight_decay", "dampening", "eps")  # where a group may have some, besides the lr
+# Keys of a group that may have tensors, but for the lr, to which torch writes by itself.
+TENSORS = {PARTS.get(field, (field,))[0] for field in FIELDS} - {"lr", "flags"}
 
 
 class HostSteps(EditedByHand):

@@ -9,15 +9,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ..compiled import not_compiled
-from ..memory.control_block import FIELDS
+from ..memory.control_block import FIELDS, PAIRS, PARTS
 from ..program.builder import Builder, Value
 from .base import OnDevice
 from .host_steps import refilled
 
 Function = Callable[[int], Any]
-_PAIRS = {"betas": ("beta1", "beta2")}
-_PARTS = {part: (key, i) for key, parts in _PAIRS.items() for i, part in enumerate(parts)}
-NAMES = (*(f for f in FIELDS if f not in ("flags", *_PARTS)), *_PAIRS, *_PARTS)
+NAMES = (*(f for f in FIELDS if f not in ("flags", *PARTS)), *PAIRS, *PARTS)
 
 
 class _HostParamScheduler(LRScheduler):
@@ -29,7 +27,7 @@ class _HostParamScheduler(LRScheduler):
         groups = optimizer.param_groups
         if name not in NAMES:
             raise ValueError(f"{name=} is not a hyperparameter that can be scheduled; known are {', '.join(NAMES)}")
-        missing = next((i for i, g in enumerate(groups) if _PARTS.get(name, (name,))[0] not in g), None)
+        missing = next((i for i, g in enumerate(groups) if PARTS.get(name, (name,))[0] not in g), None)
         if missing is not None:
             raise ValueError(f"{name=} is not in param group {missing}: {type(optimizer).__name__} does not have it")
         functions: list[Any] = list(fn) if isinstance(fn, (list, tuple)) else [fn] * len(groups)
@@ -51,8 +49,8 @@ class _HostParamScheduler(LRScheduler):
         for group, value in zip(self.optimizer.param_groups, values, strict=True):
             if value is None:
                 continue
-            if self.name in _PARTS:
-                key, place = _PARTS[self.name]
+            if self.name in PARTS:
+                key, place = PARTS[self.name]
                 pair = list(group[key])
                 pair[place] = refilled(pair[place], value)
                 group[key] = tuple(pair)
@@ -115,12 +113,12 @@ class ParamScheduler(OnDevice, _HostParamScheduler):
     @not_compiled
     def get_last_value(self) -> list[Any]:
         """The present value in each param group: floats, or pairs for ``"betas"``."""
-        key, *place = _PARTS.get(self.name, (self.name,))
+        key, *place = PARTS.get(self.name, (self.name,))
         values = [group[key] for group in self.optimizer.param_groups]
         return [value[place[0]] for value in values] if place else values
 
     def _fields(self) -> tuple[str, ...]:
-        return _PAIRS.get(self.name, (self.name,))
+        return PAIRS.get(self.name, (self.name,))
 
     def _outputs(self) -> int:
         return len(self._fields())
@@ -140,7 +138,7 @@ class ParamScheduler(OnDevice, _HostParamScheduler):
                 return tuple(float(x) for x in parts)
         except (TypeError, ValueError):
             pass
-        what = "a pair of numbers" if self.name in _PAIRS else "a number"
+        what = "a pair of numbers" if self.name in PAIRS else "a number"
         raise TypeError(f"the function for {self.name!r} returned {value!r} at step {epoch}: it must return {what}")
 
     def _emit_at(self, b: Builder, epoch: Value) -> None:

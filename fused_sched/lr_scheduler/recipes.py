@@ -60,7 +60,7 @@ def get_constant_schedule_with_warmup(
     """:func:`fused_sched.schedules.constant_with_warmup` times the base lr.
 
     Args:
-        optimizer: one of :mod:`fused_sched.optim`.
+        optimizer: any one; see :class:`OnDevice`.
         num_warmup_steps: steps from 0 up to the base lr.
         last_epoch, fused, skip_with_optimizer: see the module.
     """
@@ -80,7 +80,7 @@ def get_linear_schedule_with_warmup(
     """:func:`fused_sched.schedules.linear` times the base lr.
 
     Args:
-        optimizer: one of :mod:`fused_sched.optim`.
+        optimizer: any one; see :class:`OnDevice`.
         num_warmup_steps: steps from 0 up to the base lr.
         num_training_steps: steps in all; the lr is 0 from there on.
         last_epoch, fused, skip_with_optimizer: see the module.
@@ -102,7 +102,7 @@ def get_cosine_schedule_with_warmup(
     """:func:`fused_sched.schedules.cosine` times the base lr.
 
     Args:
-        optimizer: one of :mod:`fused_sched.optim`.
+        optimizer: any one; see :class:`OnDevice`.
         num_warmup_steps: steps from 0 up to the base lr.
         num_training_steps: steps in all.
         num_cycles: waves of the cosine; 0.5 is one way down to 0.
@@ -130,7 +130,7 @@ def get_cosine_with_hard_restarts_schedule_with_warmup(
     """:func:`fused_sched.schedules.cosine_with_restarts` times the base lr (SGDR: Loshchilov and Hutter, 2017).
 
     Args:
-        optimizer: one of :mod:`fused_sched.optim`.
+        optimizer: any one; see :class:`OnDevice`.
         num_warmup_steps: steps from 0 up to the base lr.
         num_training_steps: steps in all; the lr is 0 from there on.
         num_cycles: how many times the lr falls from the base lr to 0.
@@ -159,7 +159,7 @@ def get_polynomial_decay_schedule_with_warmup(
     """:func:`fused_sched.schedules.polynomial` times the base lr.
 
     Args:
-        optimizer: one of :mod:`fused_sched.optim`. As in transformers, the lr it was constructed with counts,
+        optimizer: any one; see :class:`OnDevice`. As in transformers, the lr it was constructed with counts,
             and not that of a param group.
         num_warmup_steps: steps from 0 up to the base lr.
         num_training_steps: steps in all.
@@ -196,7 +196,7 @@ def get_inverse_sqrt_schedule(
     """:func:`fused_sched.schedules.inverse_sqrt` times the base lr (Vaswani et al., 2017).
 
     Args:
-        optimizer: one of :mod:`fused_sched.optim`.
+        optimizer: any one; see :class:`OnDevice`.
         num_warmup_steps: steps from 0 up to the base lr.
         timescale: steps that the root is relative to; default ``num_warmup_steps``, or 10,000 without a warm-up.
         last_epoch, fused, skip_with_optimizer: see the module.
@@ -220,7 +220,7 @@ def get_cosine_with_min_lr_schedule_with_warmup(
     """:func:`fused_sched.schedules.cosine_with_min_lr` times the base lr.
 
     Args:
-        optimizer: one of :mod:`fused_sched.optim`.
+        optimizer: any one; see :class:`OnDevice`.
         num_warmup_steps: steps from 0 up to the base lr.
         num_training_steps: steps in all.
         num_cycles: waves of the cosine; 0.5 is one way down.
@@ -303,7 +303,7 @@ def get_wsd_schedule(
     """:func:`fused_sched.schedules.warmup_stable_decay` times the base lr (MiniCPM: Hu et al., 2024).
 
     Args:
-        optimizer: one of :mod:`fused_sched.optim`.
+        optimizer: any one; see :class:`OnDevice`.
         num_warmup_steps: steps from the lowest lr up to the base lr.
         num_decay_steps: steps from the base lr down to the lowest.
         num_training_steps: steps in all; the base lr lasts for what warm-up and decay leave of them.
@@ -347,7 +347,7 @@ def get_reduce_on_plateau_schedule(
     """:class:`~fused_sched.lr_scheduler.ReduceLROnPlateau`, which lowers the lr when a metric stops improving.
 
     Args:
-        optimizer: one of :mod:`fused_sched.optim`.
+        optimizer: any one; see :class:`OnDevice`.
         fused, skip_with_optimizer: must be False; here only because every schedule has them.
         kwargs: the class's arguments.
 
@@ -449,7 +449,7 @@ def get_scheduler(
         name: ``"linear"``, ``"cosine"``, ``"cosine_with_restarts"``, ``"polynomial"``, ``"constant"``,
             ``"constant_with_warmup"``, ``"inverse_sqrt"``, ``"reduce_lr_on_plateau"``, ``"cosine_with_min_lr"``,
             ``"cosine_warmup_with_min_lr"`` or ``"warmup_stable_decay"``, or an enum's member with such a value.
-        optimizer: one of :mod:`fused_sched.optim`.
+        optimizer: any one; see :class:`OnDevice`.
         num_warmup_steps: steps of the warm-up; for all but ``"constant"`` and ``"reduce_lr_on_plateau"``.
         num_training_steps: steps in all, for schedules that end.
         scheduler_specific_kwargs: further arguments of the schedule's constructor. As in transformers,

@@ -38,6 +38,8 @@ FIELDS: dict[str, int] = {
     "eps": 6,
     "flags": 7,  # a sum of FLAGS
 }
+PAIRS: dict[str, tuple[str, ...]] = {"betas": ("beta1", "beta2")}  # keys of a param group that are several fields
+PARTS: dict[str, tuple[str, int]] = {part: (key, i) for key, parts in PAIRS.items() for i, part in enumerate(parts)}
 FLAGS: dict[str, int] = {
     "maximize": 1,
     "nesterov": 2,
@@ -148,6 +150,13 @@ class ControlBlock(HostedArray):
         tensor = self.bindings.get(row, field)
         return kept if tensor is None else imported(kept, tensor)
 
+    def take_value(self, row: int, field: str, tensor: torch.Tensor) -> None:
+        """Set a field to what a tensor of the block's device has, without waiting for it."""
+        if self.remote:
+            self.copy_from_device(self.slot(row, field), tensor)
+        else:
+            self.write(self.slot(row, field), float(tensor))
+
     def bind(self, row: int, field: str, tensor: torch.Tensor | None) -> None:
         """Let a field follow a tensor of the block's device, or none any more.
 
@@ -212,7 +221,7 @@ class ControlBlock(HostedArray):
             self.in_use += GROUP_STRIDE
             return self._rows.claim()
         row = self._rows.claim()
-        self._write_words(self.bindings.forget(row.index))
+        self.forget(row.index)
         self.write_range(self.slot(row.index, "lr"), [0.0] * GROUP_STRIDE)
         return row
 

@@ -13,17 +13,11 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from .. import backends
 from ..memory.bindings import is_bindable
-from ..memory.control_block import ControlBlock, Slot
+from ..memory.control_block import PARTS, ControlBlock, Slot
 from ..program.schedule import Schedule
 from .fused_optimizer import FusedOptimizer
 from .live_dict import Changes
 
-# By field: the key of a param group, and the place in its value.
-_KEYS: dict[str, tuple[str, int | None]] = {
-    **{key: (key, None) for key in ("lr", "weight_decay", "momentum", "dampening", "eps")},
-    "beta1": ("betas", 0),
-    "beta2": ("betas", 1),
-}
 _INNER = ("optimizer", "optim", "_optimizer")  # under which wrappers have it
 _known: Any = WeakIdKeyDictionary()
 
@@ -115,7 +109,7 @@ class ForeignOptimizer:
         return None
 
     def _why_unbound(self, place: int, group: dict[str, Any], field: str) -> str:
-        tensor, key = _tensor(group, field), _KEYS[field][0] if field in _KEYS else field
+        tensor, (key, *_) = _tensor(group, field), PARTS.get(field, (field,))
         name = type(self._optimizer()).__name__
         if tensor is None:
             return f"{name} has no tensor for {key} in param group {place}, so only Python can set it"
@@ -160,10 +154,8 @@ class ForeignOptimizer:
         if tensor is block.bindings.get(row, field):
             return
         block.bind(row, field, tensor)
-        if tensor is not None and block.remote:
-            block.copy_from_device(block.slot(row, field), tensor)
-        elif tensor is not None:
-            block.write(block.slot(row, field), float(tensor))
+        if tensor is not None:
+            block.take_value(row, field, tensor)
 
 
 class _ChangesUnseen(Changes):
@@ -187,8 +179,8 @@ class _ChangesUnseen(Changes):
 
 def _tensor(group: dict[str, Any], field: str) -> torch.Tensor | None:
     """What a group has for a field, if it is a tensor."""
-    key, place = _KEYS.get(field, (field, None))
+    key, *place = PARTS.get(field, (field,))
     value = group.get(key)
-    if place is not None:
-        value = value[place] if isinstance(value, (tuple, list)) and len(value) > place else None
+    if place:
+        value = value[place[0]] if isinstance(value, (tuple, list)) and len(value) > place[0] else None
     return value if isinstance(value, torch.Tensor) else None

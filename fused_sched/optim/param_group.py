@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from ..memory.bindings import is_bindable
-from ..memory.control_block import FIELDS, FLAGS, ControlBlock
+from ..memory.control_block import FIELDS, FLAGS, PAIRS, ControlBlock
 from ..memory.values import has_values
+from ..notice import warn
 from .live_dict import Changes, LiveDict
 
-_BETAS = {"betas": ("beta1", "beta2")}
 Number = float | torch.Tensor
 
 
@@ -37,7 +36,7 @@ class ParamGroup(LiveDict):
 
     def __init__(self, values: Mapping[str, Any], keys: frozenset[str], block: ControlBlock, changes: Changes) -> None:
         super().__init__()
-        self.live = frozenset(k for k in keys if k in FIELDS or k in _BETAS)
+        self.live = frozenset(k for k in keys if k in FIELDS or k in PAIRS)
         self.flags = frozenset(k for k in keys if k in FLAGS)
         _check_keys(values, self.live | self.flags)  # values are checked as they are assigned
         self._slot = block.claim_row()
@@ -74,8 +73,8 @@ class ParamGroup(LiveDict):
         return value.detach().reshape(()).to(device=self._block.device, dtype=torch.float64)
 
     def _read(self, key: str) -> Any:
-        if key in _BETAS:
-            return tuple(map(self._read_field, _BETAS[key]))
+        if key in PAIRS:
+            return tuple(map(self._read_field, PAIRS[key]))
         return self._read_field(key)
 
     def _read_field(self, field: str) -> Any:
@@ -86,7 +85,7 @@ class ParamGroup(LiveDict):
     def _write(self, key: str, value: Any) -> Any:
         if key in self.live:
             numbers = check_value(key, value)  # all of it, before any of it is written
-            self._write_numbers(_BETAS.get(key, (key,)), numbers)
+            self._write_numbers(PAIRS.get(key, (key,)), numbers)
             if key == "lr":
                 self._changes.lr_by_hand = True
             if key == "momentum":
@@ -107,34 +106,31 @@ class ParamGroup(LiveDict):
     def _removed(self, key: str) -> None:
         self._changes.structure = True
 
-    def _write_numbers(self, fields: Sequence[str], numbers: Sequence[Number]) -> None:
-        block, row = self._block, self.row
-        for place, (field, number) in enumerate(zip(fields, numbers, strict=True)):
-            if not isinstance(number, torch.Tensor) or is_bindable(number, block.device):
-                continue
-            numbers = [*numbers[:place], self._moved(number), *numbers[place + 1 :]]
-            warnings.warn(
+    def _followable(self, field: str, number: Number) -> Number:
+        """A number, or a tensor that the field can follow: else a copy, with a warning."""
+        block = self._block
+        if isinstance(number, torch.Tensor) and not is_bindable(number, block.device):
+            warn(
                 f"{field} is a {number.dtype} tensor on {number.device}, but can follow only one of float32 or float64 "
                 f"on {block.device}: it was copied, and what is written to yours will not be seen. Write to the one in "
-                "the group, or give such a tensor",
-                stacklevel=2,
+                "the group, or give such a tensor"
             )
-        before = [block.bindings.get(row, field) for field in fields]
-        for field, number in zip(fields, numbers, strict=True):
-            block.bind(row, field, number if isinstance(number, torch.Tensor) else None)
-        for field, number, known in zip(fields, numbers, before, strict=True):
-            if not isinstance(number, torch.Tensor):
-                block.write(block.slot(row, field), number)
-            elif number is not known:  # else the field is more exact than the tensor
-                self._take_value(field, number)
-            self._changes.rebound |= known is not (number if isinstance(number, torch.Tensor) else None)
+            number = self._moved(number)
+        return number
 
-    def _take_value(self, field: str, tensor: torch.Tensor) -> None:
-        slot = self._block.slot(self.row, field)
-        if self._block.platform.is_remote(tensor.device):
-            self._block.copy_from_device(slot, tensor)
-        else:
-            self._block.write(slot, float(tensor))
+    def _write_numbers(self, fields: Sequence[str], numbers: Sequence[Number]) -> None:
+        block, row = self._block, self.row
+        numbers = [self._followable(field, number) for field, number in zip(fields, numbers, strict=True)]
+        tensors = [number if isinstance(number, torch.Tensor) else None for number in numbers]
+        before = [block.bindings.get(row, field) for field in fields]
+        for field, tensor in zip(fields, tensors, strict=True):
+            block.bind(row, field, tensor)
+        for field, number, tensor, known in zip(fields, numbers, tensors, before, strict=True):
+            if tensor is None:
+                block.write(block.slot(row, field), float(number))
+            elif tensor is not known:  # else the field is more exact than the tensor
+                block.take_value(row, field, tensor)
+            self._changes.rebound |= tensor is not known
 
 
 def check_value(key: str, value: Any) -> list[Number]:
@@ -144,7 +140,7 @@ def check_value(key: str, value: Any) -> list[Number]:
         TypeError: it is not a number or a one-element tensor, or, for ``betas``, a pair of those.
         ValueError: it is a tensor with more elements, or none.
     """
-    if key not in _BETAS:
+    if key not in PAIRS:
         if isinstance(value, torch.Tensor) and value.numel() != 1:
             raise ValueError(f"{key} is a tensor with {value.numel()} elements: give a one-element tensor")
         number = _number(value)
@@ -155,7 +151,7 @@ def check_value(key: str, value: Any) -> list[Number]:
         numbers = [_number(x) for x in value]
     except TypeError:
         numbers = []
-    if len(numbers) != len(_BETAS[key]) or any(x is None for x in numbers):
+    if len(numbers) != len(PAIRS[key]) or any(x is None for x in numbers):
         raise TypeError(f"{key}={value!r} must be a pair of numbers, such as (0.9, 0.999)")
     return numbers  # type: ignore[return-value]
 
@@ -167,7 +163,7 @@ def check_group(values: Mapping[str, Any], keys: frozenset[str]) -> None:
         KeyError: a hyperparameter is missing.
         TypeError, ValueError: see :func:`check_value`.
     """
-    needed = [k for k in keys if k in FIELDS or k in _BETAS]
+    needed = [k for k in keys if k in FIELDS or k in PAIRS]
     _check_keys(values, [*needed, *(k for k in keys if k in FLAGS)])
     for key in needed:
         check_value(key, values[key])
