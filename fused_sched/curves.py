@@ -211,7 +211,7 @@ class _Run:
             if self._failure is not None:
                 raise _copied(self._failure)
             try:
-                if getattr(self._optimizer, "_schedules", ()):
+                if isinstance(self._optimizer, FusedOptimizer) and self._optimizer.fused_schedules:
                     self._optimizer.step()  # schedules inside the update advance here
                 self._scheduler.step()
                 self._record()
@@ -305,7 +305,7 @@ def _private_copy(scheduler: Any) -> tuple[Any, Any]:
     _refuse_metric(scheduler)
     optimizer = scheduler.optimizer
     if isinstance(optimizer, FusedOptimizer):
-        optimizer._block.expire()  # groups and scheduler are copied one after the other
+        optimizer.expire_mirrors()  # groups and scheduler are copied one after the other
     stub = _stub(optimizer)
     memo: dict[int, Any] = {id(optimizer): stub}
     for group, copied in zip(optimizer.param_groups, stub.param_groups, strict=True):
@@ -331,7 +331,7 @@ def _stub(optimizer: Any) -> Any:
         else:
             copied.update(values)
     if isinstance(stub, FusedOptimizer):
-        stub._changes.lr_by_hand = False  # an lr of 0 here is the schedule's, not that of a checkpoint's trial step
+        stub.note_lrs_scheduled()  # an lr of 0 here is the schedule's, not that of a checkpoint's trial step
     stub._opt_called = True
     return stub
 

@@ -56,7 +56,7 @@ def unchanged(optimizer: Any) -> Iterator[None]:
         values = [p.detach().clone() for p in params]
         state = [{k: v.clone() for k, v in optimizer.state.get(p, {}).items()} for p in params]
         lrs = [g["lr"] for g in optimizer.param_groups]
-        return values, state, lrs, [s.read("last_epoch") for s in optimizer._schedules]
+        return values, state, lrs, [s.read("last_epoch") for s in optimizer.fused_schedules]
 
     before = look()
     yield

@@ -77,7 +77,7 @@ def test_torchs_classes_go_on_from_any_step(
 @pytest.mark.parametrize("name", NAMES)
 def test_fused_from_the_next_step_on(name: str, host_backend: str, mirrored: bool) -> None:
     pair = _pair(lambda o: build(TORCH, name, o, **DEFAULTS[name]), 3, host_backend, fused=True)
-    assert pair.our_optimizer._schedules == [pair.ours._schedule]
+    assert pair.our_optimizer.fused_schedules == (pair.ours._schedule,)
     for step in range(12):
         pair.optimizer_step()
         pair.step()
@@ -289,7 +289,7 @@ def test_attributes_of_the_users_changed_by_hand(fused: bool, host_backend: str,
             pair.optimizer_step()
             pair.step()
             assert_alike(seen(mine), seen(theirs), 0.0, f"step {step}")
-        assert mine._schedules == [pair.ours._schedule] * fused
+        assert mine.fused_schedules == (pair.ours._schedule,) * fused
 
 
 def test_users_class_as_a_part(host_backend: str, mirrored: bool) -> None:

@@ -47,12 +47,12 @@ class OnDevice(Bound):
     ) -> None:
         refuse_fake_mode(type(self).__name__)
         self._reset_slots(fused, skip_with_optimizer)
-        self._move_in(optimizer)
+        self._home = self._home_in(optimizer)
         with groups_untouched_on_error(optimizer):
             with tensors_kept(optimizer):
                 super().__init__(optimizer, *args, **kwargs)  # type: ignore[call-arg]
             self._bind()
-        self._home._changes.lr_by_hand = False
+        self._home.note_lrs_scheduled()
 
     def __del__(self) -> None:
         """A fused scheduler that nobody has any more goes on with its optimizer, which it then has weakly."""
@@ -61,9 +61,9 @@ class OnDevice(Bound):
             return
         optimizer = self.__dict__.get("optimizer")
         home = self._home
-        if optimizer is not None and schedule in home._schedules:
+        if optimizer is not None and schedule in home.fused_schedules:
             schedule.before_advance.let_go(self)
-            home._kept_schedulers.append(self)
+            home.keep_scheduler(self)
             for one in self._family():
                 one.__dict__["optimizer"] = weakref.proxy(optimizer)
                 one._home = weakref.proxy(home)
@@ -82,7 +82,7 @@ class OnDevice(Bound):
 
     def _advance(self) -> bool:
         """One step by the device; False if Python has to make it."""
-        if getattr(self, "_is_initial", False):
+        if self._is_initial:
             return False
         if self._methods_touched and self._schedule is None:
             self._look_again()
@@ -91,7 +91,7 @@ class OnDevice(Bound):
             if self._is_step_taken():
                 return True
             schedule = self._schedule
-        if self._order_matters and not self._order_checked and not self._home._block.capturing():
+        if not self._order_checked and self._order_matters and not self._home.in_capture():
             self._check_order()  # once: reading the register may wait for the device
         if schedule is None or self._outer_reference is not None:
             return False
@@ -156,7 +156,7 @@ class OnDevice(Bound):
 
         Its numbers are those that the device has, to the last place.
         """
-        self._home._block.expire()
+        self._home.expire_mirrors()
         self._raise_if_trapped()
         self._pull()
         return super().state_dict()  # type: ignore[misc,no-any-return]
@@ -198,12 +198,12 @@ class OnDevice(Bound):
                 lines.append(f"{type(one).__name__}: {one._source.explain()}")
             elif one._traced_get_lr is not None:
                 lines.append(f"{type(one).__name__}: its get_lr is part of the program: {one._traced_get_lr.explain()}")
-            elif one is self or not one._parts():
-                lines.append(f"{type(one).__name__} is a program on {self._home._block.tensor.device}")
+            elif one._schedule is not None and (one is self or not one._parts()):
+                lines.append(f"{type(one).__name__} is a program on {one._schedule.block.device}")
         return "\n".join([*lines, *([] if self.program is None else [str(self.program)])])
 
     def __getstate__(self) -> dict[str, Any]:
-        self._home._block.expire()
+        self._home.expire_mirrors()
         self._pull()
         made = self._schedule is not None and self._schedule.is_step_made()
         return {**self.__dict__, "_on_device": (self._fused, self._skip_with_optimizer, self._horizon, made)}
@@ -214,7 +214,7 @@ class OnDevice(Bound):
         self._horizon = horizon
         self._reset_slots(fused, skip_with_optimizer)
         self.__dict__.update(state)
-        self._move_in(self.optimizer)
+        self._home = self._home_in(self.optimizer)
         self._bind(made)
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from ..compiled import not_compiled
 from ..notice import warn
 from ..optim.foreign import home_of
+from ..optim.home import Home
 from ..program.account import Step
 from ..program.builder import WRITTEN
 from ..program.program import Program
@@ -24,37 +27,65 @@ class Bound(HostSteps):
     __slots__ = ()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        other = name == "optimizer" and self.__dict__.get(name, value) is not value
-        if other and not self._is_part:
-            self._stop_advancing()
-            self._go_to_host()
-        super().__setattr__(name, value)
-        if other:
-            self._move_in(value)
+        if name == "optimizer" and self.__dict__.get(name, value) is not value:
+            self._drive_another(value)
+        else:
+            super().__setattr__(name, value)
+
+    def _drive_another(self, optimizer: Any) -> None:
+        """Another optimizer is assigned; where that raises, nothing has changed."""
+        home, left, schedule = self._home_in(optimizer), self._home, self._schedule
+        if home is left:  # only the wrapper around it is another
+            super().__setattr__("optimizer", optimizer)
+            return
+        with self._put_back_on_error():
+            if not self._is_part:
+                self._go_to_host()
+            super().__setattr__("optimizer", optimizer)
+            self._home = home
             if self._is_part:
                 self._note_method()  # the scheduler around it drives another optimizer
-            elif self._home is not None:
+            elif home is not None:
                 self._bind()
+        if schedule is not None and not self._is_part:
+            left.stop_advancing(schedule)
 
-    def _move_in(self, optimizer: Any) -> None:
-        """Drive this optimizer from now on."""
-        self._home = home_of(optimizer)
-        if self._home is None or self._home.advances_schedules or not (self._fused or self._skip_with_optimizer):
-            return
+    @contextmanager
+    def _put_back_on_error(self) -> Iterator[None]:
+        """Put back what this scheduler and its parts had, where another optimizer cannot be driven."""
+        slots = [name for name in Programmed.__slots__ if name != "__weakref__"]
+        before = [(one, {**one.__dict__}, {name: getattr(one, name) for name in slots}) for one in self._family()]
+        try:
+            yield
+        except Exception:
+            for one, attributes, values in before:
+                one.__dict__.clear()
+                one.__dict__.update(attributes)
+                for name, value in values.items():
+                    setattr(one, name, value)
+            self._touched = True  # a look was taken at its functions, for another program
+            raise
+
+    def _home_in(self, optimizer: Any) -> Home | None:
+        """What is driven of this optimizer.
+
+        Raises:
+            ValueError: it cannot do what this scheduler was made for.
+        """
+        home = home_of(optimizer)
+        if home is None or home.advances_schedules or not (self._fused or self._skip_with_optimizer):
+            return home
         name = type(optimizer).__name__
         raise ValueError(
             f"fused and skip_with_optimizer need an optimizer of fused_sched.optim, whose step advances the "
             f"schedule, but got {name}: leave them out"
         )
 
-    def _stop_advancing(self) -> None:
-        if self._home is not None and self._schedule in self._home._schedules:
-            self._home._schedules.remove(self._schedule)
-
     @not_compiled
     def detach(self) -> None:
         """Stop advancing inside ``optimizer.step()``, for a ``fused`` scheduler that another one replaces."""
-        self._stop_advancing()
+        if self._schedule is not None:
+            self._home.stop_advancing(self._schedule)
         self._fused = False
 
     def _bind(self, made: bool = False) -> None:
@@ -64,46 +95,43 @@ class Bound(HostSteps):
             made: an update has made the coming step of a fused scheduler.
         """
         home = self._home
-        if home.groups_changed():
-            home.sync_groups()
+        home.look_at_groups()
         program = self._program_or_reason()
         if program is None:
             self._go_to_host()
             return
         previous = self._schedule
-        schedule = Schedule(program, home.rows, home._block, home._backend, self._skip_with_optimizer)
-        self._groups_seen = home._group_snapshot
+        schedule = home.make_schedule(program, self._skip_with_optimizer)
+        self._groups_seen = home.groups_seen
         schedule.before_advance = Hold(self)
         if previous is not None:
             schedule.before_advance = previous.before_advance
             schedule.take_account(previous)
         elif made and schedule.account is not None:
             schedule.account.coming = Step.MADE
-        home._scheduled_fields |= schedule.program.fields_written
         self._take_over(schedule, "", None)
         self._note_all_constants()
-        schedules = home._schedules
-        if previous in schedules:
-            schedules[schedules.index(previous)] = schedule
-        elif self._fused:
-            written = schedule.program.fields_written
-            rivals = [s.program.name for s in schedules if s.program.fields_written & written]
-            if rivals:
-                warn(
-                    f"{type(self).__name__} is one more fused scheduler on an optimizer that advances "
-                    f"{', '.join(rivals)} already: every optimizer.step() advances all of them. Call detach() on a "
-                    "scheduler that is replaced"
-                )
-            schedules.append(schedule)
+        if self._fused and previous not in home.fused_schedules:
+            self._warn_of_rivals(program)
         for one in self._family():
             if one._source is not None and one._source.horizon > 1:
                 one._prepare(restart=False)
-        home._changes.structure = True  # which state tensors are needed may depend on the program
+        home.take_in_schedule(schedule, instead_of=previous, in_updates=self._fused)  # last: all that can fail is done
+
+    def _warn_of_rivals(self, program: Program) -> None:
+        others = [schedule.program for schedule in self._home.fused_schedules]
+        rivals = [other.name for other in others if other.fields_written & program.fields_written]
+        if rivals:
+            warn(
+                f"{type(self).__name__} is one more fused scheduler on an optimizer that advances "
+                f"{', '.join(rivals)} already: every optimizer.step() advances all of them. Call detach() on a "
+                "scheduler that is replaced"
+            )
 
     def _program_or_reason(self) -> Program | None:
         """The program; if there is none, ``_host_reason`` says why."""
         home = self._home
-        self._host_reason = home.watch({"lr"})
+        self._host_reason = home.watch_fields({"lr"})
         if self._host_reason is not None:
             return None  # torch's way with such an optimizer, and nothing to warn of
         self._host_reason = self._why_on_host()
@@ -117,14 +145,10 @@ class Bound(HostSteps):
             return None
         self._take_values()
         program = self._build()
-        self._host_reason = home.watch(program.fields)
+        self._host_reason = home.watch_fields(program.fields)
         if self._host_reason is not None:
             return None
-        return program if self._suits_tensors(program) else self._build()
-
-    def _suits_tensors(self, program: Program) -> bool:
-        """Whether the program knows which fields follow a tensor."""
-        return bool(program.fields & self._home._block.bindings.fields == program.fields_bound)
+        return program if home.suits_program(program) else self._build()
 
     def _refuse_or_warn(self, reason: str) -> None:
         if self._fused or self._skip_with_optimizer:
@@ -162,15 +186,15 @@ class Bound(HostSteps):
         """
         schedule, home = self._schedule, self._home
         assert schedule is not None
-        if not fused and home.groups_changed():
-            home.sync_groups()
+        if not fused:
+            home.look_at_groups()
         if schedule.may_trap and schedule.trapped:
             self._step_by_python()
-        if self._groups_seen is not home._group_snapshot:  # the program drives others
+        if self._groups_seen is not home.groups_seen:  # the program drives others
             self._take_groups()
             if self._schedule is None:
                 return
-        changed = self._touched or (self._methods_seen != () and self._methods_changed())
+        changed = self._touched or (self._methods_seen and self._methods_changed())
         changed = changed or (self._watches_itself and self._constants_changed())
         for one in self._watched_parts:
             changed = changed or one._constants_changed()
@@ -187,23 +211,17 @@ class Bound(HostSteps):
 
     def _take_groups(self) -> None:
         """Drive the groups that the optimizer has now: as with torch, what is given per group goes by the list."""
-        schedule, groups = self._schedule, self.optimizer.param_groups
+        schedule, home = self._schedule, self._home
         assert schedule is not None
         for one in self._family():
             one._values_seen = -1  # what torch keeps in the groups may be another's
-        suits = self._suits_tensors(schedule.program) and schedule.block is self._home._block
-        if schedule.n_groups == len(groups) and suits and self._home.watch(schedule.program.fields) is None:
-            self._drive_rows(schedule)
-            self._groups_seen = self._home._group_snapshot
-            return
-        self._bind()
-
-    def _drive_rows(self, schedule: Schedule) -> None:
-        """Drive the optimizer's rows as they are now; what was the last lr stays it, whoever shared a tensor then."""
+        # what was the last lr stays it, whoever shared a tensor then
         shared = WRITTEN in schedule.program.offsets
         kept = [(one, one._last_lr) for one in self._family()] if shared else []
-        schedule.drive(self._home.rows)
-        schedule.note_sharing()
+        if not home.redirect_schedule(schedule):
+            self._bind()
+            return
+        self._groups_seen = home.groups_seen
         if shared:
             schedule.write(WRITTEN, 0.0)
         for one, values in kept:

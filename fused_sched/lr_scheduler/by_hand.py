@@ -38,7 +38,7 @@ class EditedByHand(Programmed):
         return [[g.get(name) for g in self.optimizer.param_groups] for name in self._group_constants]
 
     def _note_constants(self) -> None:
-        self._touched, self._values_seen = False, self._home._changes.values
+        self._touched, self._values_seen = False, self._home.values_assigned()
         self._seen, self._seen_in_groups = self._look(), self._look_at_groups()
 
     def _note_all_constants(self) -> None:
@@ -66,8 +66,8 @@ class EditedByHand(Programmed):
             return True
         if self._traced_get_lr is not None and self._traced_get_lr.changed():
             return True
-        if self._group_constants and self._home._changes.values != self._values_seen:
-            self._values_seen = self._home._changes.values
+        if self._group_constants and (now := self._home.values_assigned()) != self._values_seen:
+            self._values_seen = now
             if self._look_at_groups() != self._seen_in_groups:
                 return True
         state = self.__dict__

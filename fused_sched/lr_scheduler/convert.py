@@ -100,7 +100,7 @@ def on_device(
     _refuse_names(users, scheduler.__dict__, OF_TORCHS[made._torch_class])
     made._horizon = horizon
     made._reset_slots(fused, skip_with_optimizer)
-    made._move_in(scheduler.optimizer)
+    made._home = made._home_in(scheduler.optimizer)
     made.__dict__.update(scheduler.__dict__)
     parts = made.__dict__.get("_schedulers")
     if parts is not None:
@@ -110,5 +110,5 @@ def on_device(
     if hasattr(made, "_init_scale_fn"):
         made._init_scale_fn()  # CyclicLR: it was bound to the scheduler given
     made._bind()
-    made._home._changes.lr_by_hand = False
+    made._home.note_lrs_scheduled()
     return made

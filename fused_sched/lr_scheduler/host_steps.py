@@ -28,8 +28,8 @@ class HostSteps(EditedByHand):
 
     def _step_on_host(self, epoch: float | None = None) -> None:
         """One step by torch's Python code."""
-        self._home._block.refuse_in_capture(f"{self._sets} of {type(self).__name__} was computed by Python")
-        if getattr(self, "_is_initial", False) and self._home.watch({"lr"}) is None:
+        self._home.refuse_in_capture(f"{self._sets} of {type(self).__name__} was computed by Python")
+        if self._is_initial and self._home.watch_fields({"lr"}) is None:
             self._ensure_source()  # before torch calls the user's function, which may never return
         with self._untouched_on_error(), groups_untouched_on_error(self.optimizer):
             self._torchs_step(epoch)
@@ -60,21 +60,16 @@ class HostSteps(EditedByHand):
         """The program trapped: let torch's code make the step, or raise what it raises there."""
         schedule = self._schedule
         assert schedule is not None
-        self._home._block.refuse_in_capture(f"the lr of {type(self).__name__} was computed by Python")
+        self._home.refuse_in_capture(f"the lr of {type(self).__name__} was computed by Python")
         schedule.write(TRAP, 0.0)
-        block = self._home._block
-        block.expire()  # what is put back must be what the device had
+        self._home.expire_mirrors()  # what is put back must be what the device had
         saved = [(one, name, getattr(one, name)) for one in self._family() for name in (*one._registers, LAST_LR)]
-        slots = [block.slot(row, field) for row in self._home.rows for field in FIELDS]
-        values = [block.read(slot) for slot in slots]
-        tensors = [(tensor, tensor.detach().clone()) for tensor in block.bindings.tensors(self._home.rows)]
+        put_groups_back = self._home.snapshot_groups()
 
         def put_back() -> None:
             for one, name, value in saved:
                 setattr(one, name, value)
-            for slot, before in zip(slots, values, strict=True):
-                block.write(slot, before)
-            _put_back(tensors)
+            put_groups_back()
 
         try:
             self._step_on_host()

@@ -120,7 +120,7 @@ class SequentialLR(_Nested, lr_scheduler.SequentialLR):  # type: ignore[misc]
         )
 
     def _prepare(self, restart: bool) -> None:
-        if self._home._block.capturing():
+        if self._home.in_capture():
             for part in self._schedulers:  # the epoch cannot be read here, and replays may reach every part
                 part._prepare(restart)
             return
@@ -146,10 +146,10 @@ class ChainedScheduler(_Nested, lr_scheduler.ChainedScheduler):  # type: ignore[
         self._refuse_fused_parts(schedulers)
         self._reset_slots(fused, skip_with_optimizer)
         lr_scheduler.ChainedScheduler.__init__(self, schedulers, optimizer)
-        self._move_in(self.optimizer)
+        self._home = self._home_in(self.optimizer)
         with groups_untouched_on_error(self.optimizer):
             self._bind()
-        self._home._changes.lr_by_hand = False
+        self._home.note_lrs_scheduled()
 
     def _emit_step(self, b: Builder) -> None:
         for i, part in enumerate(self._schedulers):

@@ -54,8 +54,9 @@ class Programmed:
     _stand_in: ClassVar[StandIn]
 
     optimizer: Any
-    _home: Any  # what is driven: see home_of
+    _home: Any  # see Home; None before torch's constructor has said that what was given is no optimizer
     base_lrs: list[Any]
+    _is_initial = False  # torch's constructor makes the first step
     last_epoch = Register()
     _step_count = Register()
     _last_lr = GroupRegister()
@@ -205,7 +206,7 @@ class Programmed:
         cls, stand_in = type(self), self._stand_in
         missing = next((n for n in (*self._registers, LAST_LR) if n not in self.__dict__), None)
         if missing is not None:
-            return f"{cls.__name__} has no {missing}, as its constructor did not call torch's"
+            return f"{cls.__name__} has no attribute {missing}, which torch's constructor sets and a program needs"
         overridden = stand_in.overridden(self)
         if overridden is not None:
             return f"{overridden}, which only Python can run"
@@ -250,7 +251,7 @@ class Programmed:
     def _build(self) -> Program:
         for one in self._family():
             one._check()
-        b = Builder(len(self.optimizer.param_groups), self._home._block.bindings.fields)
+        b = Builder(len(self.optimizer.param_groups), self._home.fields_bound)
         if self._fused:
             b.register(MADE, 0.0)
         self._emit_step(b)

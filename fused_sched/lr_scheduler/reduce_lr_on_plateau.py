@@ -112,7 +112,7 @@ class ReduceLROnPlateau(OnDevice, lr_scheduler.ReduceLROnPlateau):
         # torch reduces a tensor once for each group that shares it
         shared = self._schedule is not None and self._schedule.shares_tensors
         if epoch is not None or self._schedule is None or shared or not self._covers_groups():
-            self._home._block.refuse_in_capture("the lr of ReduceLROnPlateau was computed by Python")
+            self._home.refuse_in_capture("the lr of ReduceLROnPlateau was computed by Python")
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", re.escape(EPOCH_DEPRECATION_WARNING))  # given above
                 lr_scheduler.ReduceLROnPlateau.step(self, metrics, epoch)

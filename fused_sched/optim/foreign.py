@@ -13,22 +13,21 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from .. import backends
 from ..memory.bindings import is_bindable
-from ..memory.control_block import PARTS, ControlBlock, Slot
-from ..program.schedule import Schedule
+from ..memory.control_block import PARTS, Slot
 from .fused_optimizer import FusedOptimizer
-from .live_dict import Changes
+from .home import Home
 
 _INNER = ("optimizer", "optim", "_optimizer")  # under which wrappers have it
 _known: Any = WeakIdKeyDictionary()
 
 
-def home_of(optimizer: Any, backend: str | backends.Backend | None = None) -> Any:
+def home_of(optimizer: Any, backend: str | backends.Backend | None = None) -> Home | None:
     """What a scheduler of ``optimizer`` drives: an optimizer of this package, or a :class:`ForeignOptimizer`.
 
     A wrapper that shows the groups of an optimizer of this package is driven through.
 
     Args:
-        optimizer: any one.
+        optimizer: any one; of what is none, the answer is None.
         backend: of a foreign one that no scheduler has driven yet; default: what suits the device.
     """
     found, inner = None, optimizer
@@ -44,18 +43,18 @@ def _shows_groups_of(wrapper: Any, inner: FusedOptimizer) -> bool:
     return len(shown) == len(inner.param_groups) and all(map(is_, shown, inner.param_groups))
 
 
-def _foreign(optimizer: Any, backend: str | backends.Backend | None) -> Any:
+def _foreign(optimizer: Any, backend: str | backends.Backend | None) -> ForeignOptimizer | None:
     if not isinstance(optimizer, Optimizer):
         return None  # torch's constructor says so
     if optimizer not in _known:
         _known[optimizer] = ForeignOptimizer(optimizer, backend)
-    return _known[optimizer]
+    return _known[optimizer]  # type: ignore[no-any-return]
 
 
-class ForeignOptimizer:
+class ForeignOptimizer(Home):
     """The groups of an optimizer as rows of a control block, whose fields follow the tensors in the groups.
 
-    Has what :class:`FusedOptimizer` has for schedulers. The rows are shared by all schedulers of the optimizer.
+    The rows are shared by all schedulers of the optimizer.
 
     Args:
         optimizer: of any class.
@@ -67,42 +66,37 @@ class ForeignOptimizer:
     def __init__(self, optimizer: Optimizer, backend: str | backends.Backend | None = None) -> None:
         self._backend_given = backend
         self._optimizer = weakref.ref(optimizer)
-        self._schedules: list[Schedule] = []
-        self._kept_schedulers: list[Any] = []
-        self._scheduled_fields: set[str] = set()
         self._watched = {"lr"}  # fields that programs use
-        self._changes = _ChangesUnseen()
-        self._group_snapshot: list[dict[str, Any]] = []
-        self._slots: dict[int, Slot] = {}  # by identity of the groups in the snapshot
+        self._asked = 0
+        self.groups_seen = []
+        self._slots: dict[int, Slot] = {}  # by identity of the groups seen
         self._found: list[tuple[dict[str, Any], str, Any]] = []  # group, field, its tensor or None
-        self._backend: backends.Backend
-        self._block: ControlBlock
         self._take(optimizer.param_groups)
 
     @property
     def rows(self) -> tuple[int, ...]:
-        """The control block's row of each group, in their order."""
-        return tuple(self._slots[id(group)].index for group in self._group_snapshot)
+        return tuple(self._slots[id(group)].index for group in self.groups_seen)
 
-    def groups_changed(self) -> bool:
-        """As :meth:`FusedOptimizer.groups_changed`."""
-        groups, known = self._groups(), self._group_snapshot
+    def _groups_changed(self) -> bool:
+        groups, known = self._groups(), self.groups_seen
         if len(groups) != len(known) or not all(map(is_, groups, known)):
             return True
         if any(_tensor(group, field) is not tensor for group, field, tensor in self._found):
             return True
         return bool(self._block.bindings.moved())
 
-    def sync_groups(self) -> None:
-        """As :meth:`FusedOptimizer.sync_groups`."""
+    def _sync_groups(self) -> None:
         self._take(self._groups())
 
-    def watch(self, fields: Collection[str]) -> str | None:
-        """Take note of what a program reads and writes; returns why only Python can do that, if so."""
+    def values_assigned(self) -> int:
+        self._asked += 1  # nothing tells of assignments: whoever asks has to look
+        return self._asked
+
+    def watch_fields(self, fields: Collection[str]) -> str | None:
         if not self._watched >= set(fields):
             self._watched |= set(fields)
-            self._take(self._group_snapshot)
-        for place, group in enumerate(self._group_snapshot):
+            self._take(self.groups_seen)
+        for place, group in enumerate(self.groups_seen):
             for field in sorted(fields):
                 if self._block.bindings.get(self._slots[id(group)].index, field) is None:
                     return self._why_unbound(place, group, field)
@@ -128,14 +122,13 @@ class ForeignOptimizer:
         groups = list(groups)
         device = next((t.device for g in groups if (t := _tensor(g, "lr")) is not None), torch.device("cpu"))
         if "_block" not in self.__dict__ or self._block.device != device:
-            self._backend = backends.choose(device, self._backend_given)
-            self._block = ControlBlock(device, len(groups), 0, self._backend.platform)
+            self._move_to(device, len(groups), 0)
             self._slots = {}
         before = self._slots
         self._slots = {id(g): before.get(id(g)) or self._block.claim_row() for g in groups}
         for gone in before.keys() - self._slots.keys():
             self._block.forget(before[gone].index)
-        self._group_snapshot = groups
+        self.groups_seen = groups
         self._found = [(g, field, _tensor(g, field)) for g in groups for field in sorted(self._watched)]
         self._let_go_of_moved()
         for group, field, tensor in self._found:
@@ -156,25 +149,6 @@ class ForeignOptimizer:
         block.bind(row, field, tensor)
         if tensor is not None:
             block.take_value(row, field, tensor)
-
-
-class _ChangesUnseen(Changes):
-    """Changes in groups that tell of nothing: whoever asks has to look."""
-
-    __slots__ = ("_asked",)
-
-    def __init__(self) -> None:
-        self._asked = 0
-        super().__init__()
-
-    @property
-    def values(self) -> int:
-        self._asked += 1
-        return self._asked
-
-    @values.setter
-    def values(self, value: int) -> None:
-        pass
 
 
 def _tensor(group: dict[str, Any], field: str) -> torch.Tensor | None:

@@ -14,13 +14,12 @@ from torch.optim import Optimizer
 
 from .. import backends
 from ..compiled import not_compiled
-from ..memory.control_block import ControlBlock
 from ..memory.parameter_table import ParameterTable
 from ..memory.values import check_values, fake_mode, refuse_fake_mode
 from ..program.schedule import Schedule
 from ..rules import Rule
 from .addition import is_torchs, narrow
-from .live_dict import Changes
+from .home import Home
 from .load import Load
 from .param_group import ParamGroup
 from .param_state import OptimizerState, ParamState, take_back_steps
@@ -28,7 +27,7 @@ from .sparse import check_sparse, update_sparse
 from .sync import Sync, check_gradients, check_params
 
 
-class FusedOptimizer(Optimizer):
+class FusedOptimizer(Home, Optimizer):
     """Base of the optimizers; a subclass also inherits torch's class of the same name.
 
     ``step`` reads hyperparameters from the control block, updates every tensor that has a gradient,
@@ -44,7 +43,6 @@ class FusedOptimizer(Optimizer):
 
     _rule: Rule
 
-    _block: ControlBlock
     tables: tuple[ParameterTable, ...] = ()
     advances_schedules = True
     _updates: Sequence[backends.Update] = ()
@@ -76,18 +74,12 @@ class FusedOptimizer(Optimizer):
         for group in self.param_groups:
             self._refuse_differentiable(group.get("differentiable"))
         self._backend_given = backend
-        self._backend = backends.choose(device, backend)
-        self._schedules: list[Schedule] = []
-        self._kept_schedulers: list[Any] = []  # of them, those that the user let go of
-        self._scheduled_fields: set[str] = set()  # what programs may write, unseen by the host
-        self._changes = Changes()
-        n_tensors = sum(len(g["params"]) for g in self.param_groups)
-        self._block = ControlBlock(device, len(self.param_groups), n_tensors, self._backend.platform)
+        self._move_to(device, len(self.param_groups), sum(len(g["params"]) for g in self.param_groups))
         self.param_groups = [self._own_group(g) for g in self.param_groups]
         self._note_groups()
         self.state = self._own_state(self.state)
         self._known_state = self.state
-        self._changes.lr_by_hand = False
+        self.note_lrs_scheduled()
 
     @property
     def backend(self) -> backends.Backend:
@@ -148,8 +140,8 @@ class FusedOptimizer(Optimizer):
         schedules = self._schedules
         if changes.lr_by_hand and not self._block.capturing():  # there is nothing to be read there
             schedules = self._without_trial_step(schedules)
-        if self.groups_changed():
-            self.sync_groups()
+        if self._groups_changed():
+            self._sync_groups()
         for schedule in schedules:  # what can fail first: nothing has been made for the step yet
             if schedule.before_advance is not None:
                 schedule.before_advance()
@@ -227,9 +219,8 @@ class FusedOptimizer(Optimizer):
 
     # -- groups, parameters and state as they are now --------------------------------------------------
 
-    def groups_changed(self) -> bool:
-        """Whether ``param_groups`` holds other groups than it did, or in another order, or other tensors in them."""
-        groups, known = self.param_groups, self._group_snapshot
+    def _groups_changed(self) -> bool:
+        groups, known = self.param_groups, self.groups_seen
         if groups is not self._known_groups or len(groups) != len(known) or self._changes.rebound:
             return True
         bindings = self._block.bindings
@@ -271,14 +262,13 @@ class FusedOptimizer(Optimizer):
         if not all(map(self._backend.scan, self.tables)):
             raise RuntimeError("the parameters changed while the table was built: do not step from several threads")
 
-    def sync_groups(self) -> None:
-        """As :meth:`sync`, for the groups alone: what a schedule has to know."""
+    def _sync_groups(self) -> None:
         self._take_groups([self._own_group(g) for g in self.param_groups])
 
     def _take_groups(self, groups: list[ParamGroup]) -> None:
         if not isinstance(self.param_groups, list):
             self.param_groups = list(groups)  # type: ignore[unreachable]
-        if self.groups_changed():
+        if self._groups_changed():
             self._changes.structure = True
             for i, group in enumerate(groups):
                 self.param_groups[i] = group
@@ -286,20 +276,21 @@ class FusedOptimizer(Optimizer):
 
     def _note_groups(self) -> None:
         self._known_groups = self.param_groups
-        self._group_snapshot = list(self.param_groups)
+        self.groups_seen = list(self.param_groups)
         self._changes.rebound = False
         if self._block.bindings.fields:
             self._block.follow_moved()
             self._block.note_order(self.rows)
 
-    def watch(self, fields: Collection[str]) -> str | None:
-        """Why only Python could set these fields: the control block has all of them."""
-        return None
+    def values_assigned(self) -> int:
+        return self._changes.values
+
+    def watch_fields(self, fields: Collection[str]) -> str | None:
+        return None  # the control block has all of them
 
     @property
     def rows(self) -> tuple[int, ...]:
-        """The control block's row of each group, in their order."""
-        return tuple(group.row for group in self._group_snapshot)  # type: ignore[attr-defined]
+        return tuple(group.row for group in self.groups_seen)
 
     @not_compiled
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -314,7 +305,7 @@ class FusedOptimizer(Optimizer):
         if "_block" not in self.__dict__:
             add(param_group)  # torch's constructor is still collecting groups
             return
-        narrowed = narrow(self, param_group, self.groups_changed) if is_torchs(add) else None
+        narrowed = narrow(self, param_group, self._groups_changed) if is_torchs(add) else None
         if narrowed is not None:
             self.param_groups.append(self._own_group(narrowed.add(param_group)))
             self._note_groups()
@@ -385,7 +376,7 @@ class FusedOptimizer(Optimizer):
             super().__setstate__(state)
             self._start(self.__dict__.get("_backend_given"))
             return
-        self.sync_groups()
+        self._sync_groups()
         self.state = self._own_state(self.state)
         before: Any = self.param_groups, self.state, self.defaults
         by_hand = self._changes.lr_by_hand

@@ -139,7 +139,7 @@ def test_random_nestings_go_back_and_forth_between_ours_and_torchs(
 def test_random_nestings_advance_inside_the_optimizers_step(rng: random.Random, backend: str, mirrored: bool) -> None:
     for _ in range({6: 2}.get(patience(backend, 1000), 5)):
         pair, what = random_twins(rng, backend, kind=rng.choice(["SGD", "AdamW"]), fused=True)
-        assert pair.our_optimizer._schedules == [pair.ours._schedule]
+        assert pair.our_optimizer.fused_schedules == (pair.ours._schedule,)
         for step in range(min(patience(backend, 1000), 25)):
             pair.optimizer_step()
             pair.torchs.step()
@@ -365,7 +365,7 @@ def test_parts_with_keywords_of_the_outermost_are_refused(keyword: str, host_bac
         OURS.ChainedScheduler(parts)
     for part in parts:
         part.detach()
-    assert made._schedules == []
+    assert made.fused_schedules == ()
 
 
 @pytest.mark.parametrize("name", ["SequentialLR", "ChainedScheduler"])
