@@ -135,6 +135,34 @@ def test_import_direction_test_sees_imports() -> None:
     assert "memory" in set(_imports(PACKAGE / "program" / "program.py"))
 
 
+def _reached(path: Path) -> Iterator[str]:
+    """Private attributes that a file asks of an optimizer or of a home."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Attribute):
+            owner = ast.unparse(node.value).rpartition(".")[2].lstrip("_")
+            if owner in ("home", "optimizer", "opt", "stub") and node.attr.startswith("_"):
+                yield node.attr
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "setattr", "hasattr"):
+            owner, name = ast.unparse(node.args[0]).rpartition(".")[2].lstrip("_"), node.args[1]
+            if owner in ("home", "optimizer", "opt", "stub") and isinstance(name, ast.Constant):
+                yield from [name.value] if str(name.value).startswith("_") else []
+
+
+OF_TORCH = {"_opt_called"}  # by which torch's schedulers know that an optimizer has made a step
+USERS = [*(PACKAGE / f for f in FILES if f.partition("/")[0] not in ("optim", "memory")), *ROOT.glob("benchmarks/*.py")]
+
+
+@pytest.mark.parametrize("path", [*USERS, *ROOT.glob("examples/*.py")], ids=lambda p: f"{p.parent.name}/{p.name}")
+def test_an_optimizer_is_reached_through_its_methods(path: Path) -> None:
+    assert not set(_reached(path)) - OF_TORCH
+
+
+def test_the_test_of_methods_sees_private_attributes(tmp_path: Path) -> None:
+    text = "a.optimizer._block\nself._home._changes.values\nopt._x = getattr(self._optimizer, '_y', 0)\nhome.watch"
+    (tmp_path / "file.py").write_text(text)
+    assert sorted(_reached(tmp_path / "file.py")) == ["_block", "_changes", "_x", "_y"]
+
+
 def test_import_takes_only_what_it_needs() -> None:
     code = "import sys, fused_sched; print(*sorted({m.partition('.')[0] for m in sys.modules}))"
     with_torch = "import sys, torch, torch.optim; print(*sorted({m.partition('.')[0] for m in sys.modules}))"

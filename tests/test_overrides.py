@@ -340,6 +340,22 @@ def test_a_class_of_the_users_that_is_fused(name: str, host_backend: str) -> Non
         assert "step" in str(caught.value) or "constructor" in str(caught.value)
 
 
+class Forgetful(torchs.StepLR):
+    """Calls torch's constructor, and loses what that made."""
+
+    def __init__(self, made: Any) -> None:
+        super().__init__(made, 3)
+        del self._last_lr
+
+
+@pytest.mark.parametrize(("build", "missing"), [(Orphan, "last_epoch"), (Forgetful, "_last_lr")])
+def test_why_a_scheduler_without_an_attribute_runs_on_the_host(build: Build, missing: str, host_backend: str) -> None:
+    """In words that are true of whatever became of it."""
+    message = f"^{build.__name__} has no attribute {missing}, which torch's constructor sets and a program needs: "
+    with pytest.warns(UserWarning, match=message + "its lr is computed on the host"):
+        on_device(build(optimizer(fused_sched.optim, "SGD", [0.1], backend=host_backend)))
+
+
 # -- on the instance, at any time --------------------------------------------------------------------------
 
 
