@@ -88,11 +88,11 @@ def test_one_that_others_advance_where_warnings_are_errors(host_backend: str, mi
 class Picky:
     """A function whose values Python computes, as str() is not traced."""
 
-    def __init__(self) -> None:
-        self.fails = False
+    def __init__(self, fails: bool = False, first: int = 0) -> None:
+        self.fails, self.first = fails, first
 
     def __call__(self, step: int) -> float:
-        if self.fails:
+        if self.fails and step >= self.first:
             raise RuntimeError("not now")
         return 0.5 ** int(str(step))
 
@@ -112,6 +112,27 @@ def test_one_before_which_the_users_function_raises(host_backend: str, mirrored:
     assert _kept(pair.ours, pair.our_optimizer, other) == before
     pair.step()
     _go_on(pair)
+
+
+def test_a_function_that_fails_while_a_program_is_exchanged(host_backend: str, mirrored: bool) -> None:
+    pair = twins("LambdaLR", lrs=LRS, backend=host_backend, ours={"fused": True, "horizon": 2})
+    _go_on(pair, 3)
+    function = Picky()
+    for scheduler in (pair.ours, pair.torchs):
+        scheduler.lr_lambdas = [function, function]
+    function.fails = True
+    with pytest.raises(RuntimeError, match="not now"):
+        pair.our_optimizer.step()
+    function.fails = False
+    assert pair.our_optimizer.fused_schedules == (pair.ours._schedule,)
+    _go_on(pair)
+
+
+def test_a_constructor_whose_function_fails_leaves_no_schedule_behind(host_backend: str, mirrored: bool) -> None:
+    made = single(host_backend)
+    with pytest.raises(RuntimeError, match="not now"):
+        LambdaLR(made, Picky(fails=True, first=1), fused=True, horizon=2)
+    assert made.fused_schedules == ()
 
 
 def test_a_constructor_that_fails_leaves_no_schedule_behind(host_backend: str, mirrored: bool) -> None:

@@ -113,10 +113,15 @@ class Bound(HostSteps):
         self._note_all_constants()
         if self._fused and previous not in home.fused_schedules:
             self._warn_of_rivals(program)
-        for one in self._family():
-            if one._source is not None and one._source.horizon > 1:
-                one._prepare(restart=False)
-        home.take_in_schedule(schedule, instead_of=previous, in_updates=self._fused)  # last: all that can fail is done
+        home.take_in_schedule(schedule, instead_of=previous, in_updates=self._fused)
+        try:
+            for one in self._family():
+                if one._source is not None and one._source.horizon > 1:
+                    one._prepare(restart=False)
+        except Exception:
+            if previous is None:  # this scheduler is not there yet
+                home.stop_advancing(schedule)
+            raise
 
     def _warn_of_rivals(self, program: Program) -> None:
         others = [schedule.program for schedule in self._home.fused_schedules]
