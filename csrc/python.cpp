@@ -1,11 +1,12 @@
 #include "python.h"
 
 namespace fused_sched {
-namespace {
 
 const DLPackExchangeAPI* exchange = nullptr;
 PyTypeObject* tensor_type = nullptr;
 PyTypeObject* parameter_type = nullptr;
+
+namespace {
 
 constexpr uint32_t kDLPackMajor = 1;
 
@@ -40,50 +41,6 @@ bool load_torch() {
                  exchange->header.version.major, kDLPackMajor);
   }
   return usable;
-}
-
-bool is_plain_tensor(PyObject* object) {
-  return Py_TYPE(object) == parameter_type || Py_TYPE(object) == tensor_type;
-}
-
-bool is_tensor(PyObject* object) {
-  return is_plain_tensor(object) || PyObject_TypeCheck(object, tensor_type);
-}
-
-bool view_tensor(PyObject* object, DLTensor* view) {
-  return exchange->dltensor_from_py_object_no_sync(object, view) == 0;
-}
-
-int64_t element_count(const DLTensor& view) {
-  int64_t count = 1;
-  for (int i = 0; i < view.ndim; ++i) count *= view.shape[i];
-  return count;
-}
-
-bool same_geometry(const DLTensor& a, const DLTensor& b) {
-  if (a.ndim != b.ndim) return false;
-  bool same_strides = true;
-  bool empty = false;
-  for (int i = 0; i < a.ndim; ++i) {
-    if (a.shape[i] != b.shape[i]) return false;
-    same_strides &= a.shape[i] == 1 || a.strides[i] == b.strides[i];
-    empty |= a.shape[i] == 0;
-  }
-  return same_strides || empty;
-}
-
-int64_t layout_hash(const DLTensor& view) {
-  uint64_t hash = view.dtype.code * 256u + view.dtype.bits;
-  const auto mix = [&hash](int64_t x) {
-    hash = (hash ^ static_cast<uint64_t>(x)) * 0x9e3779b97f4a7c15u;
-    hash ^= hash >> 29;
-  };
-  mix(view.ndim);
-  for (int i = 0; i < view.ndim; ++i) {
-    mix(view.shape[i]);
-    if (view.shape[i] != 1) mix(view.strides[i]);
-  }
-  return hash == 0 ? 1 : static_cast<int64_t>(hash);
 }
 
 namespace {

@@ -99,13 +99,14 @@ Result compare(const Table& table, int64_t i, PyObject* param, PyObject* grad) {
 Result scan_parameter(const Table& table, int64_t i, PyObject* param) {
   if (reinterpret_cast<int64_t>(param) != table.ids[2 * i]) return kRebuild;
   if (table.layouts[i] == 0) return kUnchanged;  // Python looks after this one
-  if (!is_tensor(param)) return kRebuild;
+  const bool plain = is_plain_tensor(param);
+  if (!plain && !is_tensor(param)) return kRebuild;
   // First, because a subclass may do anything when it is asked.
   PyObject* grad = PyObject_GetAttr(param, grad_name);
   if (grad == nullptr) return kError;
   Result result = compare(table, i, param, grad);
   // What a subclass answers may be a tensor that nobody else has.
-  if (!is_plain_tensor(param) && PyList_Append(table.held, grad) != 0) result = kError;
+  if (!plain && PyList_Append(table.held, grad) != 0) result = kError;
   Py_DECREF(grad);
   return result;
 }

@@ -199,9 +199,16 @@ void run_update(const Update& u) {
   if (threads > 1) run_on_threads(threads, work_until_done, &work);
   work_until_done(&work);  // all that is left: everything if there is one thread, else nothing
   const Facts& rule = facts_of(u);
+  int64_t row = -1;  // consecutive records mostly share it
+  bool counted = false;
   for (int64_t i = 0; i < u.n_records; ++i) {
     const Record& r = u.records[i];
-    if (r.grad != 0 && rule.counts(row_of(u, r))) u.counts[r.count] += 1;
+    if (r.grad == 0) continue;
+    if (r.row != row) {
+      row = r.row;
+      counted = rule.counts(row_of(u, r));
+    }
+    u.counts[r.count] += counted ? 1 : 0;
   }
 }
 

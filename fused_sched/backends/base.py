@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -28,6 +28,7 @@ class Update:
         grad_scale: one-element float32 tensor to divide the gradients by, or None.
         found_inf: one-element tensor; not 0 skips the update; or None.
         schedules: run afterwards, in this order.
+        launch_arguments: theirs.
     """
 
     rule: Rule
@@ -36,6 +37,10 @@ class Update:
     grad_scale: torch.Tensor | None
     found_inf: torch.Tensor | None
     schedules: Sequence[Run]
+    launch_arguments: tuple[tuple[Any, ...], ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.launch_arguments = tuple(s.launch_arguments for s in self.schedules)
 
 
 class Backend:
@@ -81,8 +86,8 @@ class Backend:
         Raises:
             RuntimeError: such a rule inside a CUDA graph capture.
         """
+        table = update.table
         if self.rules.get(update.rule.name) is update.rule:
-            table = update.table
             if table.staged:
                 table.stage_in()
             self._update(update)
@@ -90,7 +95,8 @@ class Backend:
                 table.stage_out(update.grad_scale is not None)
         else:
             self._update_by_reference(update)
-        update.table.held.clear()
+        if table.held:
+            table.held.clear()
 
     def _update(self, update: Update) -> None:
         """:meth:`update`, by a rule that there are kernels for; what they cannot walk is staged."""

@@ -51,7 +51,7 @@ class CpuBackend(Backend):
             CHUNK,
             update.grad_scale,
             update.found_inf,
-            tuple([s.launch_arguments for s in update.schedules]),
+            update.launch_arguments,
         )
 
     def advance(self, schedule: Run) -> None:

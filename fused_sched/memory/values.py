@@ -10,6 +10,8 @@ import torch
 from torch._subclasses import FakeTensor
 
 USE_TORCHS = "use torch.optim's class of the same name, which can work on shapes alone"
+# How many modes of tensor operations are on: asks in half the time whether it is worth asking for one.
+modes_on: Callable[[], int] = torch._C._len_torch_dispatch_stack
 # The FakeTensorMode that is on, or None.
 fake_mode: Callable[[], Any] = partial(torch._C._get_dispatch_mode, torch._C._TorchDispatchModeKey.FAKE)
 

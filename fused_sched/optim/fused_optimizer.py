@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from .. import backends
 from ..compiled import not_compiled
 from ..memory.parameter_table import ParameterTable
-from ..memory.values import check_values, fake_mode, refuse_fake_mode
+from ..memory.values import check_values, fake_mode, modes_on, refuse_fake_mode
 from ..program.schedule import Schedule
 from ..rules import Rule
 from .addition import is_torchs, narrow
@@ -125,7 +125,7 @@ class FusedOptimizer(Home, Optimizer):
             RuntimeError, TypeError, ValueError, KeyError: a gradient is sparse where torch does not take it, or a
                 parameter, a group or a state is not what an update can do with; nothing was changed.
         """
-        if fake_mode() is not None:
+        if modes_on() and fake_mode() is not None:
             refuse_fake_mode("step()")
         loss = None
         if closure is not None:
@@ -145,7 +145,7 @@ class FusedOptimizer(Home, Optimizer):
         for schedule in schedules:  # what can fail first: nothing has been made for the step yet
             if schedule.before_advance is not None:
                 schedule.before_advance()
-        if changes.structure or self.state is not self._known_state or not all(map(self._backend.scan, self.tables)):
+        if changes.structure or self.state is not self._known_state or not self._tables_are_current():
             self.sync()
         found = getattr(self, "found_inf", None)
         may_be_skipped = found is not None
@@ -171,11 +171,12 @@ class FusedOptimizer(Home, Optimizer):
                 check_sparse(table, self._block, self.state)
         if schedules != self._prepared_for:
             self._prepare_updates(schedules)
+        run = self._backend.update
         for update in self._updates:
             update.grad_scale, update.found_inf = scale, found
             if self._sparse:
                 update_sparse(update, self.state)
-            self._backend.update(update)
+            run(update)
 
     def _prepare_updates(self, schedules: list[Schedule]) -> None:
         """What a step gives the backend, for as long as tables and schedules stay the same."""
@@ -228,6 +229,14 @@ class FusedOptimizer(Home, Optimizer):
             return True
         return groups[0] is not known[0] if len(groups) == 1 else not all(map(is_, groups, known))
 
+    def _tables_are_current(self) -> bool:
+        """Whether they hold the parameters and state that are there; brings their gradients up to date."""
+        scan = self._backend.scan
+        for table in self.tables:  # noqa: SIM110  # all() takes longer than the rest of this
+            if not scan(table):
+                return False
+        return True
+
     def sync(self) -> None:
         """Make the parameter table from groups, parameters and state as they are now, whatever was done to them.
 
@@ -259,7 +268,7 @@ class FusedOptimizer(Home, Optimizer):
         for table in self.tables:
             self._backend.prepare(table)
         self._changes.structure = False
-        if not all(map(self._backend.scan, self.tables)):
+        if not self._tables_are_current():
             raise RuntimeError("the parameters changed while the table was built: do not step from several threads")
 
     def _sync_groups(self) -> None:
