@@ -94,7 +94,8 @@ def _spilled_bytes(ptx: str) -> int:
     """What the assembler says; the stack also holds tables of the trigonometric functions."""
     name = re.search(r"^\.target (\w+)", ptx, re.MULTILINE)[1]  # type: ignore[index]
     assembler = get_ptxas(int(re.sub(r"\D", "", name))).path
-    said = _tool([assembler, "-v", "--fmad=false", f"--gpu-name={name}", "-o", os.devnull], ptx.encode())
+    options = "-v", "-lineinfo", "--fmad=false", f"--gpu-name={name}"  # Triton's: others allocate other registers
+    said = _tool([assembler, *options, "-o", os.devnull], ptx.encode())
     return sum(int(n) for n in re.findall(r"(\d+) bytes spill (?:stores|loads)", said))
 
 

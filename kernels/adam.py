@@ -1,11 +1,16 @@
 """Adam and AdamW: the scalars of one parameter, and the update of a block of elements; see rules.py."""
 
+from typing import TYPE_CHECKING
+
 import triton
 import triton.language as tl
 
 from .fields import load_field
 from .layout import BETA1, BETA2, DECOUPLED, EPS, FLAGS_FIELD, LR, MAXIMIZE, WEIGHT_DECAY
 from .numerics import divide, maximum, power, square_root
+
+if TYPE_CHECKING:
+    from .variants import Options
 
 
 @triton.jit
@@ -19,27 +24,20 @@ def scalars(row, count, has_maximum, T: tl.constexpr, BOUND: tl.constexpr):
     beta2 = load_field(row + BETA2, BOUND)
     eps = load_field(row + EPS, BOUND)
     t = count.to(tl.float64) + 1.0
-    sign = tl.where((flags & MAXIMIZE) != 0, -1.0, 1.0)
-    shrink = tl.where(decoupled & (decay != 0.0), 1.0 - lr * decay, 1.0)
-    coupled = tl.where(decoupled, 0.0, decay)
-    root_correction = tl.sqrt(1.0 - power(beta2, t))
-    step = (lr / (1.0 - power(beta1, t))) * -1.0
+    sign = tl.where((flags & MAXIMIZE) != 0, -1.0, 1.0).to(T)
+    # as type T before the powers, which need all registers there are
+    shrink = tl.where(decoupled & (decay != 0.0), 1.0 - lr * decay, 1.0).to(T)
+    coupled = tl.where(decoupled, 0.0, decay).to(T)
+    eps = eps.to(T)
+    root_correction = tl.sqrt(1.0 - power(beta2, t)).to(T)
+    square_weight = (1.0 - beta2).to(T)
+    beta2 = beta2.to(T)
     grad_weight = (1.0 - beta1).to(T)
+    step = ((lr / (1.0 - power(beta1, t))) * -1.0).to(T)
     # torch.lerp(m, g, w) starts from the nearer end
     near = grad_weight < 0.5
     weight = tl.where(near, grad_weight, grad_weight - 1.0)
-    values = (
-        sign.to(T),
-        shrink.to(T),
-        coupled.to(T),
-        near,
-        weight,
-        beta2.to(T),
-        (1.0 - beta2).to(T),
-        root_correction.to(T),
-        eps.to(T),
-        step.to(T),
-    )
+    values = sign, shrink, coupled, near, weight, beta2, square_weight, root_correction, eps, step
     return values, has_maximum
 
 
@@ -61,11 +59,15 @@ def block(scalars, p, g, m, v, largest, amsgrad, AMSGRAD: tl.constexpr):
     return p, m, v, largest
 
 
-def most_registers(width: int, extra: bool, roomy: bool) -> int:
+def most_registers(width: int, options: "Options") -> int:
     """See :class:`rules.KernelRule`.
 
     With 64, eight programs fit a processor. Where that is enough for all of a launch, nothing is worth more; else
-    float32 is faster with some more registers and fewer programs.
+    float32 is faster with some more registers and fewer programs. With a schedule, the maximum needs some more not to
+    be spilled; of 16-bit elements, 96 are as many programs as 88.
     """
-    alone, with_maximum = {2: (64, 88), 4: (64, 72) if roomy else (72, 80), 8: (80, 96)}[width]
-    return with_maximum if extra else alone
+    if options.optional_state:
+        fused = options.advance is not None
+        roomy = options.at_once and not (options.scaled and fused)
+        return {2: 96 if fused else 88, 4: 72 if roomy else 80, 8: 96}[width]
+    return {2: 64, 4: 64 if options.at_once else 72, 8: 80}[width]

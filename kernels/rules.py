@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import rules
 from ..kernels import adam, sgd
+
+if TYPE_CHECKING:
+    from .variants import Options
 
 
 @dataclass(frozen=True)
@@ -28,20 +31,20 @@ class KernelRule:
             does not have is whatever it was given, and is not stored. ``EXTRA``: some parameter has the optional state.
         required: how many states every parameter has.
         counts: jitted, (pointers to rows of fields, mask, BOUND) -> whether an update counts; None: always.
-        most_registers: (bytes of the widest type, EXTRA, whether all of a launch's programs fit at a time and no
-            gradient is scaled) -> the most registers a thread may have; None: what the compiler takes is right.
+        most_registers: (bytes of the widest type, what the kernel is compiled for) -> the most registers a thread may
+            have; None: what the compiler takes is right.
     """
 
     scalars: Any
     block: Any
     required: int
     counts: Any = None
-    most_registers: Callable[[int, bool, bool], int] | None = None
+    most_registers: Callable[[int, Options], int | None] | None = None
 
 
 # By name. A rule that is not here runs as torch operations.
 RULES: dict[str, KernelRule] = {
-    rules.SGD.name: KernelRule(sgd.scalars, sgd.block, rules.SGD.optional_state, sgd.counts),
+    rules.SGD.name: KernelRule(sgd.scalars, sgd.block, rules.SGD.optional_state, sgd.counts, sgd.most_registers),
     rules.ADAM.name: KernelRule(
         adam.scalars, adam.block, rules.ADAM.optional_state, most_registers=adam.most_registers
     ),

@@ -190,7 +190,16 @@ def take_ticket(control):
     """
     tl.debug_barrier()  # the ticket is taken by one thread: all of the program's threads must have read by then
     before = tl.atomic_add(control.to(tl.pointer_type(tl.int64)) + TICKET, 1, sem="acq_rel")
-    return before == tl.num_programs(0) - 1
+    return before.to(tl.int32) == tl.num_programs(0) - 1  # which is compared after the loops: one register less
+
+
+@triton.jit
+def is_skipped(found_inf, GUARDED: tl.constexpr):
+    """Whether the step changes nothing, int64."""
+    if GUARDED:
+        return (tl.load(found_inf) != 0.0).to(tl.int64)
+    else:
+        return tl.full((), 0, tl.int64)
 
 
 @triton.jit
@@ -206,8 +215,11 @@ def finish_step(
     BOUND: tl.constexpr,
     ADVANCE: tl.constexpr,
 ):
-    """Count the update, note whether it was ``skipped`` (int64), advance the fused schedules."""
-    tl.store(control.to(tl.pointer_type(tl.int64)) + SKIPPED, skipped)
+    """Count the update, note whether it was ``skipped`` (int64), advance the fused schedules, reset the ticket."""
+    # both in one store: the address of the ticket alone would be kept from where the ticket was taken
+    word = tl.arange(0, 2)
+    header = control.to(tl.pointer_type(tl.int64)) + SKIPPED + (TICKET - SKIPPED) * word
+    tl.store(header, tl.where(word == 0, skipped, 0))
     if skipped == 0:
         # so many times as many before it waits for memory; more would cost the whole kernel registers
         depth: tl.constexpr = 4 if COUNTS is None else 2
@@ -259,10 +271,7 @@ def update_kernel(
     HINT16: tl.constexpr,  # bytes that addresses of 16-bit elements are a multiple of
 ):
     pid = tl.program_id(0)
-    if GUARDED:
-        skipped = (tl.load(found_inf) != 0.0).to(tl.int64)
-    else:
-        skipped = tl.full((), 0, tl.int64)
+    skipped = is_skipped(found_inf, GUARDED)
     record = tl.load(chunks + 2 * pid)
     unit = tl.load(chunks + 2 * pid + 1)
     grad = tl.load(grads + 2 * record)
@@ -295,8 +304,8 @@ def update_kernel(
         )  # fmt: skip
     if LAST:  # noqa: SIM102  # decided when the kernel is compiled, the other when it runs
         if ends_step:
+            skipped = is_skipped(found_inf, GUARDED)  # again: kept, it would cost the loops registers
             finish_step(control, counts, records, grads, schedules, skipped, n_records, COUNTS, BOUND, ADVANCE)
-            tl.store(control.to(tl.pointer_type(tl.int64)) + TICKET, 0)
 
 
 @triton.jit(do_not_specialize=["n_records"])
@@ -314,10 +323,7 @@ def finish_kernel(
     ADVANCE: tl.constexpr,
 ):
     """A step in which no tensor has elements; arguments as in :func:`update_kernel`."""
-    if GUARDED:
-        skipped = (tl.load(found_inf) != 0.0).to(tl.int64)
-    else:
-        skipped = tl.full((), 0, tl.int64)
+    skipped = is_skipped(found_inf, GUARDED)
     finish_step(control, counts, records, grads, schedules, skipped, n_records, COUNTS, BOUND, ADVANCE)
 
 

@@ -84,7 +84,7 @@ def most_registers(kind: int, options: Options) -> int | None:
     most = RULES[options.rule].most_registers
     if most is None or torch.version.hip is not None:
         return None
-    return most(widest_of(kind), options.optional_state, options.at_once and not options.scaled)
+    return most(widest_of(kind), options)
 
 
 def update(kind: int, options: Options, warp_size: int = WARP_SIZE, tuning: Tuning = DEFAULT) -> Kernel:

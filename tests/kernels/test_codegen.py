@@ -52,15 +52,27 @@ def test_unaligned_path_has_no_wide_access(rows: dict[str, dict[str, Any]], kern
     assert rows[kernel]["loads"][width] >= 4
 
 
-def test_nothing_is_spilled_in_a_loop(rows: dict[str, dict[str, Any]]) -> None:
-    """Beside it, one register may be: with a schedule, Triton 3.9 keeps one more value across the ticket."""
+def test_nothing_is_spilled(rows: dict[str, dict[str, Any]]) -> None:
+    assert {name: row["spilled_bytes"] for name, row in rows.items() if row["spilled_bytes"]} == {}
     assert {name: row["local_in_loop"] for name, row in rows.items() if row["local_in_loop"]} == {}
-    assert {name: row["spilled_bytes"] for name, row in rows.items() if row["spilled_bytes"] > 8} == {}
 
 
-@pytest.mark.parametrize("kernel", ["Adam, float32", "Adam, bfloat16", "Adam, float32, fused cosine"])
-def test_adam_fits_64_registers(rows: dict[str, dict[str, Any]], kernel: str) -> None:
-    assert rows[kernel]["registers"] <= 64
+# A processor gives them out by eight: with one more than these, fewer programs run at a time.
+MOST_REGISTERS = {
+    "SGD momentum, float32": 40,
+    "SGD momentum, bfloat16": 40,
+    "Adam, float32": 64,
+    "Adam, float32, fused cosine": 64,
+    "Adam, float32, GradScaler": 64,
+    "Adam, bfloat16": 64,
+    "Adam amsgrad, float32": 72,
+    "Adam amsgrad, bfloat16": 88,
+}
+
+
+@pytest.mark.parametrize(("kernel", "most"), MOST_REGISTERS.items())
+def test_registers(rows: dict[str, dict[str, Any]], kernel: str, most: int) -> None:
+    assert rows[kernel]["registers"] <= most
 
 
 def test_three_loads_in_turn_come_before_the_data(rows: dict[str, dict[str, Any]]) -> None:
