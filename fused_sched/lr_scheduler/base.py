@@ -13,10 +13,10 @@ from ..compiled import not_compiled
 from ..memory.values import refuse_fake_mode
 from ..notice import warn
 from ..program.program import Program
+from .attributes import keep
 from .binding import Bound
 from .host_steps import groups_untouched_on_error, tensors_kept
 from .overrides import StandIn
-from .registers import LAST_LR
 
 OF_TORCHS: dict[type, type[OnDevice]] = {}  # our class for each of torch's
 
@@ -65,7 +65,7 @@ class OnDevice(Bound):
             schedule.before_advance.let_go(self)
             home.keep_scheduler(self)
             for one in self._family():
-                one.__dict__["optimizer"] = weakref.proxy(optimizer)
+                keep(one, "optimizer", weakref.proxy(optimizer))
                 one._home = weakref.proxy(home)
 
     @not_compiled
@@ -145,9 +145,9 @@ class OnDevice(Bound):
         """
         self._raise_if_trapped()
         values: list[Any] = self._last_lr
-        groups = self.optimizer.param_groups
-        if len(values) == len(groups):
-            return [like_lr(x, group.get("lr")) for x, group in zip(values, groups, strict=True)]
+        lrs = [group.get("lr") for group in self.optimizer.param_groups]
+        if len(values) == len(lrs) and any(map(torch.is_tensor, lrs)):
+            return [like_lr(x, lr) for x, lr in zip(values, lrs, strict=True)]
         return values
 
     @not_compiled
@@ -156,37 +156,36 @@ class OnDevice(Bound):
 
         Its numbers are those that the device has, to the last place.
         """
+        self._settle()
         self._home.expire_mirrors()
         self._raise_if_trapped()
-        self._pull()
         return super().state_dict()  # type: ignore[misc,no-any-return]
 
     @not_compiled
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a state of this class or of torch's. As in torch, load the optimizer's state too."""
+        self._settle()
         with self._untouched_on_error():
             self._load(state_dict)
 
     def _load(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)  # type: ignore[misc]
-        (self._outer or self)._touched = True  # torch's code writes to __dict__
-        if self._schedule is not None:
-            state = self.__dict__
-            if self._source is not None:
-                self._source.forget()
-            for name in (*self._registers, LAST_LR):
-                setattr(self, name, state[name])
-            if not self._is_part:
-                self._schedule.forget_step()
+        if self._source is not None:
+            self._source.forget()
+            (self._outer or self)._touched = True
+        if self._schedule is not None and not self._is_part:
+            self._schedule.forget_step()
 
     @property
     def program(self) -> Program | None:
         """The program of this schedule, or of the one that it is part of; None if it runs on the host."""
+        self._settle()
         return None if self._schedule is None else self._schedule.program
 
     @not_compiled
     def explain(self) -> str:
         """Where the lr is computed and why, and the program."""
+        self._settle()
         lines = []
         if self._is_part:
             around = "a scheduler that is gone" if self._outer is None else type(self._outer).__name__
@@ -202,20 +201,33 @@ class OnDevice(Bound):
                 lines.append(f"{type(one).__name__} is a program on {one._schedule.block.device}")
         return "\n".join([*lines, *([] if self.program is None else [str(self.program)])])
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if type(self).__reduce__ is not object.__reduce__:
+            return self.__reduce__()
+        self._settle()
         self._home.expire_mirrors()
-        self._pull()
         made = self._schedule is not None and self._schedule.is_step_made()
-        return {**self.__dict__, "_on_device": (self._fused, self._skip_with_optimizer, self._horizon, made)}
+        make, cls = self._maker_of_copies()
+        return make, (cls, self._fused, self._skip_with_optimizer, self._horizon, made), self.__getstate__()
+
+    def _maker_of_copies(self) -> tuple[Any, type]:
+        return copy_of, type(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__.copy()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        state = dict(state)
-        fused, skip_with_optimizer, horizon, made = state.pop("_on_device")
-        self._horizon = horizon
-        self._reset_slots(fused, skip_with_optimizer)
         self.__dict__.update(state)
-        self._home = self._home_in(self.optimizer)
-        self._bind(made)
+        self._settle()
+
+
+def copy_of(cls: Any, fused: bool, skip_with_optimizer: bool, horizon: int, made: bool) -> Any:
+    """A scheduler that a copy's attributes are put into."""
+    one = cls.__new__(cls)
+    one._horizon, one._step_was_made = horizon, made
+    one._reset_slots(fused, skip_with_optimizer)
+    one._methods_touched = True  # so that the first step settles it
+    return one
 
 
 def like_lr(value: Any, lr: Any) -> Any:

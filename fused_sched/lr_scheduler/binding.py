@@ -15,6 +15,7 @@ from ..program.account import Step
 from ..program.builder import WRITTEN
 from ..program.program import Program
 from ..program.schedule import Schedule
+from .attributes import all_kept, put_back
 from .host_steps import HostSteps
 from .programmed import Programmed
 
@@ -27,10 +28,24 @@ class Bound(HostSteps):
     __slots__ = ()
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "optimizer" and self.__dict__.get(name, value) is not value:
+        if name == "__dict__":
+            self._take_dict(value)
+        elif name == "optimizer" and self.__dict__.get(name, value) is not value:
             self._drive_another(value)
         else:
             super().__setattr__(name, value)
+
+    def _take_dict(self, attributes: dict[str, Any]) -> None:
+        """Other attributes were assigned in one."""
+        state, attributes = self.__dict__, dict(attributes)
+        for name in [name for name in state if name not in attributes]:
+            del state[name]
+        state.update(attributes)
+
+    def _take_assigned(self, name: str, value: Any) -> None:
+        if name == "optimizer" and self._home is not None and dict.get(self.__dict__, name) is not value:
+            self._drive_another(value)
+        super()._take_assigned(name, value)
 
     def _drive_another(self, optimizer: Any) -> None:
         """Another optimizer is assigned; where that raises, nothing has changed."""
@@ -54,13 +69,12 @@ class Bound(HostSteps):
     def _put_back_on_error(self) -> Iterator[None]:
         """Put back what this scheduler and its parts had, where another optimizer cannot be driven."""
         slots = [name for name in Programmed.__slots__ if name != "__weakref__"]
-        before = [(one, {**one.__dict__}, {name: getattr(one, name) for name in slots}) for one in self._family()]
+        before = [(one, all_kept(one), {name: getattr(one, name) for name in slots}) for one in self._family()]
         try:
             yield
         except Exception:
             for one, attributes, values in before:
-                one.__dict__.clear()
-                one.__dict__.update(attributes)
+                put_back(one, attributes)
                 for name, value in values.items():
                     setattr(one, name, value)
             self._touched = True  # a look was taken at its functions, for another program
@@ -88,6 +102,12 @@ class Bound(HostSteps):
             self._home.stop_advancing(self._schedule)
         self._fused = False
 
+    def _settle(self) -> None:
+        """Put a copy to work, as soon as something is asked of it; its ``__setstate__`` may be the user's."""
+        if self._home is None:
+            self._home = self._home_in(self.optimizer)
+            self._bind(self._step_was_made)
+
     def _bind(self, made: bool = False) -> None:
         """Build the program and put it on the optimizer's device.
 
@@ -96,6 +116,9 @@ class Bound(HostSteps):
         """
         home = self._home
         home.look_at_groups()
+        for part in self._parts():
+            if isinstance(part, Bound):
+                part._settle()
         program = self._program_or_reason()
         if program is None:
             self._go_to_host()
@@ -191,6 +214,7 @@ class Bound(HostSteps):
         """
         schedule, home = self._schedule, self._home
         assert schedule is not None
+        schedule.lent = None
         if not fused:
             home.look_at_groups()
         if schedule.may_trap and schedule.trapped:
@@ -210,6 +234,7 @@ class Bound(HostSteps):
 
     def _look_again(self) -> None:
         """On the host, where a method was assigned or deleted: go back to a program if that can be."""
+        self._settle()
         self._methods_touched = False
         if self._why_on_host() is None:
             self._bind()

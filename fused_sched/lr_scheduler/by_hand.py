@@ -15,14 +15,20 @@ class EditedByHand(Programmed):
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
-        if name in self._constants:
-            (self._outer or self)._touched = True
-        elif name in self._stand_in.methods:
-            self._note_method()
+        self._note_change(name)
 
     def __delattr__(self, name: str) -> None:
         super().__delattr__(name)
-        if name in self._stand_in.methods:
+        self._note_change(name)
+
+    def _take_assigned(self, name: str, value: Any) -> None:
+        super()._take_assigned(name, value)
+        self._note_change(name)
+
+    def _note_change(self, name: str) -> None:
+        if name in self._constants or (name in self._registers and name not in self.__dict__):
+            (self._outer or self)._touched = True
+        elif name in self._stand_in.methods:
             self._note_method()
 
     def _note_method(self) -> None:
@@ -31,7 +37,7 @@ class EditedByHand(Programmed):
 
     def _look(self) -> dict[str, Any]:
         """Copies of the constants that are containers, by which a change inside them is recognised."""
-        constants = {name: self.__dict__.get(name) for name in self._constants}
+        constants = {name: dict.get(self.__dict__, name) for name in self._constants}
         return {name: copy.copy(x) for name, x in constants.items() if isinstance(x, (list, dict))}
 
     def _look_at_groups(self) -> list[list[Any]]:
@@ -70,8 +76,8 @@ class EditedByHand(Programmed):
             self._values_seen = now
             if self._look_at_groups() != self._seen_in_groups:
                 return True
-        state = self.__dict__
+        state, get = self.__dict__, dict.get
         for name, value in self._seen.items():  # noqa: SIM110  # on the step path: any() costs more
-            if state[name] != value:
+            if get(state, name) != value:
                 return True
         return False

@@ -8,16 +8,15 @@ from typing import Any
 
 from torch.optim.lr_scheduler import LRScheduler
 
-from .base import OF_TORCHS, OnDevice
+from .base import OF_TORCHS, OnDevice, copy_of
 from .registers import Register
 
 
 class TracedLR(OnDevice, LRScheduler):
     """Any scheduler whose ``get_lr`` can be traced; the base of what :func:`on_device` makes of the user's classes."""
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        users = next(c for c in type(self).__mro__ if not issubclass(c, OnDevice))
-        return _empty, (users,), self.__getstate__()
+    def _maker_of_copies(self) -> tuple[Any, type]:
+        return _copy_of, next(c for c in type(self).__mro__ if not issubclass(c, OnDevice))
 
 
 # Weakly, so that a class that was made in a function goes when nobody uses it any more.
@@ -45,7 +44,7 @@ def _make_device_class(users: Any) -> type[Any]:
         "__module__": users.__module__,
         "__qualname__": users.__qualname__,
         "__doc__": users.__doc__,
-        "__reduce_ex__": TracedLR.__reduce_ex__,
+        "_maker_of_copies": TracedLR._maker_of_copies,
     }
     return type(users.__name__, (users, ours), names)
 
@@ -60,9 +59,8 @@ def _refuse_names(users: type, names: Iterable[str], ours: type[OnDevice]) -> No
         )
 
 
-def _empty(users: Any) -> OnDevice:
-    cls: Any = _device_class(users)
-    return cls.__new__(cls)  # type: ignore[no-any-return]
+def _copy_of(users: Any, *arguments: Any) -> OnDevice:
+    return copy_of(_device_class(users), *arguments)  # type: ignore[no-any-return]
 
 
 def on_device(

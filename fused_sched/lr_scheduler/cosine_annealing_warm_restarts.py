@@ -9,6 +9,7 @@ from torch.optim import Optimizer, lr_scheduler
 from ..compiled import not_compiled
 from ..program.builder import Builder, Value
 from ..program.program import LAST_EPOCH, STEP_COUNT
+from .attributes import kept
 from .base import OnDevice
 from .registers import Register
 
@@ -43,18 +44,18 @@ class CosineAnnealingWarmRestarts(OnDevice, lr_scheduler.CosineAnnealingWarmRest
     T_i = Register()
 
     def _next_lr(self, b: Builder, epoch: Value) -> Value:
-        cur, length = b.register("T_cur", self.__dict__["T_cur"]), b.register("T_i", self.__dict__["T_i"])
+        cur, length = b.register("T_cur", kept(self, "T_cur")), b.register("T_i", kept(self, "T_i"))
         eta_min = b.const("eta_min", self.eta_min)
         height = self._per_group(b, "base_lrs", self.base_lrs) - eta_min
         return eta_min + height * (1 + b.op("cos", b.const("pi", math.pi) * cur / length)) / 2
 
     def _emit_step(self, b: Builder) -> None:
         # torch: a negative last_epoch means a first step, to epoch 0
-        before = b.register(LAST_EPOCH, self.__dict__[LAST_EPOCH])
-        b.register(STEP_COUNT, self.__dict__[STEP_COUNT])
+        before = b.register(LAST_EPOCH, kept(self, LAST_EPOCH))
+        b.register(STEP_COUNT, kept(self, STEP_COUNT))
         first = before < 0
-        cur = b.register("T_cur", self.__dict__["T_cur"]) + 1
-        length = b.register("T_i", self.__dict__["T_i"])
+        cur = b.register("T_cur", kept(self, "T_cur")) + 1
+        length = b.register("T_i", kept(self, "T_i"))
         over = cur >= length
         b.set_register(LAST_EPOCH, b.where(first, 0.0, before + 1))
         b.set_register("T_cur", b.where(first, 0.0, b.where(over, cur % length, cur)))

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from ..memory.control_block import FIELDS, PARTS
 from ..program.builder import TRAP
+from .attributes import all_kept, put_back
 from .by_hand import EditedByHand
 from .registers import LAST_LR
 
@@ -43,15 +44,13 @@ class HostSteps(EditedByHand):
         """Put back what torch's code had changed, here and in the parts, before it raised."""
         before = []
         for one in self._family():
-            state = one.__dict__
-            names = [name for name in (*one._registers, LAST_LR) if name in state]
-            before.append((one, dict(state), [(name, getattr(one, name)) for name in names]))
+            names = [name for name in (*one._registers, LAST_LR) if name in one.__dict__]
+            before.append((one, all_kept(one), [(name, getattr(one, name)) for name in names]))
         try:
             yield
         except Exception:
             for one, state, values in before:
-                one.__dict__.clear()
-                one.__dict__.update(state)
+                put_back(one, state)
                 for name, value in values:
                     setattr(one, name, value)
             raise

@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from ..compiled import not_compiled
 from ..program.builder import Builder, Value
 from ..program.program import LAST_EPOCH
+from .attributes import kept
 from .base import OnDevice
 from .host_steps import groups_untouched_on_error
 
@@ -93,7 +94,7 @@ class SequentialLR(_Nested, lr_scheduler.SequentialLR):  # type: ignore[misc]
         )
 
     def _emit_step(self, b: Builder) -> None:
-        epoch = b.register(LAST_EPOCH, self.__dict__[LAST_EPOCH]) + 1
+        epoch = b.register(LAST_EPOCH, kept(self, LAST_EPOCH)) + 1
         b.set_register(LAST_EPOCH, epoch)
         thresholds = [b.const(f"milestone {i}", m) for i, m in enumerate(self._milestones)]
         active = self._bisect(b, thresholds, epoch, 0, len(thresholds))

@@ -13,6 +13,7 @@ from ..program.builder import Builder, Operand, Value
 from ..program.program import LAST_EPOCH, STEP_COUNT, Program
 from ..program.schedule import Schedule
 from ..trace import TracedScheduler, Untraceable, trace_get_lr
+from .attributes import Attributes, keep, kept
 from .functions import StepFunctions
 from .overrides import StandIn, plain_function
 from .registers import LAST_LR, GroupRegister, Register
@@ -37,9 +38,9 @@ class Programmed:
 
     # In slots, so that state_dict(), which is all of __dict__, has torch's keys and no others.
     __slots__ = (
-        "__weakref__", "_fused", "_groups_seen", "_home", "_horizon", "_host_reason", "_methods_seen",
+        "__weakref__", "_fused", "_groups_seen", "_home", "_horizon", "_host_reason", "_lrs_lent", "_methods_seen",
         "_methods_touched", "_order_checked", "_outer_reference", "_schedule", "_scope", "_seen", "_seen_in_groups",
-        "_skip_with_optimizer", "_source", "_tabulates", "_touched", "_traced_get_lr", "_values_seen",
+        "_skip_with_optimizer", "_source", "_step_was_made", "_tabulates", "_touched", "_traced_get_lr", "_values_seen",
         "_watched_parts", "_watches_itself",
     )  # fmt: skip
 
@@ -61,6 +62,28 @@ class Programmed:
     _step_count = Register()
     _last_lr = GroupRegister()
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        made = super().__new__(cls)
+        object.__setattr__(made, "__dict__", Attributes(made))
+        made._horizon = 1
+        made._reset_slots(False, False)
+        made._home, made._step_was_made = None, False
+        made._methods_touched = True  # in case that it is not constructed: see _settle
+        return made
+
+    @classmethod
+    def live_attributes(cls) -> frozenset[str]:
+        """The attributes that are registers of the program."""
+        return frozenset((*cls._registers, LAST_LR))
+
+    def _take_assigned(self, name: str, value: Any) -> None:
+        """``value`` is about to be stored in ``__dict__``, which no ``__setattr__`` sees."""
+        if name in self.live_attributes():
+            getattr(type(self), name).send(self, value)
+
+    def _note_change(self, name: str) -> None:
+        """Another value was assigned to an attribute, or it was deleted."""
+
     def _reset_slots(self, fused: bool, skip_with_optimizer: bool) -> None:
         self._schedule: Schedule | None = None
         self._scope = ""
@@ -71,6 +94,7 @@ class Programmed:
         self._seen_in_groups: list[list[Any]] = []
         self._values_seen = -1
         self._methods_seen: tuple[Any, ...] = ()
+        self._lrs_lent: Any = None  # as of when: see GroupRegister
         self._methods_touched = False  # a method was assigned or deleted since
         self._touched = False  # a constant was assigned since the program was built
         self._tabulates = False  # Python computes values ahead of every advance
@@ -104,18 +128,18 @@ class Programmed:
 
     def _emit_step(self, b: Builder) -> None:
         """Append one step: torch's ``step()``."""
-        epoch = b.register(LAST_EPOCH, self.__dict__[LAST_EPOCH]) + 1
+        epoch = b.register(LAST_EPOCH, kept(self, LAST_EPOCH)) + 1
         b.set_register(LAST_EPOCH, epoch)
-        b.set_register(STEP_COUNT, b.register(STEP_COUNT, self.__dict__[STEP_COUNT]) + 1)
+        b.set_register(STEP_COUNT, b.register(STEP_COUNT, kept(self, STEP_COUNT)) + 1)
         traced = self._traced_get_lr is not None or (self._source is not None and self._source.traced)
-        if traced and self.__dict__[LAST_EPOCH] < -1:
+        if traced and kept(self, LAST_EPOCH) < -1:
             # A part of a nested sequence that is not entered at its milestone; tracing knows epochs from 0 on.
             b.trap(epoch < 0)
         self._emit_at(b, epoch)
 
     def _emit_restart(self, b: Builder) -> None:
         """Append a return to epoch 0: torch's ``_update_lr(0)``, by the closed form where there is one."""
-        b.register(LAST_EPOCH, self.__dict__[LAST_EPOCH])
+        b.register(LAST_EPOCH, kept(self, LAST_EPOCH))
         b.set_register(LAST_EPOCH, 0.0)
         if hasattr(self, "_get_closed_form_lr"):
             self._emit_lr(b, self._per_group(b, "lr at epoch 0", self._closed_form_at_0()))
@@ -123,7 +147,8 @@ class Programmed:
             self._emit_at(b, b.number(0.0))
 
     def _closed_form_at_0(self) -> list[float]:
-        epoch, self.__dict__[LAST_EPOCH] = self.__dict__[LAST_EPOCH], 0
+        epoch = kept(self, LAST_EPOCH)
+        keep(self, LAST_EPOCH, 0)
         schedule, self._schedule = self._schedule, None  # torch's code is to see the 0
         try:
             return [float(x) for x in self._get_closed_form_lr()]  # type: ignore[attr-defined]
@@ -133,14 +158,15 @@ class Programmed:
                 f"{type(error).__name__}: {error}. Change its arguments, or make it the first scheduler"
             ) from None
         finally:
-            self.__dict__[LAST_EPOCH], self._schedule = epoch, schedule
+            keep(self, LAST_EPOCH, epoch)
+            self._schedule = schedule
 
     def _emit_at(self, b: Builder, epoch: Value) -> None:
         """Append what the schedule writes at ``epoch``."""
         if self._traced_get_lr is None:
             lr = self._next_lr(b, epoch)
         else:
-            lr = self._traced_get_lr.emit(b, epoch, b.register(STEP_COUNT, self.__dict__[STEP_COUNT]))
+            lr = self._traced_get_lr.emit(b, epoch, b.register(STEP_COUNT, kept(self, STEP_COUNT)))
         self._emit_lr(b, lr)
 
     def _per_group(self, b: Builder, name: str, values: Sequence[Any], used: Value | None = None) -> Value:
@@ -162,7 +188,7 @@ class Programmed:
         self._emit_last_lr(b, lr)
 
     def _emit_last_lr(self, b: Builder, lr: Operand) -> None:
-        b.group_register(LAST_LR, GroupRegister.initial(self.__dict__[LAST_LR], b.n_groups))
+        b.group_register(LAST_LR, GroupRegister.initial(kept(self, LAST_LR), b.n_groups))
         b.set_register(LAST_LR, lr)
 
     def _check(self) -> None:
@@ -258,7 +284,8 @@ class Programmed:
         return b.finish(type(self).__name__)
 
     def _pull(self) -> None:
-        """Write the registers into ``__dict__``, where torch's code expects them."""
+        """Store the registers in ``__dict__``, as they are now."""
         if self._schedule is not None:
             for name in (*self._registers, LAST_LR):
-                self.__dict__[name] = getattr(self, name)
+                if name in self.__dict__:
+                    keep(self, name, getattr(self, name))

@@ -9,6 +9,7 @@ from torch.optim import Optimizer, lr_scheduler
 
 from ..program.builder import Builder, Value
 from ..program.program import STEP_COUNT
+from .attributes import kept
 from .base import OnDevice
 
 
@@ -226,7 +227,7 @@ class CosineAnnealingLR(OnDevice, lr_scheduler.CosineAnnealingLR):
         lr = b.field("lr")
         pi, t_max = b.const("pi", math.pi), b.const("T_max", self.T_max)
         eta_min = b.const("eta_min", self.eta_min)
-        resumed = (b.register(STEP_COUNT, self.__dict__[STEP_COUNT]) == 1) & (epoch > 0)
+        resumed = (b.register(STEP_COUNT, kept(self, STEP_COUNT)) == 1) & (epoch > 0)
         at_trough = (epoch - 1 - t_max) % (2 * t_max) == 0
         height = self._per_group(b, "base_lrs", self.base_lrs, used=resumed | at_trough) - eta_min
         closed = eta_min + height * (1 + b.op("cos", epoch * pi / t_max)) / 2

@@ -15,6 +15,7 @@ from ..compiled import not_compiled
 from ..notice import warn
 from ..program.builder import Builder, Value
 from ..program.program import LAST_EPOCH
+from .attributes import kept
 from .base import OnDevice
 from .registers import Register
 
@@ -69,11 +70,10 @@ class ReduceLROnPlateau(OnDevice, lr_scheduler.ReduceLROnPlateau):
         return metric < bound if self.mode == "min" else metric > bound
 
     def _emit_step(self, b: Builder) -> None:
-        state = self.__dict__
-        b.set_register(LAST_EPOCH, b.register(LAST_EPOCH, state[LAST_EPOCH]) + 1)
-        best, metric = b.register("best", state["best"]), b.register(_METRIC, math.nan)
-        bad = b.register("num_bad_epochs", state["num_bad_epochs"])
-        cooldown = b.register("cooldown_counter", state["cooldown_counter"])
+        b.set_register(LAST_EPOCH, b.register(LAST_EPOCH, kept(self, LAST_EPOCH)) + 1)
+        best, metric = b.register("best", kept(self, "best")), b.register(_METRIC, math.nan)
+        bad = b.register("num_bad_epochs", kept(self, "num_bad_epochs"))
+        cooldown = b.register("cooldown_counter", kept(self, "cooldown_counter"))
         better = self._better(b, metric, best)
         bad = b.where(better, 0.0, bad + 1)
         cooling = cooldown > 0

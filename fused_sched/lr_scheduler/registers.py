@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from .attributes import keep, kept
+
 LAST_LR = "_last_lr"
 
 
@@ -26,20 +28,25 @@ class Register:
     def __get__(self, scheduler: Any, owner: type | None = None) -> Any:
         if scheduler is None:
             return self
+        stored = self._kept(scheduler)
         if scheduler._schedule is None or self._name not in scheduler._registers:
-            return self._kept(scheduler)
+            return stored
         value = scheduler._schedule.read(scheduler._scope + self._name)
         return int(value) if self._whole and value.is_integer() else value
 
     def _kept(self, scheduler: Any) -> Any:
         try:
-            return scheduler.__dict__[self._name]
+            return kept(scheduler, self._name)
         except KeyError:
             kind = type(scheduler).__name__
             raise AttributeError(f"{kind!r} object has no attribute {self._name!r}") from None
 
     def __set__(self, scheduler: Any, value: Any) -> None:
-        scheduler.__dict__[self._name] = value
+        keep(scheduler, self._name, value)
+        self.send(scheduler, value)
+
+    def send(self, scheduler: Any, value: Any) -> None:
+        """Let the program, if there is one, have ``value``."""
         if scheduler._schedule is not None and self._name in scheduler._registers:
             scheduler._schedule.write(scheduler._scope + self._name, float(value))
 
@@ -47,22 +54,28 @@ class Register:
 class GroupRegister(Register):
     """As :class:`Register`, a list with one number for each param group.
 
-    As in torch, after groups came or went it stays as it is until it is written anew.
+    As in torch, after groups came or went it stays as it is until it is written anew, and until the next step it is one
+    list, which the user may change.
     """
 
     def __get__(self, scheduler: Any, owner: type | None = None) -> Any:
         if scheduler is None:
             return self
-        schedule, kept = scheduler._schedule, self._kept(scheduler)
+        schedule, stored = scheduler._schedule, self._kept(scheduler)
         if schedule is None:
-            return kept
+            return stored
         values = schedule.as_written(schedule.read_group(scheduler._scope + self._name))
         unwritten = all(map(math.isnan, values)) if values else not schedule.has_advanced
-        return kept if unwritten and len(kept) != len(values) else values
+        if unwritten and len(stored) != len(values):
+            return stored
+        if scheduler._lrs_lent == (schedule.step_lent(), values):
+            return stored
+        scheduler._lrs_lent = schedule.step_lent(), [*values]
+        keep(scheduler, self._name, values)
+        return values
 
-    def __set__(self, scheduler: Any, values: list[Any]) -> None:
-        scheduler.__dict__[self._name] = values
-        schedule = scheduler._schedule
+    def send(self, scheduler: Any, values: list[Any]) -> None:
+        schedule, scheduler._lrs_lent = scheduler._schedule, None
         if schedule is not None:
             schedule.write_row(scheduler._scope + self._name, self.initial(values, schedule.n_groups))
 

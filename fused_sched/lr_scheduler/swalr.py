@@ -9,6 +9,7 @@ from torch.optim import Optimizer, swa_utils
 
 from ..program.builder import Builder, Value
 from ..program.program import STEP_COUNT
+from .attributes import kept
 from .base import OnDevice
 from .overrides import plain_function
 
@@ -49,7 +50,7 @@ class SWALR(OnDevice, swa_utils.SWALR):
     def _next_lr(self, b: Builder, epoch: Value) -> Value:
         lr = b.field("lr")
         swa_lr = self._per_group(b, "swa_lr", [g.get("swa_lr") for g in self.optimizer.param_groups])
-        step = b.register(STEP_COUNT, self.__dict__[STEP_COUNT]) - 1
+        step = b.register(STEP_COUNT, kept(self, STEP_COUNT)) - 1
         if self.anneal_epochs == 0:
             step = b.op("max", b.number(1.0), step)
         span = b.const("anneal_epochs", max(1, self.anneal_epochs))

@@ -67,6 +67,7 @@ class Schedule(Run):
         self.host_advance = program.compile_host()
         self.before_advance: Any = None  # called by the optimizer before it advances the schedule
         self.has_advanced = False
+        self.lent: object | None = None  # of the present step, what was read as a list and stays it until the next
         self._writers: list[int] | None = None  # for each lane, the one whose lr is the last in its tensor
         self.note_sharing()
         self._trap = program.offsets.get(TRAP)
@@ -250,6 +251,12 @@ class Schedule(Run):
         if account is None:
             return False
         return self.read(MADE) != 0.0 if account.open else account.coming is Step.MADE
+
+    def step_lent(self) -> object:
+        """The same until the next step that the host makes."""
+        if self.lent is None:
+            self.lent = object()
+        return self.lent
 
     @property
     def trapped(self) -> bool:
