@@ -23,7 +23,7 @@ constexpr int kFieldFlags = 7;  // a sum of the flags below
 
 // In the lowest bits of a tensor's address.
 constexpr int64_t kBoundSingle = 1;  // it is float32, else float64
-constexpr int64_t kBoundSilent = 2;  // a later row writes it
+constexpr int64_t kBoundSilent = 2;  // the same field of a later row writes it
 
 constexpr int kFlagMaximize = 1;
 constexpr int kFlagNesterov = 2;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import random
 from typing import Any
 
 import pytest
@@ -131,6 +132,178 @@ def test_schedules_write_to_the_tensors(
                 theirs.get_last_lr(), rel=2 * torch.finfo(dtype).eps
             )
         pair.check(NEAR[dtype])
+
+
+# -- one tensor in several places ----------------------------------------------------------------------------
+
+SHARED: dict[str, tuple[str, dict[str, str], list[dict[str, Any]]]] = {
+    "lr, then momentum": ("SGD", {}, [{"lr": "x", "momentum": "x"}]),
+    "momentum, then lr": ("SGD", {}, [{"momentum": "x", "lr": "x"}]),
+    "a later group's momentum": ("SGD", {"lr": "x"}, [{}, {"momentum": "x"}]),
+    "everything everywhere": ("SGD", {"lr": "x", "momentum": "x", "weight_decay": "x"}, [{}, {}]),
+    "another lr, the first one's as a decay": ("SGD", {"lr": "y"}, [{"lr": "x"}, {"weight_decay": "x"}]),
+    "crosswise": ("SGD", {}, [{"lr": "x", "weight_decay": "y"}, {"lr": "y", "weight_decay": "x"}]),
+    "an earlier group's decay": ("AdamW", {"lr": "y"}, [{"weight_decay": "x"}, {"lr": "x"}]),
+    "a later group's decay": ("AdamW", {"lr": "x"}, [{}, {"weight_decay": "x"}]),
+    "eps": ("AdamW", {}, [{"lr": "x"}, {"eps": "x"}]),
+    "both betas": ("Adam", {}, [{"lr": "x"}, {"betas": ("x", "y")}, {"betas": ("y", "x"), "lr": "y"}]),
+}
+DRIVEN: dict[str, dict[str, Any]] = {
+    "StepLR": {"step_size": 1, "gamma": 0.5},
+    "CosineAnnealingLR": {"T_max": 7, "eta_min": 0.001},
+    "LambdaLR": {"lr_lambda": lambda epoch: 1 / (1 + epoch)},
+}
+
+
+KEYS = ("lr", "momentum", "dampening", "weight_decay", "eps", "betas")
+
+
+def floats(value: Any) -> list[float]:
+    return [float(x) for x in (value if isinstance(value, tuple) else (value,))]
+
+
+class Sharing:
+    """Ours and torch's, whose groups have the same tensors in the same places, named by letters."""
+
+    def __init__(self, kind: str, options: dict[str, Any], groups: list[dict[str, Any]], backend: Any) -> None:
+        self.made, self.params, self.tensors = [], [], []
+        for home, device, more in (
+            (fused_sched.optim, device_of(backend), {"backend": backend}),
+            (torch.optim, "cpu", {"foreach": False}),
+        ):
+            tensors = {
+                name: torch.tensor(value, dtype=torch.float64).to(device) for name, value in zip("xyz", (0.1, 0.2, 0.05))
+            }
+            params = [Parameter(torch.ones(3, dtype=torch.float64).to(device)) for _ in groups]
+            given = [{"params": [p], **self._filled(group, tensors)} for p, group in zip(params, groups, strict=True)]
+            self.made.append(getattr(home, kind)(given, **self._filled({"lr": 0.3, **options}, tensors), **more))
+            self.params.append(params)
+            self.tensors.append(tensors)
+
+    def _filled(self, options: dict[str, Any], tensors: dict[str, torch.Tensor]) -> dict[str, Any]:
+        def of(value: Any) -> Any:
+            return tuple(map(of, value)) if isinstance(value, tuple) else tensors.get(value, value)
+
+        return {key: of(value) for key, value in options.items()}
+
+    def step(self, schedulers: Any) -> None:
+        for made, params in zip(self.made, self.params, strict=True):
+            for i, p in enumerate(params):
+                p.grad = torch.full_like(p, 0.5 + i)
+            made.step()
+        for scheduler in schedulers:
+            scheduler.step()
+
+    def check(self) -> None:
+        mine, theirs = (
+            [
+                [x for group in made.param_groups for key in KEYS if key in group for x in floats(group[key])],
+                [x.item() for x in tensors.values()],
+                [x for p in params for x in p.tolist()],
+            ]
+            for made, tensors, params in zip(self.made, self.tensors, self.params, strict=True)
+        )
+        for a, b in zip(mine, theirs, strict=True):
+            assert a == pytest.approx(b, rel=1e-12)
+
+
+@pytest.mark.thin("triton", "reference")
+@pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
+@pytest.mark.parametrize("name", DRIVEN)
+@pytest.mark.parametrize("case", SHARED)
+def test_a_tensor_in_several_fields_is_one_memory(case: str, name: str, fused: bool, backend: Any) -> None:
+    kind, options, groups = SHARED[case]
+    pair = Sharing(kind, options, groups, backend)
+    schedulers = [
+        getattr(OURS, name)(pair.made[0], fused=fused, **DRIVEN[name]),
+        getattr(TORCH, name)(pair.made[1], **DRIVEN[name]),
+    ]
+    for step in range(4):
+        if step == 2:
+            for tensors in pair.tensors:
+                tensors["x"].mul_(0.75)
+        pair.step(schedulers)
+        pair.check()
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
+def test_tensors_in_random_places(fused: bool, rng: random.Random, host_backend: Any, mirrored: bool) -> None:
+    """Also where they move between the places later on."""
+    for _ in range(5):
+        kind = rng.choice(["SGD", "Adam", "AdamW"])
+        keys = {"SGD": ["lr", "weight_decay", "momentum", "dampening"]}.get(kind, ["lr", "weight_decay", "eps"])
+
+        def drawn(keys: list[str] = keys) -> dict[str, Any]:
+            chosen = rng.sample(keys, rng.randint(0, len(keys)))
+            return {key: rng.choice("xyz") for key in chosen if key != "dampening" or rng.random() < 0.5}
+
+        pair = Sharing(kind, drawn(), [drawn() for _ in range(rng.randint(1, 3))], host_backend)
+        name = rng.choice([*DRIVEN])
+        schedulers = [
+            getattr(OURS, name)(pair.made[0], fused=fused, **DRIVEN[name]),
+            getattr(TORCH, name)(pair.made[1], **DRIVEN[name]),
+        ]
+        for _ in range(6):
+            if rng.random() < 0.5:
+                place, changes = rng.randrange(len(pair.params[0])), drawn()
+                for made, tensors in zip(pair.made, pair.tensors, strict=True):
+                    made.param_groups[place].update(pair._filled(changes, tensors))
+            if rng.random() < 0.3:
+                letter, factor = rng.choice("xyz"), rng.uniform(0.5, 1.0)
+                for tensors in pair.tensors:
+                    tensors[letter].mul_(factor)
+            pair.step(schedulers)
+            pair.check()
+
+
+def test_two_schedules_of_two_fields_in_one_tensor(backend: Any) -> None:
+    """Each writes in its turn, and reads what the other wrote."""
+    device = device_of(backend)
+    x, p = torch.tensor(0.5, dtype=torch.float64).to(device), Parameter(torch.ones(1, dtype=torch.float64).to(device))
+    made = fused_sched.optim.SGD([{"params": [p], "weight_decay": x}], lr=x, backend=backend)
+    lr = OURS.ExponentialLR(made, 0.5)
+    with pytest.warns(UserWarning, match="lr and weight_decay are one tensor"):  # it tells the last lr, too
+        decay = OURS.ParamScheduler(made, "weight_decay", lambda step: 0.125 * step)
+    made._opt_called = True
+    seen = [x.item()]
+    for scheduler in (lr, decay, lr, lr, decay):
+        scheduler.step()
+        seen.append(x.item())
+        assert made.param_groups[0]["lr"] is x
+        assert made._block.read_field(made.rows[0], "lr") == made._block.read_field(made.rows[0], "weight_decay")
+    assert seen == [0.0, 0.0, 0.125, 0.0625, 0.03125, 0.25]
+
+
+def test_a_schedule_of_two_fields_in_one_tensor_is_pythons(host_backend: Any, mirrored: bool) -> None:
+    """Which of them reads what the other one wrote is a matter of torch's order."""
+    x = torch.tensor(0.5, dtype=torch.float64)
+    y = x.clone()
+    made = fused_sched.optim.AdamW([Parameter(torch.ones(1))], betas=(x, y), lr=0.1, backend=host_backend)
+    scheduler = OURS.ParamScheduler(made, "betas", lambda step: (0.25 / (1 + step), 0.75 / (1 + step)))
+    assert scheduler.program is not None
+    made.param_groups[0]["betas"] = (x, x)
+    made._opt_called = True
+    with pytest.warns(UserWarning, match="beta1 and beta2 are one tensor in the param groups, and ParamScheduler has"):
+        scheduler.step()
+    assert (x.item(), scheduler.program) == (0.375, None)
+    with pytest.raises(ValueError, match="one tensor in the param groups, .*: leave out fused"):
+        OURS.ParamScheduler(made, "betas", lambda step: (0.5, 0.75), fused=True)
+    assert x.item() == 0.375
+
+
+@pytest.mark.parametrize("name", ["CyclicLR", "OneCycleLR"])
+@pytest.mark.parametrize("case", ["SGD", "AdamW"])
+def test_a_momentum_that_is_the_lr_leaves_it(name: str, case: str, host_backend: Any, mirrored: bool) -> None:
+    """Torch puts numbers in place of a momentum; ours write to its tensor, but for one that is the lr."""
+    options = {"SGD": {"lr": "x", "momentum": "x"}, "AdamW": {"lr": "x", "betas": ("x", "y")}}[case]
+    pair = Sharing(case, options, [{}, {}], host_backend)
+    arguments = {"base_lr": 0.01, "max_lr": 0.2, "step_size_up": 3} if name == "CyclicLR" else {
+        "max_lr": 0.2, "total_steps": 30
+    }
+    schedulers = [getattr(home, name)(made, **arguments) for home, made in zip((OURS, TORCH), pair.made, strict=True)]
+    for _ in range(5):
+        pair.step(schedulers)
+        pair.check()
 
 
 def test_a_moving_lr_keeps_its_float64_between_writes(backend: Any) -> None:

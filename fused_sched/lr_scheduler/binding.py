@@ -176,6 +176,10 @@ class Bound(HostSteps):
         self._host_reason = home.watch_fields(program.fields)
         if self._host_reason is not None:
             return None
+        self._host_reason = home.why_not_in_one(program)
+        if self._host_reason is not None:
+            self._refuse_or_warn(self._host_reason)
+            return None
         return program if home.suits_program(program) else self._build()
 
     def _refuse_or_warn(self, reason: str) -> None:

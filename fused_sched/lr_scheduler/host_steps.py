@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -102,7 +102,8 @@ def groups_untouched_on_error(optimizer: Any) -> Iterator[None]:
         yield  # torch says so
         return
     before = [dict(group) for group in optimizer.param_groups]
-    numbers = [x for group in before for x in group.values() if isinstance(x, torch.Tensor) and x.numel() == 1]
+    given = [x for group in before for value in group.values() for x in _each(value)]
+    numbers = [x for x in given if isinstance(x, torch.Tensor) and x.numel() == 1]
     tensors = [(x, x.detach().clone()) for x in numbers]
     try:
         yield
@@ -119,20 +120,33 @@ def groups_untouched_on_error(optimizer: Any) -> Iterator[None]:
 
 @contextmanager
 def tensors_kept(optimizer: Any) -> Iterator[None]:
-    """Let tensors in the groups take the numbers that a constructor puts in their places, as torch does with the lr."""
+    """Let tensors in the groups take the numbers that a constructor puts in their places, as torch does with the lr.
+
+    Not those that are in other places of the groups too: what torch wrote there last is in them.
+    """
     before = [dict(group) for group in getattr(optimizer, "param_groups", [])]
     yield
-    for group, values in zip(optimizer.param_groups, before, strict=True):
+    groups = optimizer.param_groups
+    elsewhere = frozenset(id(x) for group in groups for value in group.values() for x in _each(value))
+    for group, values in zip(groups, before, strict=True):
         for key, value in values.items():
             if key in TENSORS and group.get(key) is not value:
-                group[key] = refilled(value, group[key])
+                group[key] = refilled(value, group[key], elsewhere)
 
 
-def refilled(before: Any, now: Any) -> Any:
-    """What an assignment of ``now`` leaves: where there was a tensor, that tensor with the number."""
+def _each(value: Any) -> Iterable[Any]:
+    return value if isinstance(value, tuple) else (value,)
+
+
+def refilled(before: Any, now: Any, elsewhere: Collection[int] = ()) -> Any:
+    """What an assignment of ``now`` leaves: where there was a tensor, that tensor with the number.
+
+    Args:
+        elsewhere: identities of tensors that stay as they are, and give way to the number.
+    """
     if isinstance(before, tuple) and isinstance(now, tuple) and len(before) == len(now):
-        return tuple(map(refilled, before, now))
-    if not isinstance(before, torch.Tensor) or isinstance(now, torch.Tensor):
+        return tuple(refilled(x, y, elsewhere) for x, y in zip(before, now, strict=True))
+    if not isinstance(before, torch.Tensor) or isinstance(now, torch.Tensor) or id(before) in elsewhere:
         return now
     return before.fill_(now)
 

@@ -8,7 +8,7 @@ field writes the tensor too.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ import torch
 from .values import has_values
 
 SINGLE = 1  # the tensor is float32, else float64
-SILENT = 2  # a later row of the optimizer writes the same tensor: this one does not
+SILENT = 2  # the same field of a later row of the optimizer writes the same tensor: this one does not
 DTYPES = (torch.float32, torch.float64)
 
 
@@ -58,8 +58,9 @@ class Followed:
 class Bindings:
     """The tensors that fields follow.
 
-    Where several fields follow one tensor, the value that stays in it after an advance is that of the group which
-    comes last, as torch would write them.
+    Where a field follows one tensor in several rows, the value that stays in it after an advance is that of the group
+    which comes last, as torch would write them. Other fields may follow that tensor too: they read it, and schedules of
+    theirs write it in their turn. For a program that has to do with several of those, see :meth:`shared_fields`.
 
     Attributes:
         fields: those that ever followed one: programs and kernels look at the tensors of these.
@@ -68,7 +69,7 @@ class Bindings:
     def __init__(self) -> None:
         self.fields: frozenset[str] = frozenset()
         self._followed: dict[Key, Followed] = {}
-        self._last: dict[int, Key] = {}  # by address, who writes
+        self._last: dict[tuple[int, str], Key] = {}  # by address and field, who writes
         self._place: dict[int, int] = {}  # of each row
         self._placed = True  # all rows that follow a tensor came before the last reorder()
 
@@ -87,13 +88,30 @@ class Bindings:
         return [key for key, followed in self._followed.items() if followed.has_moved]
 
     def writer(self, row: int, field: str) -> Key:
-        """The field whose value stays in the tensor that this one follows; itself if it follows none."""
+        """Whose value stays in the tensor that this one follows, once the field is written; itself if in none."""
         followed = self._followed.get((row, field))
-        return (row, field) if followed is None else self._last[followed.address]
+        return (row, field) if followed is None else self._last[followed.address, field]
 
     def writes(self, row: int, field: str) -> bool:
         """Whether this field follows a tensor, and its value is the one that stays there."""
         return (row, field) in self._followed and self.writer(row, field) == (row, field)
+
+    def shared_fields(self, rows: Iterable[int], written: Collection[str], used: Collection[str]) -> list[str]:
+        """A field that is written, and another one that is used, where they follow one tensor; else none.
+
+        torch reads one after the other is written. A program reads all of them first.
+        """
+        if len(used) < 2 or not self.fields & set(written):
+            return []
+        chosen, writers = {*rows}, {}
+        followed = [(x.address, field) for (row, field), x in self._followed.items() if row in chosen and field in used]
+        for address, field in followed:
+            if field in written:
+                writers.setdefault(address, field)
+        for address, field in followed:
+            if writers.get(address, field) != field:
+                return sorted((writers[address], field))
+        return []
 
     def follow(self, row: int, field: str, tensor: torch.Tensor | None) -> dict[Key, int]:
         """Let a field follow a tensor, or none.
@@ -103,15 +121,16 @@ class Bindings:
         """
         key, old = (row, field), self._followed.pop((row, field), None)
         changed = {key: 0}
-        if old is not None and self._last.get(old.address) == key:
-            del self._last[old.address]
-            changed |= self._written_by_last([k for k, x in self._followed.items() if x.address == old.address])
+        if old is not None and self._last.get((old.address, field)) == key:
+            del self._last[old.address, field]
+            others = self._followed.items()
+            changed |= self._written_by_last([k for k, x in others if k[1] == field and x.address == old.address])
         if tensor is None:
             return changed
         self._followed[key] = followed = Followed(tensor)
         self._placed = self._placed and row in self._place
         self.fields |= {field}
-        before = self._last.get(followed.address)
+        before = self._last.get((followed.address, field))
         keys = [key] if before is None else [before, key]
         return changed | self._written_by_last(keys, unlisted=-1 if row in self._place else None)
 
@@ -128,16 +147,16 @@ class Bindings:
             return {}
         self._place = {row: i for i, row in enumerate(rows)}
         self._placed = True
-        sharers: dict[int, list[Key]] = {}
+        sharers: dict[tuple[int, str], list[Key]] = {}
         for key, followed in self._followed.items():
-            sharers.setdefault(followed.address, []).append(key)
+            sharers.setdefault((followed.address, key[1]), []).append(key)
         changed: dict[Key, int] = {}
         for keys in sharers.values():
             changed |= self._written_by_last(keys, unlisted=-1)
         return changed
 
     def _written_by_last(self, keys: list[Key], unlisted: int | None = None) -> dict[Key, int]:
-        """Let the last of ``keys``, which have one tensor, write it, and none of the others.
+        """Let the last of ``keys``, one field with one tensor, write it, and none of the others.
 
         Args:
             unlisted: place of rows that are in no place; default: after all, since they are new.
@@ -146,7 +165,7 @@ class Bindings:
             return {}
         elsewhere = len(self._place) if unlisted is None else unlisted
         last = max(keys, key=lambda key: (self._place.get(key[0], elsewhere), key[0]))
-        self._last[self._followed[last].address] = last
+        self._last[self._followed[last].address, last[1]] = last
         return {key: self._followed[key].word | (0 if key == last else SILENT) for key in keys}
 
 

@@ -106,6 +106,13 @@ class Home:
         """Whether a program was made for the fields that may follow a tensor."""
         return program.fields & self.fields_bound == program.fields_bound
 
+    def why_not_in_one(self, program: Program) -> str | None:
+        """Why only Python can run a program, where fields that it has to do with follow one tensor."""
+        shared = self._block.bindings.shared_fields(self.rows, program.fields_written, program.fields)
+        if not shared:
+            return None
+        return f"{' and '.join(shared)} are one tensor in the param groups, and {program.name} has to do with both"
+
     def make_schedule(self, program: Program, guarded: bool) -> Schedule:
         """Put a program on the device, where it drives the groups; see :class:`Schedule`."""
         return Schedule(program, self.rows, self._block, self._backend, guarded)
@@ -115,6 +122,8 @@ class Home:
         program = schedule.program
         fits = schedule.block is self._block and program.n_groups == len(self.groups_seen)
         if not fits or not self.suits_program(program) or self.watch_fields(program.fields) is not None:
+            return False
+        if self.why_not_in_one(program) is not None:
             return False
         schedule.drive(self.rows)
         schedule.note_sharing()

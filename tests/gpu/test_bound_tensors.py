@@ -109,6 +109,65 @@ def test_replays_read_and_write_the_tensors(
     loop.check(NEAR[dtype])
 
 
+SHARED: list[tuple[str, list[dict[str, Any]]]] = [
+    ("SGD", [{"momentum": "x", "lr": "x"}, {"lr": "x", "weight_decay": "x"}]),
+    ("AdamW", [{"lr": "x"}, {"lr": "y", "weight_decay": "x", "eps": "y"}]),
+    ("AdamW", [{"lr": "y", "betas": ("x", "y")}, {"lr": "x"}, {"lr": "x", "weight_decay": "y"}]),
+]
+
+
+@pytest.mark.thin
+@pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
+@pytest.mark.parametrize("dtype", NEAR, ids=str)
+@pytest.mark.parametrize("case", range(len(SHARED)))
+def test_replays_share_a_tensor_between_fields(
+    case: int,
+    dtype: torch.dtype,
+    fused: bool,
+    gpu_backend: Any,
+    warm_up: Callable[[Body, int], None],
+    capture: Callable[[Body], Graph],
+    gpu: Gpu,
+) -> None:
+    kind, groups = SHARED[case]
+    sides = []
+    for home, device, more in (
+        (fused_sched.optim, DEVICE, {"backend": gpu_backend}),
+        (torch.optim, "cpu", {"foreach": False}),
+    ):
+        tensors = {name: torch.tensor(v, dtype=dtype).to(device) for name, v in (("x", 0.1), ("y", 0.2))}
+
+        def of(value: Any, tensors: Any = tensors) -> Any:
+            return tuple(map(of, value)) if isinstance(value, tuple) else tensors[value]
+
+        params = [Parameter(torch.ones(5, dtype=torch.float64).to(device)) for _ in groups]
+        given = [{"params": [p], **{k: of(v) for k, v in g.items()}} for p, g in zip(params, groups, strict=True)]
+        made = getattr(home, kind)(given, lr=0.3, **more)
+        for p in params:
+            p.grad = torch.full_like(p, 0.5)
+        sides.append((made, params, tensors))
+    (mine, params, tensors), (theirs, twins, values) = sides
+    scheduler = fused_sched.lr_scheduler.StepLR(mine, 2, 0.5, fused=fused)
+    oracle = TORCH.StepLR(theirs, 2, 0.5)
+
+    def body() -> None:
+        mine.step()
+        scheduler.step()
+
+    warm_up(body, 2)
+    graph = capture(body)
+    for step in range(7):
+        if step >= 2:
+            graph.replay()
+        theirs.step()
+        oracle.step()
+    gpu.synchronize()
+    for name, tensor in tensors.items():
+        assert tensor.cpu().item() == pytest.approx(values[name].item(), rel=NEAR[dtype])
+    for p, q in zip(params, twins, strict=True):
+        torch.testing.assert_close(p.detach().cpu(), q.detach(), rtol=NEAR[dtype], atol=NEAR[dtype])
+
+
 @pytest.mark.parametrize("dtype", NEAR, ids=str)
 def test_a_write_inside_the_graph_is_an_edit(
     dtype: torch.dtype,

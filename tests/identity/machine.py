@@ -468,7 +468,7 @@ class Machine(RuleBasedStateMachine):
             i = self.place(n)
             self.pair.both(lambda side: side.groups[i].update(lr=side.groups[i]["lr"] * factor if n % 2 else factor))
 
-    @rule(n=N, factor=FACTOR, how=st.sampled_from(["own", "shared", "in place", "number"]))
+    @rule(n=N, factor=FACTOR, how=st.sampled_from(["own", "shared", "decay", "decay of one", "in place", "number"]))
     def lr_as_a_tensor(self, n: int, factor: float, how: str) -> None:
         """Of float64, so that torch's schedulers compute what they do with numbers."""
         if not self.groups:
@@ -489,6 +489,13 @@ class Machine(RuleBasedStateMachine):
                 shared = side.on_device(torch.tensor(factor, dtype=torch.float64))
                 for each in side.groups:
                     each["lr"] = shared
+            elif how.startswith("decay"):
+                shared = side.on_device(torch.tensor(factor, dtype=torch.float64))
+                keys = ("lr", "weight_decay") if n % 2 else ("weight_decay", "lr")
+                for key in keys:
+                    group[key] = shared
+                for each in side.groups if how == "decay" else side.groups[-1:]:
+                    each["weight_decay"] = shared
 
         self.do(act)
 
