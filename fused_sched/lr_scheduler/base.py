@@ -78,7 +78,7 @@ class OnDevice(Bound):
         if epoch is not None or not self._advance():
             if epoch is not None:
                 warn(EPOCH_DEPRECATION_WARNING)
-            self._step_on_host(epoch)
+            self._step_to(epoch)
 
     def _advance(self) -> bool:
         """One step by the device; False if Python has to make it."""

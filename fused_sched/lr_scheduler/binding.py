@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import is_
 from typing import Any
 
 from ..compiled import not_compiled
@@ -263,11 +264,26 @@ class Bound(HostSteps):
 
     def _refresh(self) -> None:
         assert self._schedule is not None
+        others = self._part_with_others()
         self._take_values()
-        other_methods = self._methods_touched or self._methods_changed()
-        if other_methods or self._why_on_host() is not None or not self._schedule.take_constants(self._build()):
+        others = others or self._methods_touched or self._methods_changed()
+        if others or self._why_on_host() is not None or not self._schedule.take_constants(self._build()):
             self._bind()
         self._note_all_constants()
+
+    def _part_with_others(self) -> bool:
+        """Let parts go that are in the lists no longer: on their own they go on. Whether there are other parts."""
+        members, before = (*self._family(),), self._members
+        if len(members) == len(before) and all(map(is_, members, before)):
+            return False
+        gone = [one for one in before if not any(one is other for other in members)]
+        for one in gone:
+            one._pull()
+        for one in gone:
+            one._schedule = one._outer_reference = None
+            one._scope = ""
+            one._methods_touched = True  # so that its next step puts it to work
+        return True
 
     def _take_values(self) -> None:
         """Have all of what a new program begins with: registers, and functions as they are now."""

@@ -48,7 +48,7 @@ class EditedByHand(Programmed):
         self._seen, self._seen_in_groups = self._look(), self._look_at_groups()
 
     def _note_all_constants(self) -> None:
-        members = tuple(self._family())
+        members = self._members = tuple(self._family())
         for one in members:
             one._note_constants()
         classes = {type(one): one._stand_in.present for one in members if "_torch_class" not in type(one).__dict__}

@@ -24,6 +24,7 @@ class CosineAnnealingWarmRestarts(OnDevice, lr_scheduler.CosineAnnealingWarmRest
     _constants = ("T_0", "T_mult", "eta_min", "base_lrs")
     _registers = (LAST_EPOCH, STEP_COUNT, "T_cur", "T_i")
     _order_matters = False
+    _overwrites = True
 
     def __init__(
         self,
@@ -74,7 +75,7 @@ class CosineAnnealingWarmRestarts(OnDevice, lr_scheduler.CosineAnnealingWarmRest
             ValueError: ``epoch`` is negative.
         """
         if epoch is not None or not self._advance():
-            self._step_on_host(epoch)
+            self._step_to(epoch)
 
     def _torchs_step(self, epoch: float | None) -> None:
         lr_scheduler.CosineAnnealingWarmRestarts.step(self, epoch)

@@ -32,6 +32,7 @@ class CyclicLR(OnDevice, lr_scheduler.CyclicLR):
         "base_lrs", "max_lrs", "total_size", "step_ratio", "scale_mode", "_scale_fn_custom",
         "cycle_momentum", "base_momentums", "max_momentums", "use_beta1", "_scale_fn_ref",
     )  # fmt: skip
+    _overwrites = True
     _bound_functions: ClassVar = {
         "_scale_fn_ref": tuple(
             getattr(lr_scheduler.CyclicLR, f"_{name}_scale_fn") for name in ("triangular", "triangular2", "exp_range")

@@ -13,6 +13,7 @@ from ..memory.control_block import FIELDS, PARTS
 from ..program.builder import TRAP
 from .attributes import all_kept, put_back
 from .by_hand import EditedByHand
+from .overrides import CLOSED_FORM
 from .registers import LAST_LR
 
 # Keys of a group that may have tensors, but for the lr, to which torch writes by itself.
@@ -34,6 +35,27 @@ class HostSteps(EditedByHand):
             self._ensure_source()  # before torch calls the user's function, which may never return
         with self._untouched_on_error(), groups_untouched_on_error(self.optimizer):
             self._torchs_step(epoch)
+
+    def _step_to(self, epoch: float | None) -> None:
+        """As :meth:`_step_on_host`. If ``epoch`` is given, it is instead of the step that an update has made."""
+        schedule = self._schedule
+        if epoch is None or self._is_part or schedule is None or schedule.account is None:
+            self._step_on_host(epoch)
+            return
+        self._home.refuse_in_capture(f"a step to an epoch of {type(self).__name__}")
+        self._raise_if_trapped()
+        made, count, last = schedule.is_step_made(), self._step_count, self.last_epoch
+        overwrites = hasattr(self, CLOSED_FORM) or (self._overwrites and self._traced_get_lr is None)
+        if made and not overwrites and epoch != last:
+            raise RuntimeError(
+                f"step({epoch}) of a fused {type(self).__name__} after an update that has advanced it to epoch {last}: "
+                "it sets values by those before, which are gone. Leave out fused, or step without an epoch"
+            )
+        if overwrites or not made:
+            self._step_on_host(epoch)
+            if made:
+                self._step_count = count
+        schedule.forget_step()
 
     def _torchs_step(self, epoch: float | None) -> None:
         self._step_count += 1

@@ -27,6 +27,7 @@ class LambdaLR(OnDevice, lr_scheduler.LambdaLR):
         ValueError: ``horizon`` is less than 1.
     """
 
+    _overwrites = True
     _constants = ("base_lrs", "lr_lambdas")
 
     def __init__(

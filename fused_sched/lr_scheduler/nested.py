@@ -25,6 +25,7 @@ class _Nested(OnDevice):
     """
 
     _registers: ClassVar[tuple[str, ...]] = ()
+    _constants: ClassVar[tuple[str, ...]] = ("_schedulers",)
     _schedulers: Any
 
     def _parts(self) -> list[Any]:
@@ -38,9 +39,10 @@ class _Nested(OnDevice):
                     f"with the {type(self).__name__} around it: give these keywords to the outermost scheduler only"
                 )
 
-    @not_compiled
-    def step(self) -> None:  # type: ignore[override]
-        """One step of the schedule."""
+    def _check(self) -> None:
+        self._refuse_fused_parts(self._schedulers)
+
+    def _step(self) -> None:
         if not self._advance():
             self._step_on_host()
 
@@ -70,7 +72,7 @@ class SequentialLR(_Nested, lr_scheduler.SequentialLR):  # type: ignore[misc]
     """
 
     _registers = (LAST_EPOCH,)
-    _constants = ("_milestones",)
+    _constants = ("_milestones", "_schedulers")
 
     def __init__(
         self,
@@ -83,24 +85,38 @@ class SequentialLR(_Nested, lr_scheduler.SequentialLR):  # type: ignore[misc]
         skip_with_optimizer: bool = False,
     ) -> None:
         self._refuse_fused_parts(schedulers)
+        self._refuse_nested_parts(schedulers)
+        super().__init__(
+            optimizer, schedulers, milestones, last_epoch, fused=fused, skip_with_optimizer=skip_with_optimizer
+        )
+
+    def _refuse_nested_parts(self, schedulers: Sequence[Any]) -> None:
         for i, part in enumerate(schedulers[1:], 1):
             if isinstance(part, (lr_scheduler.SequentialLR, lr_scheduler.ChainedScheduler)):
                 raise ValueError(
                     f"{type(part).__name__} at index {i} cannot be started at a milestone (in torch, "
                     "NotImplementedError there): make it the first, or write its parts into this sequence"
                 )
-        super().__init__(
-            optimizer, schedulers, milestones, last_epoch, fused=fused, skip_with_optimizer=skip_with_optimizer
-        )
+
+    def _check(self) -> None:
+        super()._check()
+        self._refuse_nested_parts(self._schedulers)
+
+    @not_compiled
+    def step(self) -> None:  # type: ignore[override]
+        """One step of the schedule."""
+        self._step()
 
     def _emit_step(self, b: Builder) -> None:
         epoch = b.register(LAST_EPOCH, kept(self, LAST_EPOCH)) + 1
         b.set_register(LAST_EPOCH, epoch)
         thresholds = [b.const(f"milestone {i}", m) for i, m in enumerate(self._milestones)]
         active = self._bisect(b, thresholds, epoch, 0, len(thresholds))
+        if len(self._schedulers) <= len(thresholds):
+            b.trap(active >= len(self._schedulers), awaited=True)  # torch's code raises there
         for i, part in enumerate(self._schedulers):
             mine = active == i
-            if i > 0:
+            if 0 < i <= len(thresholds):
                 at_milestone = thresholds[i - 1] == epoch
                 with b.scope(f"{i}."), b.when(mine & at_milestone):
                     part._emit_restart(b)
@@ -127,10 +143,12 @@ class SequentialLR(_Nested, lr_scheduler.SequentialLR):  # type: ignore[misc]
             return
         epoch = self._coming_epoch(restart)
         active = bisect_right(self._milestones, epoch)
-        self._schedulers[active]._prepare(restart=active > 0 and self._milestones[active - 1] == epoch)
+        for part in self._schedulers[active : active + 1]:
+            part._prepare(restart=active > 0 and self._milestones[active - 1] == epoch)
 
     def _steps_taken(self) -> int:
-        return int(self._schedulers[bisect_right(self._milestones, self.last_epoch)]._steps_taken())
+        active = bisect_right(self._milestones, self.last_epoch)
+        return int(self._schedulers[min(active, len(self._schedulers) - 1)]._steps_taken())
 
 
 class ChainedScheduler(_Nested, lr_scheduler.ChainedScheduler):  # type: ignore[misc]
@@ -151,6 +169,11 @@ class ChainedScheduler(_Nested, lr_scheduler.ChainedScheduler):  # type: ignore[
         with groups_untouched_on_error(self.optimizer):
             self._bind()
         self._home.note_lrs_scheduled()
+
+    @not_compiled
+    def step(self) -> None:
+        """One step of the schedule."""
+        self._step()
 
     def _emit_step(self, b: Builder) -> None:
         for i, part in enumerate(self._schedulers):

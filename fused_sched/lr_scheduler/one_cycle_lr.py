@@ -19,6 +19,7 @@ class OneCycleLR(OnDevice, lr_scheduler.OneCycleLR):
     it is from there on, and the scheduler's next read on the host raises RuntimeError.
     """
 
+    _overwrites = True
     _constants = ("total_steps", "_schedule_phases", "cycle_momentum", "_anneal_func_type", "use_beta1")
     _group_constants = ("initial_lr", "max_lr", "min_lr", "base_momentum", "max_momentum")
 

@@ -92,6 +92,7 @@ class ParamScheduler(OnDevice, _HostParamScheduler):
         TypeError: ``fn`` is not callable.
     """
 
+    _overwrites = True
     _constants = ("fns",)
 
     def __init__(

@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ..program.account import MADE
 from ..program.builder import Builder, Operand, Value
@@ -38,7 +38,7 @@ class Programmed:
 
     # In slots, so that state_dict(), which is all of __dict__, has torch's keys and no others.
     __slots__ = (
-        "__weakref__", "_fused", "_groups_seen", "_home", "_horizon", "_host_reason", "_lrs_lent", "_methods_seen",
+        "__weakref__", "_fused", "_groups_seen", "_home", "_horizon", "_host_reason", "_lrs_lent", "_members", "_methods_seen",
         "_methods_touched", "_order_checked", "_outer_reference", "_schedule", "_scope", "_seen", "_seen_in_groups",
         "_skip_with_optimizer", "_source", "_step_was_made", "_tabulates", "_touched", "_traced_get_lr", "_values_seen",
         "_watched_parts", "_watches_itself",
@@ -49,6 +49,7 @@ class Programmed:
     _group_constants: ClassVar[tuple[str, ...]] = ()  # the same, kept by torch in the param groups
     _registers: ClassVar[tuple[str, ...]] = (LAST_EPOCH, STEP_COUNT)
     _sets: ClassVar[str] = "the lr"  # for messages
+    _overwrites: ClassVar[bool] = False  # what it sets does not depend on what is there
     _order_matters: ClassVar[bool] = True  # torch warns if the first step comes before the optimizer's
     _bound_functions: ClassVar[dict[str, tuple[Any, ...]]] = {}  # attributes with methods of torch's that it bound
     _torch_class: ClassVar[type[LRScheduler]]
@@ -93,6 +94,7 @@ class Programmed:
         self._seen: dict[str, Any] = {}
         self._seen_in_groups: list[list[Any]] = []
         self._values_seen = -1
+        self._members: tuple[Any, ...] = ()  # this one and its parts, as the program was built
         self._methods_seen: tuple[Any, ...] = ()
         self._lrs_lent: Any = None  # as of when: see GroupRegister
         self._methods_touched = False  # a method was assigned or deleted since
@@ -246,7 +248,12 @@ class Programmed:
         return self._why_parts_on_host()
 
     def _why_parts_on_host(self) -> str | None:
+        members = [*self._family()]
+        if len({id(one) for one in members}) < len(members):
+            return f"a scheduler is in this {type(self).__name__} twice"
         for part in self._parts():
+            if isinstance(part, ReduceLROnPlateau):
+                return f"{type(self).__name__} contains {type(part).__name__}, whose step() needs a metric"
             if not isinstance(part, Programmed):
                 return f"{type(self).__name__} contains {type(part).__name__}, which is not of fused_sched.lr_scheduler"
             if part._home is not self._home:

@@ -227,10 +227,14 @@ class Schedule(Run):
 
     def forget_step(self) -> None:
         """Other values were loaded: what an update had made is gone, and the coming step is one of its own."""
-        if self.account is not None:
-            if self.is_step_made() and self.account.open:
-                self.write(MADE, 0.0)
-            self.account.coming = Step.OWN
+        account = self.account
+        if account is not None:
+            if self.is_step_made():
+                if account.open:
+                    self.write(MADE, 0.0)
+                else:
+                    account.outdated = True
+            account.coming, account.updates = Step.OWN, 0
 
     @property
     def may_not_have_advanced(self) -> bool:
