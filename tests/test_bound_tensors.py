@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from schedule_twins import OURS, TORCH, device_of, patience
+from schedule_twins import DEFAULTS, OURS, TORCH, advance, build, device_of, patience
 from torch.nn import Parameter
 
 import fused_sched
@@ -134,6 +134,28 @@ def test_schedules_write_to_the_tensors(
         pair.check(NEAR[dtype])
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("home", ["ours", "foreign"])
+@pytest.mark.parametrize("name", [n for n in DEFAULTS if n != "SWALR"])
+def test_an_lr_that_wants_a_gradient_is_no_cause_for_a_warning(name: str, home: str, host_backend: Any) -> None:
+    """torch's schedulers take one that was computed; a leaf they refuse."""
+    lr = torch.tensor(0.5, dtype=torch.float64, requires_grad=True) * 1.0
+    p = Parameter(torch.ones(2))
+    made: Any = torch.optim.RMSprop([p], lr=lr, foreach=False)
+    if home == "ours":
+        made = fused_sched.optim.SGD([p], lr=lr, momentum=0.9, backend=host_backend)
+    arguments = {**DEFAULTS[name], **({"cycle_momentum": False} if name in ("CyclicLR", "OneCycleLR") else {})}
+    scheduler = build(OURS, name, made, **arguments)
+    for _ in range(3):
+        p.grad = torch.ones(2)
+        made.step()
+        advance(scheduler)
+    assert scheduler.program is not None
+    assert made.param_groups[0]["lr"] is lr
+    assert float(lr.detach()) == float(scheduler.get_last_lr()[0].detach())
+    scheduler.load_state_dict(scheduler.state_dict())
+
+
 # -- one tensor in several places ----------------------------------------------------------------------------
 
 SHARED: dict[str, tuple[str, dict[str, str], list[dict[str, Any]]]] = {
@@ -171,9 +193,8 @@ class Sharing:
             (fused_sched.optim, device_of(backend), {"backend": backend}),
             (torch.optim, "cpu", {"foreach": False}),
         ):
-            tensors = {
-                name: torch.tensor(value, dtype=torch.float64).to(device) for name, value in zip("xyz", (0.1, 0.2, 0.05))
-            }
+            numbers = {"x": 0.1, "y": 0.2, "z": 0.05}
+            tensors = {name: torch.tensor(x, dtype=torch.float64).to(device) for name, x in numbers.items()}
             params = [Parameter(torch.ones(3, dtype=torch.float64).to(device)) for _ in groups]
             given = [{"params": [p], **self._filled(group, tensors)} for p, group in zip(params, groups, strict=True)]
             self.made.append(getattr(home, kind)(given, **self._filled({"lr": 0.3, **options}, tensors), **more))
@@ -297,9 +318,11 @@ def test_a_momentum_that_is_the_lr_leaves_it(name: str, case: str, host_backend:
     """Torch puts numbers in place of a momentum; ours write to its tensor, but for one that is the lr."""
     options = {"SGD": {"lr": "x", "momentum": "x"}, "AdamW": {"lr": "x", "betas": ("x", "y")}}[case]
     pair = Sharing(case, options, [{}, {}], host_backend)
-    arguments = {"base_lr": 0.01, "max_lr": 0.2, "step_size_up": 3} if name == "CyclicLR" else {
-        "max_lr": 0.2, "total_steps": 30
-    }
+    arguments = (
+        {"base_lr": 0.01, "max_lr": 0.2, "step_size_up": 3}
+        if name == "CyclicLR"
+        else {"max_lr": 0.2, "total_steps": 30}
+    )
     schedulers = [getattr(home, name)(made, **arguments) for home, made in zip((OURS, TORCH), pair.made, strict=True)]
     for _ in range(5):
         pair.step(schedulers)

@@ -473,3 +473,14 @@ def test_loading_a_state_keeps_references_to_groups(kind: str, make: Make) -> No
     assert (group["lr"], group["weight_decay"], group["note"]) == (0.75, 0.5, "x")
     assert "mine" not in group
     assert _on_device(made, 0, "lr") == 0.75
+
+
+@pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW"])
+def test_the_first_of_several_keys_that_are_missing_is_named(kind: str, host_backend: Any) -> None:
+    made = getattr(fused_sched.optim, kind)([Parameter(torch.ones(1))], lr=0.1, backend=host_backend)
+    keys = [k for k in made.defaults if k in made.param_groups[0].live | made.param_groups[0].flags]
+    for first in range(len(keys) - 1):
+        made.param_groups[0].clear()
+        made.param_groups[0].update(params=[], **{k: made.defaults[k] for k in keys[:first]})
+        with pytest.raises(KeyError, match=f"no '{keys[first]}'"):
+            made.step()

@@ -30,6 +30,7 @@ from schedule_twins import (
 
 import fused_sched
 
+
 def pair_of(name: str, make: Callable[[Any], Any], backend: Any, fused: bool = False) -> Twins:
     """Our scheduler and torch's, each of the class that ``make`` makes of the one with this name."""
     made, schedulers = {}, {}
@@ -109,7 +110,8 @@ def test_however_the_dict_is_read(how: str, host_backend: str, mirrored: bool) -
         assert plain(pair.ours.state_dict()) == plain(pair.torchs.state_dict())
     text = [json.dumps({k: v for k, v in vars(s).items() if is_number(v)}) for s in (pair.ours, pair.torchs)]
     assert text[0] == text[1]
-    assert ["%(last_epoch)s %(T_cur)s" % vars(s) for s in (pair.ours, pair.torchs)] == ["4 1"] * 2
+    form = "%(last_epoch)s %(T_cur)s"
+    assert [form % vars(s) for s in (pair.ours, pair.torchs)] == ["4 1"] * 2
 
 
 def test_a_dict_that_is_kept_is_the_schedulers(host_backend: str, mirrored: bool) -> None:
@@ -227,8 +229,9 @@ def test_a_constant_a_method_and_an_optimizer_in_the_dict(host_backend: str, mir
     pair.both(lambda s, _: vars(s).pop("get_lr"))
     compare_steps(pair, 2)
     assert pair.ours.program is not None
-    others = optimizer(fused_sched.optim, "SGD", [0.5, 0.6], backend=host_backend), optimizer(
-        torch.optim, "SGD", [0.5, 0.6]
+    others = (
+        optimizer(fused_sched.optim, "SGD", [0.5, 0.6], backend=host_backend),
+        optimizer(torch.optim, "SGD", [0.5, 0.6]),
     )
     vars(pair.ours)["optimizer"], vars(pair.torchs)["optimizer"] = others
     moved = Twins(pair.ours, pair.torchs, *others)

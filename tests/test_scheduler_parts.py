@@ -212,7 +212,7 @@ def test_epochs_with_fractions(host_backend: Any, mirrored: bool) -> None:
 def test_an_epoch_that_cannot_be_reached_any_more(name: str, host_backend: Any) -> None:
     pair = twins(name, lrs=[0.1, 0.3], backend=host_backend, ours={"fused": True})
     pair.optimizer_step()
-    with pytest.raises(RuntimeError, match=rf"^step\(5\) of a fused {name} after an update that has advanced it to epo"):
+    with pytest.raises(RuntimeError, match=rf"^step\(5\) of a fused {name} after an update that has advan"):
         pair.ours.step(5)
     pair.step()
     assert_alike(seen(pair.our_optimizer), seen(pair.torch_optimizer), 0.0, "")
@@ -234,7 +234,9 @@ def test_a_step_to_an_epoch_that_fails_leaves_the_account(host_backend: Any) -> 
 @pytest.mark.filterwarnings("ignore:The epoch parameter in")
 @pytest.mark.parametrize("instead", ["epoch", "load"])
 @pytest.mark.parametrize("skipped", [False, True])
-def test_a_skipped_update_after_a_step_to_an_epoch(instead: str, skipped: bool, host_backend: Any, mirrored: bool) -> None:
+def test_a_skipped_update_after_a_step_to_an_epoch(
+    instead: str, skipped: bool, host_backend: Any, mirrored: bool
+) -> None:
     pair = twins("ExponentialLR", lrs=[0.1], backend=host_backend, ours={"fused": True})
     pair.optimizer_step()
     for one in (pair.ours, pair.torchs):

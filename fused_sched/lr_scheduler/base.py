@@ -10,7 +10,7 @@ import torch
 from torch.optim.lr_scheduler import EPOCH_DEPRECATION_WARNING, LRScheduler
 
 from ..compiled import not_compiled
-from ..memory.values import refuse_fake_mode
+from ..memory.values import as_float, refuse_fake_mode
 from ..notice import warn
 from ..program.program import Program
 from .attributes import keep
@@ -75,27 +75,28 @@ class OnDevice(Bound):
         Args:
             epoch: deprecated, as in torch: jump there, by the closed form where the schedule has one.
         """
-        if epoch is not None or not self._advance():
+        # a method of the class: to find it by the instance, Python looks in its dict, which is not an exact dict
+        if epoch is not None or not OnDevice._advance(self):
             if epoch is not None:
                 warn(EPOCH_DEPRECATION_WARNING)
             self._step_to(epoch)
 
     def _advance(self) -> bool:
         """One step by the device; False if Python has to make it."""
-        if self._is_initial:
+        if self._is_first_step:
             return False
         if self._methods_touched and self._schedule is None:
             self._look_again()
-        schedule = self._schedule
-        if schedule is not None and schedule.account is not None and self._outer_reference is None:
+        schedule = None if self._outer_reference is not None else self._schedule
+        if schedule is not None and schedule.account is not None:
             if self._is_step_taken():
                 return True
             schedule = self._schedule
         if not self._order_checked and self._order_matters and not self._home.in_capture():
             self._check_order()  # once: reading the register may wait for the device
-        if schedule is None or self._outer_reference is not None:
+        if schedule is None:
             return False
-        self._before_advance()
+        Bound._before_advance(self)
         schedule = self._schedule  # perhaps another one than before
         if schedule is None:  # something changed so that only Python can run it now
             return False
@@ -118,6 +119,14 @@ class OnDevice(Bound):
         if schedule.may_trap and schedule.trapped:
             self._step_by_python()
         return True
+
+    def _initial_step(self) -> None:
+        """Torch's constructor makes the first step; ours is a slot, which costs less to look at than torch's mark."""
+        self._is_first_step = True
+        try:
+            super()._initial_step()  # type: ignore[misc]
+        finally:
+            self._is_first_step = False
 
     def _steps_taken(self) -> int:
         return int(self._step_count)
@@ -232,4 +241,4 @@ def copy_of(cls: Any, fused: bool, skip_with_optimizer: bool, horizon: int, made
 
 def like_lr(value: Any, lr: Any) -> Any:
     """A number as a tensor where ``lr`` is one."""
-    return torch.tensor(float(value), dtype=lr.dtype, device=lr.device) if torch.is_tensor(lr) else value
+    return torch.tensor(as_float(value), dtype=lr.dtype, device=lr.device) if torch.is_tensor(lr) else value

@@ -229,8 +229,10 @@ class Bound(HostSteps):
             if self._schedule is None:
                 return
         changed = self._touched or (self._methods_seen and self._methods_changed())
-        changed = changed or (self._watches_itself and self._constants_changed())
-        for one in self._watched_parts:
+        for container, copied in self._containers_seen:
+            if container != copied:
+                changed = True
+        for one in self._watched:
             changed = changed or one._constants_changed()
         if changed:
             self._refresh()
@@ -336,4 +338,4 @@ class Hold:
             account = None if scheduler._schedule is None else scheduler._schedule.account
             if self._users and account is not None and account.updates >= UPDATES_ALONE:
                 scheduler._look_for_steps()
-            scheduler._before_advance(fused=True)
+            Bound._before_advance(scheduler, fused=True)

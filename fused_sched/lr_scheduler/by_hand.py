@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+from .attributes import kept
 from .programmed import Programmed
 
 
@@ -55,9 +56,11 @@ class EditedByHand(Programmed):
         self._methods_seen = tuple((cls, present, present(cls)) for cls, present in classes.items())
         self._methods_touched = False
         self._tabulates = any(one._source is not None and not one._source.traced for one in members)
-        watched = [one for one in members if one._seen or one._source or one._traced_get_lr or one._group_constants]
-        self._watches_itself = self in watched
-        self._watched_parts = tuple(one for one in watched if one is not self)
+        own = {one for one in members if type(one)._constants_changed is not EditedByHand._constants_changed}
+        pairs = [(kept(one, name), copied) for one in members if one not in own for name, copied in one._seen.items()]
+        self._containers_seen = tuple(pairs)
+        watched = [one for one in members if one in own or one._source or one._traced_get_lr or one._group_constants]
+        self._watched = tuple(watched)
 
     def _methods_changed(self) -> bool:
         """Whether a class of the user's has other methods than it had."""
@@ -67,7 +70,7 @@ class EditedByHand(Programmed):
         return False
 
     def _constants_changed(self) -> bool:
-        """Whether something changed that no assignment to an attribute tells of."""
+        """Whether something changed that no assignment to an attribute tells of, but for what is in containers."""
         if self._source is not None and self._source.changed():
             return True
         if self._traced_get_lr is not None and self._traced_get_lr.changed():
@@ -75,9 +78,5 @@ class EditedByHand(Programmed):
         if self._group_constants and (now := self._home.values_assigned()) != self._values_seen:
             self._values_seen = now
             if self._look_at_groups() != self._seen_in_groups:
-                return True
-        state, get = self.__dict__, dict.get
-        for name, value in self._seen.items():  # noqa: SIM110  # on the step path: any() costs more
-            if get(state, name) != value:
                 return True
         return False

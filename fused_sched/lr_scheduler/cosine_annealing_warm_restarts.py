@@ -74,7 +74,7 @@ class CosineAnnealingWarmRestarts(OnDevice, lr_scheduler.CosineAnnealingWarmRest
         Raises:
             ValueError: ``epoch`` is negative.
         """
-        if epoch is not None or not self._advance():
+        if epoch is not None or not OnDevice._advance(self):
             self._step_to(epoch)
 
     def _torchs_step(self, epoch: float | None) -> None:

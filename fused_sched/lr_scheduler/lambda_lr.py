@@ -7,6 +7,7 @@ from typing import Any
 
 from torch.optim import Optimizer, lr_scheduler
 
+from ..memory.values import as_float
 from ..program.builder import Builder, Value
 from .base import OnDevice
 
@@ -49,7 +50,7 @@ class LambdaLR(OnDevice, lr_scheduler.LambdaLR):
         return self.lr_lambdas
 
     def _tabulated(self, epoch: int) -> list[list[float]]:
-        return [[float(base * f(epoch)) for base, f in zip(self.base_lrs, self.lr_lambdas, strict=True)]]
+        return [[as_float(base * f(epoch)) for base, f in zip(self.base_lrs, self.lr_lambdas, strict=True)]]
 
     def _next_lr(self, b: Builder, epoch: Value) -> Value:
         assert self._source is not None

@@ -42,10 +42,6 @@ class _Nested(OnDevice):
     def _check(self) -> None:
         self._refuse_fused_parts(self._schedulers)
 
-    def _step(self) -> None:
-        if not self._advance():
-            self._step_on_host()
-
     def _check_order(self) -> None:
         if self._schedule is not None:  # else the parts do
             super()._check_order()
@@ -60,7 +56,7 @@ class _Nested(OnDevice):
                 part._pull()
 
 
-class SequentialLR(_Nested, lr_scheduler.SequentialLR):  # type: ignore[misc]
+class SequentialLR(_Nested, lr_scheduler.SequentialLR):
     """Schedulers one after the other, after :class:`torch.optim.lr_scheduler.SequentialLR`.
 
     Args:
@@ -105,7 +101,8 @@ class SequentialLR(_Nested, lr_scheduler.SequentialLR):  # type: ignore[misc]
     @not_compiled
     def step(self) -> None:  # type: ignore[override]
         """One step of the schedule."""
-        self._step()
+        if not OnDevice._advance(self):
+            self._step_on_host()
 
     def _emit_step(self, b: Builder) -> None:
         epoch = b.register(LAST_EPOCH, kept(self, LAST_EPOCH)) + 1
@@ -151,7 +148,7 @@ class SequentialLR(_Nested, lr_scheduler.SequentialLR):  # type: ignore[misc]
         return int(self._schedulers[min(active, len(self._schedulers) - 1)]._steps_taken())
 
 
-class ChainedScheduler(_Nested, lr_scheduler.ChainedScheduler):  # type: ignore[misc]
+class ChainedScheduler(_Nested, lr_scheduler.ChainedScheduler):
     """Schedulers that act one on the other at every step, after :class:`torch.optim.lr_scheduler.ChainedScheduler`."""
 
     def __init__(
@@ -171,9 +168,10 @@ class ChainedScheduler(_Nested, lr_scheduler.ChainedScheduler):  # type: ignore[
         self._home.note_lrs_scheduled()
 
     @not_compiled
-    def step(self) -> None:
+    def step(self) -> None:  # type: ignore[override]
         """One step of the schedule."""
-        self._step()
+        if not OnDevice._advance(self):
+            self._step_on_host()
 
     def _emit_step(self, b: Builder) -> None:
         for i, part in enumerate(self._schedulers):

@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ..compiled import not_compiled
 from ..memory.control_block import FIELDS, PAIRS, PARTS
+from ..memory.values import as_float
 from ..program.builder import Builder, Value
 from .base import OnDevice
 from .host_steps import refilled
@@ -56,7 +57,7 @@ class _HostParamScheduler(LRScheduler):
                 group[key] = tuple(pair)
             else:
                 group[self.name] = refilled(group[self.name], value)
-        self._last_lr = [float(group["lr"]) for group in self.optimizer.param_groups]
+        self._last_lr = [as_float(group["lr"]) for group in self.optimizer.param_groups]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything but the optimizer and the functions; of callable objects the attributes are kept."""
@@ -136,7 +137,7 @@ class ParamScheduler(OnDevice, _HostParamScheduler):
         parts = tuple(value) if isinstance(value, (tuple, list)) else (value,)
         try:
             if len(parts) == self._outputs():
-                return tuple(float(x) for x in parts)
+                return tuple(as_float(x) for x in parts)
         except (TypeError, ValueError):
             pass
         what = "a pair of numbers" if self.name in PAIRS else "a number"

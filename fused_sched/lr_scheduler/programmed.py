@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from ..memory.values import as_float
 from ..program.account import MADE
 from ..program.builder import Builder, Operand, Value
 from ..program.program import LAST_EPOCH, STEP_COUNT, Program
@@ -38,10 +39,10 @@ class Programmed:
 
     # In slots, so that state_dict(), which is all of __dict__, has torch's keys and no others.
     __slots__ = (
-        "__weakref__", "_fused", "_groups_seen", "_home", "_horizon", "_host_reason", "_lrs_lent", "_members", "_methods_seen",
-        "_methods_touched", "_order_checked", "_outer_reference", "_schedule", "_scope", "_seen", "_seen_in_groups",
-        "_skip_with_optimizer", "_source", "_step_was_made", "_tabulates", "_touched", "_traced_get_lr", "_values_seen",
-        "_watched_parts", "_watches_itself",
+        "__weakref__", "_containers_seen", "_fused", "_groups_seen", "_home", "_horizon", "_host_reason",
+        "_is_first_step", "_lrs_lent", "_members", "_methods_seen", "_methods_touched", "_order_checked",
+        "_outer_reference", "_schedule", "_scope", "_seen", "_seen_in_groups", "_skip_with_optimizer", "_source",
+        "_step_was_made", "_tabulates", "_touched", "_traced_get_lr", "_values_seen", "_watched",
     )  # fmt: skip
 
     # Attributes of the torch class that are constants of the program; users may change them at any time.
@@ -58,6 +59,7 @@ class Programmed:
     optimizer: Any
     _home: Any  # see Home; None before torch's constructor has said that what was given is no optimizer
     base_lrs: list[Any]
+    _step_was_made: bool  # of a copy, until it is settled: an update had made the coming step
     _is_initial = False  # torch's constructor makes the first step
     last_epoch = Register()
     _step_count = Register()
@@ -91,6 +93,8 @@ class Programmed:
         self._outer_reference: weakref.ref[Programmed] | None = None
         self._host_reason: str | None = None
         self._traced_get_lr: TracedScheduler | None = None  # of a subclass that overrides it
+        self._is_first_step = False
+        self._containers_seen: tuple[Any, ...] = ()  # of the constants of all members, and copies of them
         self._seen: dict[str, Any] = {}
         self._seen_in_groups: list[list[Any]] = []
         self._values_seen = -1
@@ -100,9 +104,7 @@ class Programmed:
         self._methods_touched = False  # a method was assigned or deleted since
         self._touched = False  # a constant was assigned since the program was built
         self._tabulates = False  # Python computes values ahead of every advance
-        # in which of this one and its parts a change has to be looked for
-        self._watches_itself = False
-        self._watched_parts: tuple[Any, ...] = ()
+        self._watched: tuple[Any, ...] = ()  # in which of this one and its parts a change has to be looked for
         self._groups_seen: Any = None  # the groups that the program drives, as the optimizer knew them
         self._order_checked = False
         self._source: StepFunctions | None = None  # where values that depend on a user's function come from
@@ -153,7 +155,7 @@ class Programmed:
         keep(self, LAST_EPOCH, 0)
         schedule, self._schedule = self._schedule, None  # torch's code is to see the 0
         try:
-            return [float(x) for x in self._get_closed_form_lr()]  # type: ignore[attr-defined]
+            return [as_float(x) for x in self._get_closed_form_lr()]  # type: ignore[attr-defined]
         except ArithmeticError as error:
             raise ValueError(
                 f"{type(self).__name__} cannot start at a milestone: its closed form fails at epoch 0 with "
@@ -181,7 +183,7 @@ class Programmed:
             used: where torch's code comes to them; default, everywhere.
         """
         if len(values) == b.n_groups and not any(x is None for x in values):
-            return b.const(name, [float(x) for x in values])
+            return b.const(name, [as_float(x) for x in values])
         b.trap(b.number(1.0) if used is None else used, awaited=True)
         return b.const(name, [0.0] * b.n_groups)
 

@@ -12,6 +12,7 @@ from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import EPOCH_DEPRECATION_WARNING
 
 from ..compiled import not_compiled
+from ..memory.values import as_float
 from ..notice import warn
 from ..program.builder import Builder, Value
 from ..program.program import LAST_EPOCH
@@ -108,7 +109,7 @@ class ReduceLROnPlateau(OnDevice, lr_scheduler.ReduceLROnPlateau):
         if self._methods_touched and self._schedule is None:
             self._look_again()
         if self._schedule is not None:
-            self._before_advance()
+            OnDevice._before_advance(self)
         # torch reduces a tensor once for each group that shares it
         shared = self._schedule is not None and self._schedule.shares_tensors
         if epoch is not None or self._schedule is None or shared or not self._covers_groups():
@@ -128,4 +129,4 @@ class ReduceLROnPlateau(OnDevice, lr_scheduler.ReduceLROnPlateau):
             return
         fix = "give a tensor on the optimizer's device"
         schedule.memory.refuse_in_capture("a metric was read by the host", fix)
-        schedule.write(_METRIC, float(metrics.detach() if isinstance(metrics, torch.Tensor) else metrics))
+        schedule.write(_METRIC, as_float(metrics))

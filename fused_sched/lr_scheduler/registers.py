@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ..memory.values import as_float
 from .attributes import keep, kept
 
 LAST_LR = "_last_lr"
@@ -48,7 +49,7 @@ class Register:
     def send(self, scheduler: Any, value: Any) -> None:
         """Let the program, if there is one, have ``value``."""
         if scheduler._schedule is not None and self._name in scheduler._registers:
-            scheduler._schedule.write(scheduler._scope + self._name, float(value))
+            scheduler._schedule.write(scheduler._scope + self._name, as_float(value))
 
 
 class GroupRegister(Register):
@@ -82,4 +83,4 @@ class GroupRegister(Register):
     @staticmethod
     def initial(values: list[Any], n_groups: int) -> list[float]:
         """What the program has for ``values``: NaN where they are of another number of groups, until it writes it."""
-        return [float(x) for x in values] if len(values) == n_groups else [math.nan] * n_groups
+        return [as_float(x) for x in values] if len(values) == n_groups else [math.nan] * n_groups

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from .values import has_values
+from .values import as_float, has_values
 
 SINGLE = 1  # the tensor is float32, else float64
 SILENT = 2  # the same field of a later row of the optimizer writes the same tensor: this one does not
@@ -103,7 +103,8 @@ class Bindings:
         """
         if len(used) < 2 or not self.fields & set(written):
             return []
-        chosen, writers = {*rows}, {}
+        chosen = {*rows}
+        writers: dict[int, str] = {}
         followed = [(x.address, field) for (row, field), x in self._followed.items() if row in chosen and field in used]
         for address, field in followed:
             if field in written:
@@ -171,5 +172,5 @@ class Bindings:
 
 def imported(kept: float, tensor: torch.Tensor) -> float:
     """What a field that is bound is read as (waits for the device)."""
-    given = float(tensor)
+    given = as_float(tensor)
     return kept if given == float(torch.tensor(kept, dtype=tensor.dtype, device="cpu")) else given

@@ -20,6 +20,7 @@ import torch
 from .bindings import Bindings, imported, is_bindable
 from .hosted_array import HostedArray, Mirrors
 from .platforms import TORCH, Platform
+from .values import as_float
 
 HEADER: dict[str, int] = {
     "skipped": 0,  # int64: 1 when the last update was skipped because found_inf was not 0
@@ -155,7 +156,7 @@ class ControlBlock(HostedArray):
         if self.remote:
             self.copy_from_device(self.slot(row, field), tensor)
         else:
-            self.write(self.slot(row, field), float(tensor))
+            self.write(self.slot(row, field), as_float(tensor))
 
     def bind(self, row: int, field: str, tensor: torch.Tensor | None) -> None:
         """Let a field follow a tensor of the block's device, or none any more.

@@ -1,4 +1,4 @@
-"""Tensors without values, which stand for shapes alone: no address of theirs can be given to a kernel."""
+"""Values of tensors. Some have none, and stand for shapes alone: no address of theirs can be given to a kernel."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ fake_mode: Callable[[], Any] = partial(torch._C._get_dispatch_mode, torch._C._To
 def has_values(tensor: torch.Tensor) -> bool:
     """Whether there is memory behind a dense tensor: FakeTensors, functional, meta and wrapping tensors have none."""
     return not isinstance(tensor, FakeTensor) and (tensor.data_ptr() != 0 or tensor.numel() == 0)
+
+
+def as_float(number: Any) -> float:
+    """A number, or a one-element tensor, as a float; torch warns where the tensor requires a gradient."""
+    return float(number.detach() if isinstance(number, torch.Tensor) else number)
 
 
 def check_values(what: str, tensor: torch.Tensor) -> None:

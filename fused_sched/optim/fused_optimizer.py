@@ -91,7 +91,7 @@ class FusedOptimizer(Home, Optimizer):
             return group
         self._refuse_differentiable(group.get("differentiable"))
         check_params([group], self._block.device)
-        return ParamGroup(group, frozenset(self.defaults), self._block, self._changes)
+        return ParamGroup(group, tuple(self.defaults), self._block, self._changes)
 
     def _own_state(self, state: dict[Any, Any]) -> OptimizerState:
         if isinstance(state, OptimizerState) and state.belongs_to(self._block):
@@ -391,7 +391,7 @@ class FusedOptimizer(Home, Optimizer):
         by_hand = self._changes.lr_by_hand
         try:
             super().__setstate__(state)
-            load = Load(self._rule, before[1], frozenset(self.defaults), self._block.captured)
+            load = Load(self._rule, before[1], tuple(self.defaults), self._block.captured)
             load.check(self.param_groups, self.state)
         except Exception:
             self.param_groups, self.state, self.defaults = before

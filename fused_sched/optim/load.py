@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ class Load:
         captured: a graph does point to it.
     """
 
-    def __init__(self, rule: Rule, present: OptimizerState, keys: frozenset[str], captured: bool) -> None:
+    def __init__(self, rule: Rule, present: OptimizerState, keys: Sequence[str], captured: bool) -> None:
         self._rule, self._present, self._keys, self._captured = rule, present, keys, captured
         self._loaded: Mapping[Any, Any] = {}
 

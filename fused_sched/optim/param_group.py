@@ -26,7 +26,7 @@ class ParamGroup(LiveDict):
 
     Args:
         values: the group as torch built it.
-        keys: names of the optimizer's hyperparameters (its ``defaults``).
+        keys: names of the optimizer's hyperparameters (its ``defaults``), in their order.
         block: the optimizer's control block; the group owns a row of it, wherever in the list it is.
         changes: where the optimizer looks for structural changes.
 
@@ -34,11 +34,12 @@ class ParamGroup(LiveDict):
         KeyError, TypeError, ValueError: see :func:`check_group`; the row is free again.
     """
 
-    def __init__(self, values: Mapping[str, Any], keys: frozenset[str], block: ControlBlock, changes: Changes) -> None:
+    def __init__(self, values: Mapping[str, Any], keys: Sequence[str], block: ControlBlock, changes: Changes) -> None:
         super().__init__()
         self.live = frozenset(k for k in keys if k in FIELDS or k in PAIRS)
         self.flags = frozenset(k for k in keys if k in FLAGS)
-        _check_keys(values, self.live | self.flags)  # values are checked as they are assigned
+        self._needed = _needed(keys)
+        _check_keys(values, self._needed)  # values are checked as they are assigned
         self._slot = block.claim_row()
         self._block = block
         self._changes = changes
@@ -55,7 +56,7 @@ class ParamGroup(LiveDict):
 
     def check(self) -> None:
         """Raise KeyError if a hyperparameter was deleted."""
-        _check_keys(self, self.live | self.flags)
+        _check_keys(self, self._needed)
 
     def replace(self, values: Mapping[str, Any]) -> None:
         """Become ``values`` in place, so that references to the group and its row stay good."""
@@ -156,17 +157,23 @@ def check_value(key: str, value: Any) -> list[Number]:
     return numbers  # type: ignore[return-value]
 
 
-def check_group(values: Mapping[str, Any], keys: frozenset[str]) -> None:
+def check_group(values: Mapping[str, Any], keys: Sequence[str]) -> None:
     """Make sure that ``values`` can become a group of an optimizer with the hyperparameters ``keys``.
 
     Raises:
         KeyError: a hyperparameter is missing.
         TypeError, ValueError: see :func:`check_value`.
     """
-    needed = [k for k in keys if k in FIELDS or k in PAIRS]
-    _check_keys(values, [*needed, *(k for k in keys if k in FLAGS)])
+    needed = _needed(keys)
+    _check_keys(values, needed)
     for key in needed:
-        check_value(key, values[key])
+        if key not in FLAGS:
+            check_value(key, values[key])
+
+
+def _needed(keys: Sequence[str]) -> list[str]:
+    """Of an optimizer's hyperparameters those that it has to find in a group, in their order."""
+    return [k for k in keys if k in FIELDS or k in PAIRS or k in FLAGS]
 
 
 def _check_keys(values: Any, keys: Any) -> None:
