@@ -477,7 +477,7 @@ def test_loading_a_state_keeps_references_to_groups(kind: str, make: Make) -> No
 
 @pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW"])
 def test_the_first_of_several_keys_that_are_missing_is_named(kind: str, host_backend: Any) -> None:
-    made = getattr(fused_sched.optim, kind)([Parameter(torch.ones(1))], lr=0.1, backend=host_backend)
+    made = getattr(fused_sched.optim, kind)([torch.nn.Parameter(torch.ones(1))], lr=0.1, backend=host_backend)
     keys = [k for k in made.defaults if k in made.param_groups[0].live | made.param_groups[0].flags]
     for first in range(len(keys) - 1):
         made.param_groups[0].clear()

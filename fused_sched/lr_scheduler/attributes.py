@@ -21,7 +21,7 @@ class Attributes(LiveDict):
 
     def __init__(self, scheduler: Any) -> None:
         super().__init__()
-        self.live = type(scheduler).live_attributes()
+        self.live = type(scheduler)._live_attributes()
         self.follow(scheduler)
 
     def follow(self, scheduler: Any) -> None:

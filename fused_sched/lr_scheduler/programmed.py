@@ -75,13 +75,13 @@ class Programmed:
         return made
 
     @classmethod
-    def live_attributes(cls) -> frozenset[str]:
+    def _live_attributes(cls) -> frozenset[str]:
         """The attributes that are registers of the program."""
         return frozenset((*cls._registers, LAST_LR))
 
     def _take_assigned(self, name: str, value: Any) -> None:
         """``value`` is about to be stored in ``__dict__``, which no ``__setattr__`` sees."""
-        if name in self.live_attributes():
+        if name in self._live_attributes():
             getattr(type(self), name).send(self, value)
 
     def _note_change(self, name: str) -> None:
