@@ -228,12 +228,15 @@ class Bound(HostSteps):
             self._take_groups()
             if self._schedule is None:
                 return
-        changed = self._touched or (self._methods_seen and self._methods_changed())
-        for container, copied in self._containers_seen:
-            if container != copied:
-                changed = True
-        for one in self._watched:
-            changed = changed or one._constants_changed()
+        changed = self._touched
+        if self._watches:
+            changed = changed or (self._methods_seen and self._methods_changed())
+            for container, copied in self._containers_seen:
+                if container != copied:
+                    changed = True
+            changed = changed or (self._watches_itself and self._constants_changed())
+            for one in self._watched_parts:
+                changed = changed or one._constants_changed()
         if changed:
             self._refresh()
         if self._tabulates and (changed or not prepared):
@@ -275,7 +278,7 @@ class Bound(HostSteps):
 
     def _part_with_others(self) -> bool:
         """Let parts go that are in the lists no longer: on their own they go on. Whether there are other parts."""
-        members, before = (*self._family(),), self._members
+        members, before = [*self._family()][1:], self._parts_seen
         if len(members) == len(before) and all(map(is_, members, before)):
             return False
         gone = [one for one in before if not any(one is other for other in members)]

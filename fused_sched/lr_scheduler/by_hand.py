@@ -49,7 +49,8 @@ class EditedByHand(Programmed):
         self._seen, self._seen_in_groups = self._look(), self._look_at_groups()
 
     def _note_all_constants(self) -> None:
-        members = self._members = tuple(self._family())
+        members = tuple(self._family())
+        self._parts_seen = members[1:]  # without itself, here and below: there is never a cycle
         for one in members:
             one._note_constants()
         classes = {type(one): one._stand_in.present for one in members if "_torch_class" not in type(one).__dict__}
@@ -60,7 +61,9 @@ class EditedByHand(Programmed):
         pairs = [(kept(one, name), copied) for one in members if one not in own for name, copied in one._seen.items()]
         self._containers_seen = tuple(pairs)
         watched = [one for one in members if one in own or one._source or one._traced_get_lr or one._group_constants]
-        self._watched = tuple(watched)
+        self._watches_itself = self in watched
+        self._watched_parts = tuple(one for one in watched if one is not self)
+        self._watches = bool(watched or self._containers_seen or self._methods_seen)
 
     def _methods_changed(self) -> bool:
         """Whether a class of the user's has other methods than it had."""

@@ -40,9 +40,10 @@ class Programmed:
     # In slots, so that state_dict(), which is all of __dict__, has torch's keys and no others.
     __slots__ = (
         "__weakref__", "_containers_seen", "_fused", "_groups_seen", "_home", "_horizon", "_host_reason",
-        "_is_first_step", "_lrs_lent", "_members", "_methods_seen", "_methods_touched", "_order_checked",
-        "_outer_reference", "_schedule", "_scope", "_seen", "_seen_in_groups", "_skip_with_optimizer", "_source",
-        "_step_was_made", "_tabulates", "_touched", "_traced_get_lr", "_values_seen", "_watched",
+        "_is_first_step", "_lrs_lent", "_methods_seen", "_methods_touched", "_order_checked", "_outer_reference",
+        "_parts_seen", "_schedule", "_scope", "_seen", "_seen_in_groups", "_skip_with_optimizer", "_source",
+        "_step_was_made", "_tabulates", "_touched", "_traced_get_lr", "_values_seen", "_watched_parts",
+        "_watches", "_watches_itself",
     )  # fmt: skip
 
     # Attributes of the torch class that are constants of the program; users may change them at any time.
@@ -98,13 +99,15 @@ class Programmed:
         self._seen: dict[str, Any] = {}
         self._seen_in_groups: list[list[Any]] = []
         self._values_seen = -1
-        self._members: tuple[Any, ...] = ()  # this one and its parts, as the program was built
+        self._parts_seen: tuple[Any, ...] = ()  # at any depth, as the program was built
         self._methods_seen: tuple[Any, ...] = ()
         self._lrs_lent: Any = None  # as of when: see GroupRegister
         self._methods_touched = False  # a method was assigned or deleted since
         self._touched = False  # a constant was assigned since the program was built
         self._tabulates = False  # Python computes values ahead of every advance
-        self._watched: tuple[Any, ...] = ()  # in which of this one and its parts a change has to be looked for
+        # in which of this one and its parts a change has to be looked for
+        self._watches_itself = self._watches = False
+        self._watched_parts: tuple[Any, ...] = ()
         self._groups_seen: Any = None  # the groups that the program drives, as the optimizer knew them
         self._order_checked = False
         self._source: StepFunctions | None = None  # where values that depend on a user's function come from
