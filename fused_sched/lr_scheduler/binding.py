@@ -230,7 +230,7 @@ class Bound(HostSteps):
                 return
         changed = self._touched
         if self._watches:
-            changed = changed or (self._methods_seen and self._methods_changed())
+            changed = changed or (self._methods_seen != () and Bound._methods_changed(self))
             for container, copied in self._containers_seen:
                 if container != copied:
                     changed = True
