@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -18,6 +18,9 @@ from .attributes import Attributes, keep, kept
 from .functions import StepFunctions
 from .overrides import StandIn, plain_function
 from .registers import LAST_LR, GroupRegister, Register
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Programmed:
@@ -66,7 +69,7 @@ class Programmed:
     _step_count = Register()
     _last_lr = GroupRegister()
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         made = super().__new__(cls)
         object.__setattr__(made, "__dict__", Attributes(made))
         made._horizon = 1
