@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import os
 import re
@@ -51,6 +52,16 @@ def test_python_block_runs_and_prints_what_it_says(code, tmp_path):
     assert done.returncode == 0, done.stderr
     promised = re.findall(r"print\(.*\)\s+# (.*)$", code, re.MULTILINE)
     assert done.stdout.split("\n")[:-1] == promised
+
+
+@pytest.mark.parametrize("page", [path for path, text in PAGES.items() if "```pycon" in text], ids=str)
+def test_session_prints_what_it_shows(page):
+    text = "\n\n".join(blocks("pycon", PAGES[page]))
+    found = doctest.DocTestParser().get_doctest(text, {}, str(page), str(page), 0)
+    report: list[str] = []
+    doctest.DocTestRunner(verbose=False).run(found, out=report.append)
+    assert found.examples
+    assert not report, "".join(report)
 
 
 def commands() -> list[str]:

@@ -11,14 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from fused_sched.program.builder import Builder, Value
+from fused_sched.program.builder import Builder
 from fused_sched.program.program import Program
-from fused_sched.trace import Traced
+from fused_sched.trace import Traced, emit_per_group
 
 MILESTONES = [30, 60, 90, 400, 1000, 5000]
 FACTORS = {0: 1.0, 30: 0.5, 60: 0.25, 400: 0.125}
-LEVELS = np.array([1.0, 0.7, 0.3, 0.1, 0.01])
-EDGES = np.array([0.0, 100.0, 1000.0, 5000.0, 15000.0])
 
 # nanoGPT's globals
 learning_rate = 6e-4
@@ -100,7 +98,6 @@ class Base:
     def __init__(self, warmup: int, rates: list[float]) -> None:
         self.warmup, self.rates = warmup, rates
 
-    @property
     def slope(self) -> float:
         return 1.0 / self.warmup
 
@@ -108,7 +105,7 @@ class Base:
         return max(self.value(step), self.floor)
 
     def value(self, step: int) -> float:
-        return step * self.slope if step <= self.warmup else 1.0
+        return step * self.slope() if step <= self.warmup else 1.0
 
     @staticmethod
     def halves(n: int) -> float:
@@ -117,6 +114,7 @@ class Base:
 
 class Derived(Base):
     __slots__ = ("limit",)
+    label = "Derived"
 
     def __init__(self, warmup: int, rates: list[float], limit: int) -> None:
         super().__init__(warmup, rates)
@@ -124,18 +122,13 @@ class Derived(Base):
 
     @classmethod
     def name(cls) -> str:
-        return cls.__name__
+        return cls.label
 
     def value(self, step: int) -> float:
         quotient, rest = divmod(step, self.limit)
         index = min(quotient, len(self.rates) - 1)
         scale = self.halves(index) if isinstance(step, int) and self.name() == "Derived" else -1.0
         return super().value(step) * self.rates[index] * scale + rest * 1e-6
-
-
-@functools.cache
-def cached(step: int) -> float:
-    return math.exp(-step / 777) + float(np.interp(step, EDGES, LEVELS))
 
 
 def guarded(step: int, offset: int = 37) -> float:
@@ -206,7 +199,6 @@ IMAGINED: dict[str, Callable[[int], Any]] = {
     "closures and loops": closures_and_loops(),
     "object": Derived(200, [1.0, 0.9, 0.5, 0.25], 1500),
     "method": Base(300, []).value,
-    "lru_cache and interp": cached,
     "guarded": guarded,
     "nested partials": twice_partial,
     "decorated": triangle,
@@ -224,14 +216,10 @@ def program_of(traced: Traced) -> Program:
     """A program that computes it from a register ``step``."""
     b = Builder(1)
     step = b.register("step", 0.0)
-    for k, value in enumerate(emit(b, traced, step)):
+    for k, value in enumerate(emit_per_group(b, [traced], step)):
         b.register(f"result{k}", 0.5)
         b.set_register(f"result{k}", value)
     return b.finish("traced")
-
-
-def emit(b: Builder, traced: Traced, step: Value) -> tuple[Value, ...]:
-    return traced.emit(b, step)
 
 
 def on_host(traced: Traced) -> Callable[[int], float]:

@@ -14,7 +14,7 @@ import torch
 from ..memory.bindings import imported
 from ..memory.control_block import FIELDS, FLAGS, GROUP_STRIDE, GROUPS_OFFSET, HEADER, NO_COUNT, ControlBlock
 from ..memory.platforms import TORCH, Platform
-from ..program.program import FIELD_OPERATIONS, Operation
+from ..program.program import FIELD_OPERATIONS, Operation, host_function
 from ..rules import Scalar, is_zero
 from .base import Backend, Update
 
@@ -198,6 +198,14 @@ def _floordiv(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return torch.where(b == 0, a / b, torch.floor_divide(a, b))
 
 
+def _sqrt(a: torch.Tensor) -> torch.Tensor:
+    # torch's on the CPU is a library's, whose last place is not always that of IEEE
+    if a.device.type != "cpu":
+        return torch.sqrt(a)
+    root = host_function("sqrt")
+    return torch.tensor([root(x) for x in a.reshape(-1).tolist()], dtype=a.dtype, device=a.device).reshape(a.shape)
+
+
 def _truth(f: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> Callable[..., torch.Tensor]:
     return lambda a, b: f(a, b).double()
 
@@ -221,7 +229,7 @@ TORCH_FUNCTIONS: dict[str, Function] = {
     "not": lambda a: (a == 0).double(),
     "neg": torch.neg,
     "abs": torch.abs,
-    "sqrt": torch.sqrt,
+    "sqrt": _sqrt,
     "exp": torch.exp,
     "expm1": torch.expm1,
     "log": torch.log,

@@ -49,9 +49,15 @@ class OnDevice(Bound):
         self._reset_slots(fused, skip_with_optimizer)
         self._home = self._home_in(optimizer)
         with groups_untouched_on_error(optimizer):
-            with tensors_kept(optimizer):
-                super().__init__(optimizer, *args, **kwargs)  # type: ignore[call-arg]
-            self._bind()
+            try:
+                with tensors_kept(optimizer):
+                    super().__init__(optimizer, *args, **kwargs)  # type: ignore[call-arg]
+                self._bind()
+                self._compare_first()
+            except BaseException:
+                if self._home is not None and self._schedule is not None:  # nobody has this scheduler
+                    self._home.stop_advancing(self._schedule)
+                raise
         self._home.note_lrs_scheduled()
 
     def __del__(self) -> None:
@@ -65,6 +71,8 @@ class OnDevice(Bound):
             schedule.before_advance.let_go(self)
             home.keep_scheduler(self)
             for one in self._family():
+                if one._source is not None:
+                    one._source.serve(weakref.ref(one))
                 keep(one, "optimizer", weakref.proxy(optimizer))
                 one._home = weakref.proxy(home)
 

@@ -73,7 +73,7 @@ class Bound(HostSteps):
         before = [(one, all_kept(one), {name: getattr(one, name) for name in slots}) for one in self._family()]
         try:
             yield
-        except Exception:
+        except BaseException:
             for one, attributes, values in before:
                 put_back(one, attributes)
                 for name, value in values.items():
@@ -142,7 +142,7 @@ class Bound(HostSteps):
             for one in self._family():
                 if one._source is not None and one._source.horizon > 1:
                     one._prepare(restart=False)
-        except Exception:
+        except BaseException:
             if previous is None:  # this scheduler is not there yet
                 home.stop_advancing(schedule)
             raise
@@ -239,8 +239,37 @@ class Bound(HostSteps):
                 changed = changed or one._constants_changed()
         if changed:
             self._refresh()
-        if self._tabulates and (changed or not prepared):
-            self._prepare(restart=False)
+        if (self._tabulates or self._comparing) and (changed or not prepared):
+            self._prepare_step()
+
+    def _prepare_step(self) -> None:
+        """Call functions of the user's as torch does in the coming step: for a table, or to compare."""
+        schedule = self._schedule
+        assert schedule is not None
+        if not self._tabulates and schedule.block.remote and schedule.is_mirror_old():
+            self._comparing = False  # the host makes the steps no more, and would have to wait to know them
+            return
+        self._prepare(restart=False)
+        members = [*self._family()]
+        self._comparing = self._comparing and any(one._compares() for one in members)
+        if any(one._left_program() for one in members):
+            self._bind()
+            if self._schedule is not None:
+                self._prepare(restart=False)
+
+    def _compare_first(self) -> None:
+        """Compare a user's function with what torch's constructor wrote by it."""
+        written = None if self._source is None else self._written()
+        if written is not None and self._source is not None and self._schedule is not None:
+            self._source.compare_first(int(self.last_epoch), written)
+            if self._source.left_program:
+                self._bind()
+
+    def _left_program(self) -> bool:
+        """Whether a function turned out to be another one than the program has."""
+        if self._get_lr_differs is not None and self._schedule is not None:
+            return True
+        return self._source is not None and self._source.left_program
 
     def _look_again(self) -> None:
         """On the host, where a method was assigned or deleted: go back to a program if that can be."""
@@ -314,9 +343,13 @@ class Bound(HostSteps):
 
     def _prepare(self, restart: bool) -> None:
         """Put on the device what Python has to compute for the coming step (``restart``: to epoch 0)."""
-        if self._source is not None and not self._source.traced:
-            assert self._schedule is not None
-            self._source.prepare(self._schedule, self._scope, lambda: self._coming_epoch(restart))
+        schedule, self._restarts = self._schedule, restart
+        if schedule is None:
+            return
+        if self._source is not None and (self._source.comparing or not self._source.traced):
+            self._source.prepare(schedule, self._scope, lambda: self._coming_epoch(restart))
+        if self._compares() and self._traced_get_lr is not None and not schedule.memory.capturing():
+            self._compare_get_lr(self._coming_epoch(restart))
 
 
 class Hold:

@@ -57,6 +57,7 @@ class EditedByHand(Programmed):
         self._methods_seen = tuple((cls, present, present(cls)) for cls, present in classes.items())
         self._methods_touched = False
         self._tabulates = any(one._source is not None and not one._source.traced for one in members)
+        self._comparing = any(one._compares() for one in members)
         own = {one for one in members if type(one)._constants_changed is not EditedByHand._constants_changed}
         pairs = [(kept(one, name), copied) for one in members if one not in own for name, copied in one._seen.items()]
         self._containers_seen = tuple(pairs)

@@ -70,14 +70,24 @@ class CyclicLR(OnDevice, lr_scheduler.CyclicLR):
     def _functions(self) -> list[Any]:
         return [] if self._scale_fn_custom is None else [self._scale_fn_custom]
 
-    def _tabulated(self, epoch: int) -> list[list[float]]:
-        cycle = math.floor(1 + epoch / self.total_size)
-        return [[float(self.scale_fn(cycle if self.scale_mode == "cycle" else epoch))]]
+    def _columns(self) -> int:
+        return 2 if self.cycle_momentum else 1
 
-    def _scale(self, b: Builder, epoch: Value, cycle: Value) -> Value:
+    def _argument(self, epoch: int) -> int:
+        return math.floor(1 + epoch / self.total_size) if self.scale_mode == "cycle" else epoch
+
+    def _called(self, epoch: int) -> list[list[Any]]:
+        argument = self._argument(epoch)
+        groups = [self.base_lrs, self.base_momentums] if self.cycle_momentum else [self.base_lrs]
+        return [[self.scale_fn(argument) for _ in column] for column in groups]
+
+    def _scales(self, b: Builder, epoch: Value, cycle: Value) -> tuple[Value, ...]:
+        """Of the lr, and of the momentum where it is cycled."""
         if self._scale_fn_custom is not None and self._source is not None:
-            (scale,) = self._source.emit(b, epoch, cycle if self.scale_mode == "cycle" else epoch, width=1)
-            return scale
+            return self._source.emit(b, epoch, cycle if self.scale_mode == "cycle" else epoch, shared=True)
+        return (self._torchs_scale(b, epoch, cycle),) * self._columns()
+
+    def _torchs_scale(self, b: Builder, epoch: Value, cycle: Value) -> Value:
         # what torch bound at construction, or in a load: later edits of mode and gamma do nothing there either
         bound = self._scale_fn_ref
         kind = plain_function(bound).__name__
@@ -92,11 +102,11 @@ class CyclicLR(OnDevice, lr_scheduler.CyclicLR):
         cycle = b.op("floor", 1 + epoch / total)
         x = 1.0 + epoch / total - cycle
         position = b.where(x <= ratio, x / ratio, (x - 1) / (ratio - 1))
-        scale = self._scale(b, epoch, cycle)
+        scales = self._scales(b, epoch, cycle)
         base = self._per_group(b, "base_lrs", self.base_lrs)
         height = (self._per_group(b, "max_lrs", self.max_lrs) - base) * position
         if self.cycle_momentum:
             low = self._per_group(b, "base_momentums", self.base_momentums)
             high = self._per_group(b, "max_momentums", self.max_momentums)
-            b.set_field("beta1" if self.use_beta1 else "momentum", high - (high - low) * position * scale)
-        return base + height * scale
+            b.set_field("beta1" if self.use_beta1 else "momentum", high - (high - low) * position * scales[1])
+        return base + height * scales[0]

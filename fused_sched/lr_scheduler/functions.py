@@ -5,75 +5,119 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from operator import is_
-from typing import Any
+from typing import Any, Protocol
 
+from ..notice import warn
 from ..program.builder import Builder, Value
 from ..program.schedule import Schedule
-from ..trace import Traced, Untraceable, call_within, emit_per_group, trace_all
+from ..trace import Traced, Untraceable, emit_per_group, trace_all
+from ..trace.symbol import is_numpy_float
+from .audit import Audit
 
-LONGEST_CALL = 5.0  # seconds of processor time, for a function in which tracing suspects an endless loop
+RESTLESS = 8  # changes of what a function reads, each soon after the one before, until it is traced no more
+UNUSED: Any = object()  # the value of a function that torch does not call for a group
 
 _TABLE, _FIRST, _ROWS = "computed by Python ", "first tabulated epoch", "tabulated epochs"
+
+
+class NotANumber(Exception):
+    """A function gave what has rules of its own in arithmetic: its class."""
+
+
+def as_number(value: Any) -> float:
+    """A number of Python's, or numpy's float64, as a float.
+
+    Raises:
+        NotANumber: it is neither.
+    """
+    if type(value) not in (int, float, bool) and not is_numpy_float(type(value)):
+        raise NotANumber(type(value).__name__)
+    return float(value)
+
+
+class Caller(Protocol):
+    """The scheduler whose functions they are."""
+
+    def _functions(self) -> Sequence[Callable[[int], Any]]:
+        """The functions as they are now."""
+
+    def _call_functions(self, epoch: int) -> list[list[Any]]:
+        """What they give in the step to ``epoch``, called as torch calls them: for each column, one value a group."""
+
+    def _rows(self, called: Sequence[Sequence[Any]]) -> list[list[float]]:
+        """What the table holds for such values."""
+
+    def _argument(self, epoch: int) -> int:
+        """What they are given in the step to ``epoch``."""
 
 
 class StepFunctions:
     """One function of the step a param group: operations of the program, or rows that Python computes.
 
-    Every function is traced. Where one cannot be, all values come from a table instead, written ahead of
-    the advance that reads them. With ``horizon=1`` a row is computed when torch would compute it; with
-    more, so many are computed at once, and an advance past the last one traps.
+    Every function is traced, which does not call it. In the first steps it is called as torch calls it, and what it
+    gives is compared (:class:`Audit`). Where a function cannot be traced, or turns out to be another one, all values
+    come from a table, written ahead of the advance that reads them. With ``horizon=1`` a row is computed when torch
+    would compute it; with more, so many are computed at once, and an advance past the last one traps.
 
     Args:
-        functions: gives the functions as they are now; each takes an int.
-        tabulated: what the table holds for an epoch: for each output its numbers, one or one a group.
+        caller: gives the scheduler; it has this object.
         horizon: rows in the table, at least 1.
         outputs: numbers that a function returns.
+        columns: of the table.
     """
 
-    def __init__(
-        self,
-        functions: Callable[[], Sequence[Callable[[int], Any]]],
-        tabulated: Callable[[int], list[list[float]]],
-        horizon: int,
-        outputs: int = 1,
-    ) -> None:
+    def __init__(self, caller: Callable[[], Caller], horizon: int, outputs: int, columns: int) -> None:
         self.horizon = horizon
-        self._functions, self._tabulated = functions, tabulated
-        self._outputs = outputs
+        self._caller = caller
+        self._outputs, self._columns = outputs, columns
         self._first = self._end = 0
         self._row_of: int | None = None  # the epoch that the one row is of
+        self.not_numbers = ""  # why torch's code has to make the steps: a function gave what is no number
+        self._restless = 0  # how many times in a row what was read changed before all was compared
+        self._called: tuple[int, list[list[Any]]] | None = None  # what was called for a row that is not written yet
         self._trace()
 
     def _trace(self) -> None:
-        self._known = [*self._functions()]
+        self._known = [*self._caller()._functions()]
         self._traces: list[Traced] | None = None
         self._reason = ""
-        self._endless = False
         try:
             traces = trace_all(self._known, self._outputs)
             if len(traces) > 1:
                 emit_per_group(b := Builder(len(traces)), traces, b.register("step", 0.0))  # may be too long
             self._traces = traces
         except Untraceable as error:
-            self._reason, self._endless = error.reason, error.endless
+            self._reason = error.reason
         self._distinct = [*{id(t): t for t in self._traces or ()}.values()]
-        if self._endless:  # torch's constructor would hang in its first call
-            self._compute(0)
+        self.audit, self.left_program = Audit(done=self._traces is None), False
 
-    def _compute(self, epoch: int) -> list[list[float]]:
-        if not self._endless:
-            return self._tabulated(epoch)
-        try:
-            return call_within(LONGEST_CALL, lambda: self._tabulated(epoch))  # type: ignore[no-any-return]
-        except TimeoutError as error:
-            raise TimeoutError(f"the function of the schedule gave, at step {epoch}, {error}") from None
+    def _call(self, epoch: int) -> list[list[Any]]:
+        called, self._called = self._called, None
+        if called is not None and called[0] == epoch:
+            return called[1]
+        return self._caller()._call_functions(epoch)
 
     def forget(self) -> None:
         """Take the functions and their values as they are now."""
         self._end, self._row_of = self._first, None
-        functions = [*self._functions()]
-        if len(functions) != len(self._known) or not all(map(is_, functions, self._known)) or self.changed():
+        functions = [*self._caller()._functions()]
+        if len(functions) != len(self._known) or not all(map(is_, functions, self._known)):
+            self._restless = 0
             self._trace()
+        elif self.changed():
+            self._restless = 0 if self.audit.done else self._restless + 1
+            self._trace()
+            if self._restless > RESTLESS and self._traces is not None:
+                self._leave_program("what the function reads changed again and again", tell=False)
+
+    def serve(self, caller: Callable[[], Any]) -> None:
+        """The scheduler goes on, though the references to it were cleared."""
+        self._caller = caller
+
+    @property
+    def comparing(self) -> bool:
+        """Whether the functions are part of the program, and called to compare."""
+        return self._traces is not None and not self.audit.done
 
     @property
     def traced(self) -> bool:
@@ -87,32 +131,42 @@ class StepFunctions:
                 return True
         return False
 
-    def emit(self, b: Builder, epoch: Value, step: Value | None = None, width: int | None = None) -> tuple[Value, ...]:
+    def emit(self, b: Builder, epoch: Value, step: Value | None = None, *, shared: bool = False) -> tuple[Value, ...]:
         """The functions' values, or what is tabulated of them, for ``epoch``.
 
         Args:
             step: what traced functions are given; default ``epoch``.
-            width: how many functions there are: 1, or by default one for each group. Where there are not as many as
-                groups, the program traps, since torch's code raises.
+            shared: there is one function for all groups. Elsewhere, where there are not as many as groups, the program
+                traps, since torch's code raises.
         """
-        if width is None and len(self._known) != b.n_groups:
+        self.left_program = False
+        if not shared and len(self._known) != b.n_groups:
             b.trap(b.number(1.0), awaited=True)
-            return (b.number(0.0),) * self._outputs
+            return (b.number(0.0),) * self._columns
         if self._traces is not None:
-            step = epoch if step is None else step
-            return self._traces[0].emit(b, step) if width == 1 else emit_per_group(b, self._traces, step)
+            values = emit_per_group(b, self._traces, epoch if step is None else step)
+            return values * (self._columns // self._outputs)
         row = b.number(0.0)
         if self.horizon > 1:
             row = epoch - b.register(_FIRST, 0.0)
             b.trap((row < 0) | (row >= b.register(_ROWS, 0.0)))
-        width = b.n_groups if width is None else width
-        for i in range(self._outputs):
-            b.table(_TABLE + str(i), [math.nan] * (self.horizon * width), width=width)
-        return tuple(b.lookup(_TABLE + str(i), row) for i in range(self._outputs))
+        for i in range(self._columns):
+            b.table(_TABLE + str(i), [math.nan] * (self.horizon * b.n_groups), width=b.n_groups)
+        return tuple(b.lookup(_TABLE + str(i), row) for i in range(self._columns))
+
+    # -- steps that the host drives ------------------------------------------------------------------------
 
     def prepare(self, schedule: Schedule, scope: str, epoch: Callable[[], int]) -> None:
-        """Make sure that the row of the coming epoch is on the device; raises what the function raises."""
-        if self._traces is not None or f"{scope}{_TABLE}0" not in schedule.program.offsets:
+        """Make sure that the row of the coming epoch is on the device, or call the functions where they are compared.
+
+        Raises what a function raises.
+        """
+        self.not_numbers = ""
+        if self._traces is not None:
+            if not self.audit.done and not schedule.memory.capturing():
+                self._compare(schedule, epoch())
+            return
+        if f"{scope}{_TABLE}0" not in schedule.program.offsets:
             return
         if schedule.memory.capturing():
             if self.horizon > 1:
@@ -121,20 +175,94 @@ class StepFunctions:
             schedule.memory.refuse_in_capture("a value of the schedule was computed by Python", fix)
         due = epoch()
         if self.horizon == 1:
-            if due == self._row_of and schedule.may_not_have_advanced:
-                return  # the row of a step that was skipped: torch would not have called the function for it yet
-            self._row_of = due
-            for i, values in enumerate(self._compute(due)):
+            if self._is_skipped_step(schedule, due):
+                return
+            rows = self._numbers_of(self._call(due))
+            if rows is None:
+                return
+            for i, values in enumerate(rows):
                 schedule.write_row(f"{scope}{_TABLE}{i}", values)
+            self._row_of = due
         elif not self._first <= due < self._end:
             self._compute_rows(schedule, scope, due)
 
+    def _is_skipped_step(self, schedule: Schedule, due: int) -> bool:
+        """Whether the functions were called for a step that was skipped: torch would not call them for it again."""
+        return due == self._row_of and schedule.may_not_have_advanced
+
+    def _compare(self, schedule: Schedule, due: int) -> None:
+        assert self._traces is not None
+        if due < 0 or self._is_skipped_step(schedule, due):
+            return
+        called = self._call(due)
+        self._row_of = due
+        if due > min(t.horizon for t in self._distinct):
+            self._move_to_table(schedule, due, called, f"its whole numbers are not exact at step {due}")
+            return
+        step = self._caller()._argument(due)
+        results = {id(t): t.evaluate(step) for t in self._distinct}
+        traces = self._traces * (len(called[0]) if len(self._traces) == 1 else 1)
+        for i, column in enumerate(called):
+            for traced, value in zip(traces, column, strict=True):
+                result = results[id(traced)]
+                expected = None if result is None else result[i % self._outputs]
+                if value is not UNUSED and not self.audit.agrees(expected, value):
+                    self._move_to_table(schedule, due, called, self.audit.difference(f"step {step}", expected, value))
+                    return
+        self.audit.note()
+
+    def compare_first(self, epoch: int, written: Sequence[Sequence[Any]]) -> None:
+        """Compare with what torch's constructor wrote: the rows of ``epoch``."""
+        if self._traces is None:
+            return
+        if epoch > min(t.horizon for t in self._distinct):
+            self._leave_program(f"its whole numbers are not exact at step {epoch}")
+            return
+        step = self._caller()._argument(epoch)
+        results = [t.evaluate(step) for t in self._traces]
+        if any(r is None for r in results):
+            return  # torch's constructor would have raised
+        rows = self._caller()._rows([[r[i] for r in results if r is not None] for i in range(self._outputs)])
+        for row, column in zip(rows, written, strict=True):
+            for expected, value in zip(row, column, strict=True):
+                if not self.audit.agrees(expected, value):
+                    self._leave_program(self.audit.difference(f"step {step}", expected, value))
+                    return
+
+    def _move_to_table(self, schedule: Schedule, epoch: int, called: list[list[Any]], reason: str) -> None:
+        if schedule.memory.captured:
+            self._row_of = None
+            raise RuntimeError(
+                f"{reason}, and a CUDA graph that was captured has its program: give a function of the step alone"
+            )
+        self._leave_program(reason)
+        self._called = (epoch, called)
+
+    def _leave_program(self, reason: str, *, tell: bool = True) -> None:
+        self._traces, self._distinct, self._reason = None, [], reason
+        self._row_of = None
+        self.audit.done = self.left_program = True
+        if tell:
+            warn(f"{reason}: the function is called by Python at every step from now on")
+
+    def _numbers_of(self, called: list[list[Any]]) -> list[list[float]] | None:
+        """The rows; None where torch's code has to make the step."""
+        try:
+            return self._caller()._rows(called)
+        except NotANumber as error:
+            self.not_numbers, self.left_program = f"a function gave a {error}", True
+            return None
+
     def _compute_rows(self, schedule: Schedule, scope: str, epoch: int) -> None:
         self._first = self._end = epoch
-        tables: list[list[float]] = [[] for _ in range(self._outputs)]
+        tables: list[list[float]] = [[] for _ in range(self._columns)]
         for due in range(epoch, epoch + self.horizon):
             try:
-                row = self._compute(due)
+                row = self._caller()._rows(self._call(due))
+            except NotANumber as error:
+                raise TypeError(
+                    f"the function gave a {error} at step {due}: a table ahead holds numbers alone"
+                ) from None
             except Exception:
                 if due == epoch:
                     raise
@@ -150,6 +278,7 @@ class StepFunctions:
     def explain(self) -> str:
         """Which way was taken, and why."""
         if self._traces is not None:
-            return "\n".join(f"its function is part of the program: {t.explain()}" for t in self._distinct)
+            lines = [f"its function is part of the program: {t.explain()}" for t in self._distinct]
+            return "\n".join([*lines, self.audit.explain()])
         when = "at every step" if self.horizon == 1 else f"{self.horizon} steps at a time"
         return f"its function is called by Python {when} and its values are read from a table, because {self._reason}"

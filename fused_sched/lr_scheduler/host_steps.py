@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -11,7 +11,8 @@ from torch.optim import Optimizer
 
 from ..memory.control_block import FIELDS, PARTS
 from ..program.builder import TRAP
-from .attributes import all_kept, put_back
+from ..program.program import LAST_EPOCH, STEP_COUNT
+from .attributes import all_kept, keep, kept, put_back
 from .by_hand import EditedByHand
 from .overrides import CLOSED_FORM
 from .registers import LAST_LR
@@ -58,8 +59,77 @@ class HostSteps(EditedByHand):
         schedule.forget_step()
 
     def _torchs_step(self, epoch: float | None) -> None:
+        given, self._get_lr_given = self._get_lr_given, None
         self._step_count += 1
-        self._update_lr(epoch)  # type: ignore[attr-defined]
+        if given is not None:  # it was called for this step already
+            keep(self, "get_lr", lambda: given)
+        try:
+            self._update_lr(epoch)  # type: ignore[attr-defined]
+        finally:
+            if given is not None:
+                dict.__delitem__(self.__dict__, "get_lr")
+
+    @contextmanager
+    def _as_in_step(self, epoch: int) -> Iterator[None]:
+        """Let code of the user's see the scheduler as it is inside torch's step to ``epoch``."""
+        inside: dict[str, Any] = {LAST_EPOCH: epoch}
+        if STEP_COUNT in self.__dict__ and not self._restarts:
+            inside[STEP_COUNT] = int(self._step_count) + 1
+        with ExitStack() as stack:
+            outer = self._outer
+            if isinstance(outer, HostSteps) and LAST_EPOCH in outer._registers:
+                stack.enter_context(outer._shown_as({LAST_EPOCH: int(outer.last_epoch) + 1}))
+            stack.enter_context(self._shown_as(inside))
+            if self._enables_get_lr:
+                keep(self, "_get_lr_called_within_step", True)
+                stack.callback(keep, self, "_get_lr_called_within_step", False)
+            yield
+
+    @contextmanager
+    def _shown_as(self, inside: dict[str, Any]) -> Iterator[None]:
+        """Let registers be attributes as torch's are, with these values; what code adds to one is added."""
+        self._pull()
+        schedule = self._schedule
+        before = {name: kept(self, name) for name in (*self._registers, LAST_LR) if name in self.__dict__}
+        self._schedule = None  # attributes are those in __dict__
+        for name, value in inside.items():
+            keep(self, name, value)
+        try:
+            yield
+        finally:
+            self._schedule = schedule
+            moved = {name: kept(self, name) - value for name, value in inside.items() if kept(self, name) != value}
+            for name, value in before.items():
+                keep(self, name, value)
+            for name, by in moved.items():
+                setattr(self, name, getattr(self, name) + by)
+
+    def _call_functions(self, epoch: int) -> list[list[Any]]:
+        """:meth:`_called`, as inside torch's step."""
+        with self._as_in_step(epoch):
+            return self._called(epoch)
+
+    def _compare_get_lr(self, epoch: int) -> None:
+        """Compare a traced get_lr with what the user's own gives in the step to ``epoch``."""
+        traced, audit = self._traced_get_lr, self._get_lr_audit
+        assert traced is not None
+        assert self._schedule is not None
+        count, groups = int(self._step_count) + 1, self.optimizer.param_groups
+        if len(groups) != len(traced.forms) or (audit.compared == epoch and self._schedule.may_not_have_advanced):
+            return
+        found = traced.evaluate(epoch, count, groups)
+        with self._as_in_step(epoch):
+            lrs = [*self.get_lr()]  # type: ignore[attr-defined]
+        audit.compared = epoch
+        for g, value in enumerate(lrs):
+            expected = None if found is None else found[g]
+            if not audit.agrees(expected, value):
+                self._get_lr_differs = audit.difference(f"epoch {epoch}", expected, value)
+                if self._schedule.memory.captured:
+                    raise RuntimeError(f"{self._get_lr_differs}, and a CUDA graph that was captured has its program")
+                self._traced_get_lr, self._get_lr_given = None, lrs
+                return
+        audit.note()
 
     @contextmanager
     def _untouched_on_error(self) -> Iterator[None]:
@@ -70,7 +140,7 @@ class HostSteps(EditedByHand):
             before.append((one, all_kept(one), [(name, getattr(one, name)) for name in names]))
         try:
             yield
-        except Exception:
+        except BaseException:
             for one, state, values in before:
                 put_back(one, state)
                 for name, value in values:
@@ -129,7 +199,7 @@ def groups_untouched_on_error(optimizer: Any) -> Iterator[None]:
     tensors = [(x, x.detach().clone()) for x in numbers]
     try:
         yield
-    except Exception:
+    except BaseException:
         _put_back(tensors)
         for group, values in zip(optimizer.param_groups, before, strict=True):
             for key in [k for k in group if k not in values]:

@@ -37,8 +37,8 @@ class MultiplicativeLR(OnDevice, lr_scheduler.MultiplicativeLR):
     def _functions(self) -> list[Any]:
         return self.lr_lambdas
 
-    def _tabulated(self, epoch: int) -> list[list[float]]:
-        return [[float(f(epoch)) for f in self.lr_lambdas]]
+    def _called(self, epoch: int) -> list[list[Any]]:
+        return [[f(epoch) for f in self.lr_lambdas]]
 
     def _next_lr(self, b: Builder, epoch: Value) -> Value:
         assert self._source is not None

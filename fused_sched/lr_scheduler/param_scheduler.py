@@ -13,6 +13,7 @@ from ..memory.control_block import FIELDS, PAIRS, PARTS
 from ..memory.values import as_float
 from ..program.builder import Builder, Value
 from .base import OnDevice
+from .functions import UNUSED
 from .host_steps import refilled
 
 Function = Callable[[int], Any]
@@ -95,6 +96,7 @@ class ParamScheduler(OnDevice, _HostParamScheduler):
 
     _overwrites = True
     _constants = ("fns",)
+    _enables_get_lr = False
 
     def __init__(
         self,
@@ -129,9 +131,12 @@ class ParamScheduler(OnDevice, _HostParamScheduler):
         first = next((f for f in self.fns if f is not None), None)
         return [] if first is None else [first if f is None else f for f in self.fns]  # None: not used
 
-    def _tabulated(self, epoch: int) -> list[list[float]]:
-        rows = [(0.0,) * self._outputs() if f is None else self._numbers(f(epoch), epoch) for f in self.fns]
+    def _called(self, epoch: int) -> list[list[Any]]:
+        rows = [(UNUSED,) * self._outputs() if f is None else self._numbers(f(epoch), epoch) for f in self.fns]
         return [list(column) for column in zip(*rows, strict=True)]
+
+    def _rows(self, called: Sequence[Sequence[Any]]) -> list[list[float]]:
+        return [[0.0 if x is UNUSED else float(x) for x in column] for column in called]
 
     def _numbers(self, value: Any, epoch: int) -> tuple[float, ...]:
         parts = tuple(value) if isinstance(value, (tuple, list)) else (value,)

@@ -13,11 +13,13 @@ from ..program.account import MADE
 from ..program.builder import Builder, Operand, Value
 from ..program.program import LAST_EPOCH, STEP_COUNT, Program
 from ..program.schedule import Schedule
-from ..trace import TracedScheduler, Untraceable, trace_get_lr
+from ..trace import Untraceable
 from .attributes import Attributes, keep, kept
-from .functions import StepFunctions
+from .audit import Audit
+from .functions import StepFunctions, as_number
 from .overrides import StandIn, plain_function
 from .registers import LAST_LR, GroupRegister, Register
+from .traced_get_lr import TracedGetLR, trace_get_lr
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -42,11 +44,11 @@ class Programmed:
 
     # In slots, so that state_dict(), which is all of __dict__, has torch's keys and no others.
     __slots__ = (
-        "__weakref__", "_containers_seen", "_fused", "_groups_seen", "_home", "_horizon", "_host_reason",
-        "_is_first_step", "_lrs_lent", "_methods_seen", "_methods_touched", "_order_checked", "_outer_reference",
-        "_parts_seen", "_schedule", "_scope", "_seen", "_seen_in_groups", "_skip_with_optimizer", "_source",
-        "_step_was_made", "_tabulates", "_touched", "_traced_get_lr", "_values_seen", "_watched_parts",
-        "_watches", "_watches_itself",
+        "__weakref__", "_bases", "_comparing", "_containers_seen", "_fused", "_get_lr_audit", "_get_lr_differs",
+        "_get_lr_given", "_groups_seen", "_home", "_horizon", "_host_reason", "_is_first_step", "_lrs_lent",
+        "_methods_seen", "_methods_touched", "_order_checked", "_outer_reference", "_parts_seen", "_restarts",
+        "_schedule", "_scope", "_seen", "_seen_in_groups", "_skip_with_optimizer", "_source", "_step_was_made",
+        "_tabulates", "_touched", "_traced_get_lr", "_values_seen", "_watched_parts", "_watches", "_watches_itself",
     )  # fmt: skip
 
     # Attributes of the torch class that are constants of the program; users may change them at any time.
@@ -54,6 +56,7 @@ class Programmed:
     _group_constants: ClassVar[tuple[str, ...]] = ()  # the same, kept by torch in the param groups
     _registers: ClassVar[tuple[str, ...]] = (LAST_EPOCH, STEP_COUNT)
     _sets: ClassVar[str] = "the lr"  # for messages
+    _enables_get_lr: ClassVar[bool] = True  # torch's step says that get_lr is called within it
     _overwrites: ClassVar[bool] = False  # what it sets does not depend on what is there
     _order_matters: ClassVar[bool] = True  # torch warns if the first step comes before the optimizer's
     _bound_functions: ClassVar[dict[str, tuple[Any, ...]]] = {}  # attributes with methods of torch's that it bound
@@ -96,7 +99,7 @@ class Programmed:
         self._scope = ""
         self._outer_reference: weakref.ref[Programmed] | None = None
         self._host_reason: str | None = None
-        self._traced_get_lr: TracedScheduler | None = None  # of a subclass that overrides it
+        self._traced_get_lr: TracedGetLR | None = None  # of a subclass that overrides it
         self._is_first_step = False
         self._containers_seen: tuple[Any, ...] = ()  # of the constants of all members, and copies of them
         self._seen: dict[str, Any] = {}
@@ -108,6 +111,12 @@ class Programmed:
         self._methods_touched = False  # a method was assigned or deleted since
         self._touched = False  # a constant was assigned since the program was built
         self._tabulates = False  # Python computes values ahead of every advance
+        self._restarts = False  # the coming step begins anew at epoch 0, inside a sequence
+        self._bases: list[Any] = []  # of LambdaLR: base_lrs as they were when its functions were called
+        self._get_lr_given: list[Any] | None = None  # what get_lr gave for a step that Python is to make
+        self._comparing = False  # functions of the user's are called to compare them with the program
+        self._get_lr_audit = Audit(done=True)
+        self._get_lr_differs: str | None = None
         # in which of this one and its parts a change has to be looked for
         self._watches_itself = self._watches = False
         self._watched_parts: tuple[Any, ...] = ()
@@ -223,19 +232,36 @@ class Programmed:
         """How many numbers such a function returns."""
         return 1
 
-    def _tabulated(self, epoch: int) -> list[list[float]]:
-        """What the table holds for ``epoch`` where the functions cannot be traced; one list an output."""
+    def _columns(self) -> int:
+        """How many numbers of each group the functions give in a step."""
+        return self._outputs()
+
+    def _argument(self, epoch: int) -> int:
+        """What the functions are given in the step to ``epoch``."""
+        return epoch
+
+    def _called(self, epoch: int) -> list[list[Any]]:
+        """What the functions give, called as torch's code calls them; one list a column."""
         raise NotImplementedError
+
+    def _rows(self, called: Sequence[Sequence[Any]]) -> list[list[float]]:
+        """What the table holds for such values."""
+        return [[as_number(x) for x in column] for column in called]
+
+    def _written(self) -> list[list[Any]] | None:
+        """The rows that torch's constructor wrote; None where they cannot be known."""
+        return None
+
+    def _compares(self) -> bool:
+        """Whether a user's function is called beside the program, to compare."""
+        if self._traced_get_lr is not None and not self._get_lr_audit.done:
+            return True
+        return self._source is not None and self._source.comparing
 
     def _ensure_source(self) -> None:
         if self._source is None and self._functions():
-            functions, tabulated = weakref.WeakMethod(self._functions), weakref.WeakMethod(self._tabulated)
-            self._source = StepFunctions(
-                lambda: functions()(),  # type: ignore[misc]
-                lambda epoch: tabulated()(epoch),  # type: ignore[misc]
-                self._horizon,
-                self._outputs(),
-            )
+            caller = weakref.ref(self)
+            self._source = StepFunctions(caller, self._horizon, self._outputs(), self._columns())  # type: ignore[arg-type]
 
     def _why_on_host(self) -> str | None:
         """The reason why only Python can run this scheduler, or None."""
@@ -253,6 +279,8 @@ class Programmed:
             return self._why_get_lr_on_host()
         if self._torch_class is LRScheduler:
             return f"{cls.__name__} does not define get_lr"
+        if self._source is not None and self._source.not_numbers:
+            return self._source.not_numbers
         return self._why_parts_on_host()
 
     def _why_parts_on_host(self) -> str | None:
@@ -279,11 +307,14 @@ class Programmed:
         cls = type(self)
         if cls._emit_step is not Programmed._emit_step:
             return f"{cls.__name__} overrides get_lr of {self._torch_class.__name__}, which has a state of its own"
+        if self._get_lr_differs is not None:
+            return self._get_lr_differs
         traced = self._traced_get_lr
         if traced is None or traced.changed() or len(traced.forms) != len(self.optimizer.param_groups):
             self._pull()
             try:
                 self._traced_get_lr = trace_get_lr(self)
+                self._get_lr_audit = Audit(done=False)
             except Untraceable as error:
                 self._traced_get_lr = None
                 return f"{cls.__name__} overrides get_lr, which cannot be traced: {error}"

@@ -129,7 +129,7 @@ class Schedule(Run):
     def follow(self) -> None:
         """Keep the host's mirror in step after the device advanced."""
         if self.block.remote:
-            if self.guarded or self._mirror_is_old():
+            if self.guarded or self.is_mirror_old():
                 self.block.expire()
             else:
                 self.host_advance(self.memory.host, self.block.host)
@@ -139,7 +139,8 @@ class Schedule(Run):
         if not self.has_advanced:
             self.has_advanced = not self.trapped
 
-    def _mirror_is_old(self) -> bool:
+    def is_mirror_old(self) -> bool:
+        """Whether the host would have to ask the device what an advance made."""
         block, memory = self.block, self.memory
         return block.stale or block.volatile or memory.stale or memory.volatile
 
@@ -172,7 +173,7 @@ class Schedule(Run):
                 self._note_advance()
             return
         if self.block.remote:
-            if self._mirror_is_old():
+            if self.is_mirror_old():
                 self.block.expire()
             elif not may_be_skipped:
                 self.host_advance(self.memory.host, self.block.host)
@@ -319,7 +320,7 @@ class Schedule(Run):
         if program.layout != self.program.layout:
             return False
         for symbol, slot in program.memory.items():
-            if slot.kind != "register" and slot != self.program.memory[symbol]:
+            if slot.kind != "register" and repr(slot) != repr(self.program.memory[symbol]):  # 0.0 is not -0.0
                 self.memory.write_range(self.program.offsets[symbol], slot.initial)
         self.program = program
         return True

@@ -1,17 +1,6 @@
-"""A Python function of the step becomes a program: symbolic execution, checked against the function itself."""
+"""A Python function of the step becomes a program, by running its code on a symbolic step; see docs/tracing.md."""
 
-from .explore import Untraceable
 from .function import Traced, emit_per_group, trace, trace_all
-from .scheduler import TracedScheduler, trace_get_lr
-from .time_limit import call_within
+from .paths import Untraceable
 
-__all__ = [
-    "Traced",
-    "TracedScheduler",
-    "Untraceable",
-    "call_within",
-    "emit_per_group",
-    "trace",
-    "trace_all",
-    "trace_get_lr",
-]
+__all__ = ["Traced", "Untraceable", "emit_per_group", "trace", "trace_all"]

@@ -1,144 +1,131 @@
-"""Tracing a function of the step."""
+"""Tracing a function of the step, and checking what came of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from types import FunctionType, MethodType
+import math
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 from ..program.builder import Builder, Value
-from . import verify
-from .emit import Form, emit_form, emit_groups, make_form
-from .explore import LAST_STEP, Explorer, Fork, Leaf, Tree, Untraceable, current
-from .expression import Node
-from .mathematics import learn_numpy
-from .objects import name_of
-from .sandbox import Sandbox, refuse_unfit
+from .code import is_generator
+from .form import Form, emit_form, emit_groups, make_form
+from .mathematics import quiet_numpy
+from .operations import Interval, Node
+from .paths import LAST_STEP, Explorer, Path, Untraceable, current
+from .sandbox import Sandbox
 from .symbol import Sym, lift
-from .watch import Watch
+from .views import shown
+from .watch import Watch, is_a
 
-SPARSE_AFTER = 8  # functions of one structure that are checked at every step up to verify.DENSE
+AROUND = 8  # steps on both sides of each threshold and constant
+FARTHEST = 2**31 + 1  # step that is compared
+MOST_AROUND = 600
+SPARSE_AFTER = 8  # functions of one code that are compared at all steps
 
 
 class Traced:
     """A function of the step as operations.
 
     Attributes:
-        outputs: how many numbers it returns.
-        checked: how many steps were compared with the function itself.
+        form: the operations.
+        watch: what it read.
         horizon: the last step up to which its whole numbers are exact.
     """
 
-    def __init__(self, name: str, form: Form, watch: Watch, leaves: int, checked: int, horizon: int) -> None:
+    def __init__(self, name: str, form: Form, watch: Watch, paths: int, compared: int, horizon: int) -> None:
         self.name, self.form, self.watch = name, form, watch
-        self.outputs, self.leaves, self.checked, self.horizon = _outputs_of(form.shape), leaves, checked, horizon
+        self.outputs, self.paths, self.compared, self.horizon = len(form.results), paths, compared, horizon
+        self._evaluate: Callable[[dict[str, float]], tuple[float, ...] | None] | None = None
 
     @property
     def traps(self) -> bool:
         """Whether it raises at some steps."""
-        return self.form.traps
+        return self.form.trap is not None
 
-    def emit(self, b: Builder, step: Value) -> tuple[Value, ...]:
-        """Append the function of ``step``; a step at which it raises becomes a trap (:meth:`Builder.trap`)."""
-        values, trapped = emit_form(b, [self.form], {"step": lambda: step})
-        if trapped is not None:
-            b.trap(trapped)
-        return values
+    def evaluate(self, step: int) -> tuple[float, ...] | None:
+        """Its values as the host computes them; None where it raises."""
+        if self._evaluate is None:
+            self._evaluate = compile_form(self.form)
+        return self._evaluate({"step": float(step)})
 
     def changed(self) -> bool:
         """Whether something that the function read from outside is not what it was: trace it again."""
         return self.watch.changed()
 
     def explain(self) -> str:
-        """What was traced and how it was checked, in one line."""
+        """What was traced, how it was checked and what is promised."""
         ends = "raises at some steps" if self.traps else "never raises"
         return (
-            f"{self.name}: {self.leaves} path(s), {len(self.form.lines)} values, {ends}; equal to the function bit for "
-            f"bit at {self.checked} steps up to {min(self.horizon, 2**31 + 1)}"
+            f"{self.name}: {self.paths} path(s), {len(self.form.lines)} values, {ends}; {promise([self.form])}; "
+            f"compared at {self.compared} steps"
         )
 
 
-def _outputs_of(shape: Any) -> int:
-    if shape[0] == "fork":
-        return max(_outputs_of(shape[2]), _outputs_of(shape[3]))
-    return len(shape[1]) if shape[0] == "leaf" else 0
+def promise(forms: Iterable[Form]) -> str:
+    """How near programs are to the functions, in words."""
+    inexact = sorted({op for form in forms for op in form.inexact})
+    if not inexact:
+        return "the same bits as the function on every device"
+    return f"the same bits as the function, but for {', '.join(inexact)}, each within 2 units in the last place"
 
 
 def trace(function: Callable[[int], Any], outputs: int = 1, *, sparse: bool = False) -> Traced:
-    """A Python function of the step as a program that has its bits.
+    """A Python function of the step as a program.
 
-    The function is run on a symbolic step, in a sandbox that lets nothing be changed, once for each path
-    through its decisions. The result is then compared, bit for bit and exception for exception, with the
-    function itself: at every step up to 1,000, 8 steps around every threshold and every constant, and about
-    300 steps spread over 10**7 and around 2**31.
+    It is not called. Its code is run on a symbolic step, once for each path through its decisions, in a sandbox that
+    lets nothing be changed and that has a closed list of what may be read (:mod:`fused_sched.trace.sandbox`). The
+    result is then compared, bit for bit and exception for exception, with that code run on numbers: around every
+    threshold and constant, and at steps spread up to 2**31.
 
     Args:
         function: takes the step, an int from 0 on, and returns a number.
         outputs: 1 for a number; n for a tuple or list of n numbers.
-        sparse: leave out most of the steps up to 1,000, for one of many functions that differ in numbers only.
+        sparse: compare at fewer steps, for one of many functions that differ in numbers only.
 
     Raises:
-        Untraceable: it does what a program cannot, or what has effects outside of it; its ``reason`` says what.
+        Untraceable: it does what is not on the list, or not what a program can; its ``reason`` says what.
     """
     name = describe(function)
-    try:
-        return _trace(function, name, outputs, sparse)
-    except Untraceable as error:
-        reason = error.reason if error.reason.startswith(name) else f"{name}: {error.reason}"
-        raise Untraceable(reason) from None
-    except RecursionError:
-        raise Untraceable(f"{name}: it recurses too deeply") from None
-
-
-def _trace(function: Callable[[int], Any], name: str, outputs: int, sparse: bool) -> Traced:
     if not callable(function):
-        raise Untraceable("it cannot be called")
-    refuse_unfit(function)
-    learn_numpy()
-    explorer = Explorer({"step": ((0.0, float(LAST_STEP), False), True)})
-    with Sandbox(explorer) as box:
+        raise Untraceable(f"{name}: it cannot be called")
+    if is_generator(_code_of(function)):
+        raise Untraceable(f"{name}: it is a generator or coroutine, which returns no number")
+    with naming(name), quiet_numpy():
+        explorer = Explorer({"step": (Interval(0.0, float(LAST_STEP)), True)})
+        with Sandbox() as box:
+            rebuilt = box.wrap(function)
+            folded = explorer.explore(lambda: returned(rebuilt(Sym(explorer.inputs["step"], "int")), outputs))
+            form = make_form(folded.values, folded.trap)
+            steps = steps_to_compare(explorer, sparse)
+            compare(explorer, form, lambda x: rebuilt(x["step"]), [{"step": x} for x in steps])
+        return Traced(name, form, box.watch, folded.paths, len(steps), explorer.horizon)
 
-        def once() -> tuple[Any, ...]:
-            result = box.wrap(function)(Sym(explorer.inputs["step"], "int"))
-            return returned(result, outputs)
 
-        tree = explorer.explore(once)
-    if all_raise(tree):
-        raise Untraceable(f"it raises {show_error(tree)} at every step")
-    form = make_form(tree, leaf_nodes)
-    checked = verify.check(form, function, explorer, sparse)
-    return Traced(name, form, box.watch, count_leaves(tree), checked, explorer.horizon)
+def _code_of(function: Any) -> CodeType | None:
+    return function.__code__ if type(function) is FunctionType else None
 
 
 def trace_all(functions: Sequence[Callable[[int], Any]], outputs: int = 1) -> list[Traced]:
     """:func:`trace` for one function of each param group; the same function is traced once.
 
-    Functions after the first 8 of one structure are checked at fewer steps.
+    Functions after the first 8 of one code are compared at fewer steps.
     """
     known: dict[Any, Traced] = {}
     counts: dict[Any, int] = {}
-    result = []
     for function in functions:
-        key = _identity(function)
-        if key not in known:
-            code = getattr(getattr(function, "func", function), "__code__", None)
+        if id(function) not in known:
+            code = _code_of(function.func if type(function) is partial else function)
             counts[code] = counts.get(code, 0) + 1
-            known[key] = trace(function, outputs, sparse=counts[code] > SPARSE_AFTER)
-        result.append(known[key])
-    return result
-
-
-def _identity(function: Any) -> Any:
-    if type(function).__name__ == "partial" and all(
-        type(x) in (int, float, str, bool, type(None)) for x in (*function.args, *function.keywords.values())
-    ):
-        arguments = tuple((k, type(v), repr(v)) for k, v in function.keywords.items())
-        return id(function.func), tuple((type(x), repr(x)) for x in function.args), arguments
-    return id(function)
+            known[id(function)] = trace(function, outputs, sparse=counts[code] > SPARSE_AFTER)
+    return [known[id(function)] for function in functions]
 
 
 def emit_per_group(b: Builder, traces: Sequence[Traced], step: Value) -> tuple[Value, ...]:
-    """Append one traced function for each param group.
+    """Append one traced function for each param group, or the only one for all; where it raises, the program traps.
 
     One function for all stays uniform. Functions of one structure, such as partials of one function, become one
     whose constants differ between groups; others are selected by the number of their kind.
@@ -146,70 +133,132 @@ def emit_per_group(b: Builder, traces: Sequence[Traced], step: Value) -> tuple[V
     Raises:
         Untraceable: the functions are too many and too different for one program.
     """
-    if len(traces) != b.n_groups:
+    if len(traces) not in (1, b.n_groups):
         raise ValueError(f"{len(traces)} functions for {b.n_groups} param groups; give one a group")
-    same = all(t is traces[0] for t in traces)
-    values, trapped = emit_groups(b, [t.form for t in traces], {"step": lambda: step}, same=same)
-    if trapped is not None:
-        b.trap(trapped)
+    horizon = min(t.horizon for t in traces)
+    if horizon < LAST_STEP:
+        b.trap(step > horizon)
+    if len({id(t) for t in traces}) > 1:
+        return emit_groups(b, [t.form for t in traces], {"step": lambda: step})
+    values, trap = emit_form(b, [traces[0].form], {"step": lambda: step})
+    if trap is not None:
+        b.trap(trap)
     return values
 
 
 # -- results -----------------------------------------------------------------------------------------------
 
 
-def returned(result: Any, outputs: int) -> tuple[Any, ...]:
+def returned(result: Any, outputs: int) -> tuple[Node, ...]:
     """The nodes of what a function returned."""
-    if outputs == 1:
-        return (_node(result),)
-    if not isinstance(result, (tuple, list)) or len(result) != outputs:
+    values = (result,) if outputs == 1 else result
+    if not is_a(values, tuple, list) or len(values) != outputs:
         raise current().stop(f"it returns {_show(result)}, not {outputs} numbers")
-    return tuple(_node(x) for x in result)
-
-
-def _node(value: Any) -> Node:
-    if type(value) is not Sym and (type(value) is complex or type(value).__name__ in ("str", "NoneType")):
-        raise current().stop(f"it returns {_show(value)}, not a number")
-    number = lift(value)
-    if number is None:
-        raise current().stop(f"it returns {_show(value)}, not a number")
-    return number.node
+    numbers = [lift(x) for x in values]
+    for value, number in zip(values, numbers, strict=True):
+        if number is None:
+            raise current().stop(f"it returns {_show(value)}, not a number")
+    return tuple(number.node for number in numbers if number is not None)
 
 
 def _show(value: Any) -> str:
     return "None" if value is None else f"a {type(value).__name__}"
 
 
-def leaf_nodes(leaf: Leaf) -> tuple[Node, ...]:
-    """The results of a path."""
-    return leaf.values
-
-
-def all_raise(tree: Tree) -> bool:
-    """Whether no path returns."""
-    return all_raise(tree.true) and all_raise(tree.false) if isinstance(tree, Fork) else tree.error is not None
-
-
-def show_error(tree: Tree) -> str:
-    """The first exception, in words."""
-    while isinstance(tree, Fork):
-        tree = tree.true
-    return f"{type(tree.error).__name__} ({' '.join(str(tree.error).split())})"
-
-
-def count_leaves(tree: Tree) -> int:
-    """How many paths there are."""
-    return count_leaves(tree.true) + count_leaves(tree.false) if isinstance(tree, Fork) else 1
-
-
 def describe(function: Any) -> str:
     """Name and place of a function, in a few words."""
-    while hasattr(function, "func") and hasattr(function, "keywords"):
+    while type(function) is partial:
         function = function.func
-    inner = function
-    while not isinstance(inner, (FunctionType, MethodType)) and hasattr(inner, "__wrapped__"):
-        inner = inner.__wrapped__
-    if isinstance(inner, (FunctionType, MethodType)):
-        code = inner.__code__
-        return f"{inner.__qualname__} ({code.co_filename.rpartition('/')[2]}:{code.co_firstlineno})"
-    return name_of(function if hasattr(function, "__name__") else type(function))
+    if is_a(function, FunctionType, MethodType):
+        code = function.__code__
+        return f"{function.__qualname__} ({code.co_filename.rpartition('/')[2]}:{code.co_firstlineno})"
+    return shown(function)
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Let the reason of what cannot be traced begin with the function's name."""
+    try:
+        yield
+    except Untraceable as error:
+        raise Untraceable(error.reason if error.reason.startswith(name) else f"{name}: {error.reason}") from None
+    except RecursionError:
+        raise Untraceable(f"{name}: it recurses too deeply") from None
+
+
+# -- comparing ---------------------------------------------------------------------------------------------
+
+
+def compile_form(form: Form) -> Callable[[Mapping[str, float]], tuple[float, ...] | None]:
+    """The form as the host evaluates it: results, or None where it raises."""
+    b = Builder(1)
+    inputs = {value: b.register(value, 0.0) for op, value, _ in form.lines if op == "input"}
+    values, trap = emit_form(b, [form], {name: (lambda v=v: v) for name, v in inputs.items()})  # type: ignore[misc]
+    for k, value in enumerate([*values, b.number(0.0) if trap is None else trap]):
+        b.register(f"result {k}", 0.5)
+        b.set_register(f"result {k}", value)
+    program = b.finish("traced")
+    advance, at = program.compile_host(), program.offsets
+    initial: list[float] = program.initial_memory([0]).tolist()
+    places, outputs = [(name, at[name]) for name in inputs], [at[f"result {k}"] for k in range(len(values) + 1)]
+
+    def run(given: Mapping[str, float]) -> tuple[float, ...] | None:
+        memory = initial.copy()
+        for name, place in places:
+            memory[place] = given[name]
+        advance(memory, [])
+        *results, trapped = (memory[k] for k in outputs)
+        return None if trapped else tuple(results)
+
+    return run
+
+
+def steps_to_compare(explorer: Explorer, sparse: bool) -> list[int]:
+    """Around each number in the function and each step where a decision changes, and spread over what can come."""
+    last = min(explorer.horizon, FARTHEST)
+    numbers = {*explorer.points, *explorer.graph.numbers()}
+    centres = sorted(int(p) for p in numbers if 0 <= p <= last)
+    steps = set(range(33))
+    for centre in centres:
+        steps.update(range(centre - AROUND, centre + AROUND + 1) if len(steps) < MOST_AROUND else (centre,))
+    generator = random.Random(0)
+    steps.update(int(1.12**k) for k in range(10, 190))
+    steps.update(generator.randrange(10**7) for _ in range(20 if sparse else 150))
+    steps.update((2**24 + 1, 2**31 - 1, 2**31, last))
+    found = sorted(x for x in steps if 0 <= x <= last)
+    # a function that runs long is compared at fewer
+    return found[:: 1 + len(found) * explorer.lines_of_a_path // 500_000]
+
+
+def compare(explorer: Explorer, form: Form, rebuilt: Callable[[Any], Any], inputs: Sequence[Mapping[str, Any]]) -> None:
+    """Compare the program with the function's code as it runs in the sandbox on numbers.
+
+    Raises:
+        Untraceable: they differ somewhere.
+    """
+    program = compile_form(form)
+    for given in inputs:
+        found = program(given)
+        expected = Path(explorer, [], symbolic=False).run(lambda given=given: as_floats(rebuilt(given)), [])  # type: ignore[misc]
+        if not same(found, expected):
+            when = ", ".join(f"{name} {value}" for name, value in given.items())
+            shown = ["an exception" if x is None else ", ".join(map(repr, x)) for x in (found, expected)]
+            raise Untraceable(f"at {when} its program gives {shown[0]}, but the function {shown[1]}")
+
+
+def as_floats(result: Any) -> tuple[float, ...]:
+    """A number, or a list or tuple of numbers, as a tuple of floats."""
+    return tuple(map(float, result if is_a(result, tuple, list) else (result,)))
+
+
+def same(found: Sequence[float] | None, expected: Sequence[float] | None) -> bool:
+    """Equal bits; a NaN equals a NaN, and None is an exception."""
+    if found is None or expected is None or len(found) != len(expected):
+        return found is expected
+    return all(_same_bits(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def _same_bits(a: float, b: float) -> bool:
+    if a == b:
+        return a != 0.0 or math.copysign(1.0, a) == math.copysign(1.0, b)
+    return a != a and b != b

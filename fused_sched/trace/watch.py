@@ -1,34 +1,69 @@
-"""What a trace has read from outside of the function, and whether it is still the same."""
+"""What a trace has read from outside of the function, and whether reading it again gives the same."""
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable
 from functools import partial
 from itertools import repeat
-from operator import attrgetter, methodcaller
-from types import CellType, ModuleType
+from operator import attrgetter, is_, methodcaller
+from types import CellType, GetSetDescriptorType, MemberDescriptorType, ModuleType
 from typing import Any
 
 MISSING: Any = object()
 
 Read = Callable[[Any], Any]  # from the object that was asked to what it gave
+_PLAIN = (bool, int, float, str, bytes, type(None))
 
 
 def _same(now: Any, then: Any) -> bool:
+    """Whether two values are one, or equal in type and bits."""
     if now is then:
         return True
-    return type(now) is type(then) and isinstance(then, (int, float, str)) and now == then
+    if type(now) is not type(then) or not is_a(then, *_PLAIN):
+        return False
+    return bool(now == then) and (not is_a(then, float) or math.copysign(1.0, now) == math.copysign(1.0, then))
 
 
 def _weakly(x: Any) -> weakref.ref[Any] | None:
     """A weak reference; None for what cannot have one, for numbers, and for classes, which are in cycles anyway."""
-    if isinstance(x, (type, ModuleType, int, float, str)):
+    if is_a(x, type, ModuleType, *_PLAIN):
         return None
     try:
         return weakref.ref(x)
     except TypeError:
         return None
+
+
+def is_a(value: Any, *kinds: type) -> bool:
+    """As isinstance(), which asks ``__class__`` too, and so may run code of the user's."""
+    return issubclass(type(value), kinds)
+
+
+def dict_of(kind: type) -> Callable[[Any], dict[str, Any]]:
+    """How the own attributes of an object are read, whatever its class calls ``__dict__``."""
+    for one in kind.__mro__:
+        found = one.__dict__.get("__dict__")
+        if is_a(found, GetSetDescriptorType, MemberDescriptorType):
+            return found.__get__  # type: ignore[union-attr,no-any-return]
+    return lambda owner: {}
+
+
+def in_classes(mro: Any, name: str) -> Any:
+    """What the first class that has ``name`` has under it, or MISSING."""
+    for owner in mro:
+        if name in owner.__dict__:
+            return owner.__dict__[name]
+    return MISSING
+
+
+def slot_of(descriptor: MemberDescriptorType, owner: Any) -> Any:
+    """What is in a slot, or MISSING."""
+    try:
+        return descriptor.__get__(owner)
+    except AttributeError:
+        return MISSING
 
 
 class Watch:
@@ -41,38 +76,70 @@ class Watch:
 
     def __init__(self) -> None:
         self._names: set[tuple[Any, ...]] = set()
-        self._copies: dict[int, tuple[Any, Any]] = {}
+        self._containers: dict[int, tuple[Any, Any, list[Any]]] = {}
         self._plain: list[tuple[Callable[[], Any], Any]] = []
         self._of_objects: list[tuple[weakref.ref[Any], Read, Any]] = []
         self._objects: list[tuple[Callable[[], Any], Read, weakref.ref[Any]]] = []
 
-    def key(self, mapping: Any, key: Any, value: Any) -> None:
-        """``mapping.get(key)`` was ``value``; MISSING where it had no such key."""
-        self._note(("key", id(mapping), key), mapping, methodcaller("get", key, MISSING), value)
+    def variable(self, variables: Any, name: str, value: Any) -> None:
+        """A global variable was ``value``; MISSING where there was none."""
+        self._note(("variable", id(variables), name), variables, methodcaller("get", name, MISSING), value)
 
-    def has_none(self, owner: Any, name: str) -> None:
-        """``owner`` had no attribute ``name`` of its own."""
-        self._note(("own", id(owner), name), owner, lambda it: name in getattr(it, "__dict__", ()), False)
+    def attribute(self, owner: Any, name: str, after: type | None = None) -> None:
+        """``owner.name`` is what it is now: in its dict or slot, and in its classes, by ``super()`` in those after one.
 
-    def attribute(self, owner: Any, name: str, value: Any) -> None:
-        """``owner.name`` was ``value``."""
-        self._note(("attribute", id(owner), name), owner, attrgetter(name), value)
+        Wherever :func:`views.plain_attribute` finds it, nothing that goes before may appear.
+        """
+        if is_a(owner, ModuleType):
+            self.variable(owner.__dict__, name, owner.__dict__.get(name, MISSING))
+            self.variable(owner.__dict__, "__getattr__", owner.__dict__.get("__getattr__", MISSING))
+            self.kind(owner)
+            return
+        own = not is_a(owner, type)
+
+        def in_its_classes(one: Any) -> Any:
+            mro = type(one).__mro__ if own else one.__mro__
+            return in_classes(mro if after is None else mro[mro.index(after) + 1 :], name)
+
+        value = in_its_classes(owner)
+        self._note(("classes", id(owner), name, after), owner, in_its_classes, value)
+        if own:
+            self.of_class(owner, "__getattribute__")
+            self.of_class(owner, "__getattr__")
+        if type(value) is MemberDescriptorType:
+            self._note(("slot", id(owner), name), owner, lambda one: slot_of(value, one), slot_of(value, owner))
+        elif own and after is None:
+            attributes = dict_of(type(owner))
+            kept = attributes(owner).get(name, MISSING)
+            self._note(("own", id(owner), name), owner, lambda one: attributes(one).get(name, MISSING), kept)
+
+    def part(self, owner: Any, name: str, value: Any) -> None:
+        """Such a part of a function, cell or partial was ``value``."""
+        self._note(("part", id(owner), name), owner, attrgetter(name), value)
 
     def cell(self, cell: CellType, value: Any) -> None:
         """A variable of an enclosing function was ``value``."""
-        self.attribute(cell, "cell_contents", value)
+        self.part(cell, "cell_contents", value)
 
-    def slot(self, owner: Any, name: str, read: Read, value: Any) -> None:
-        """``read(owner)``, the descriptor of the slot ``name``, gave ``value``."""
-        self._note(("slot", id(owner), name), owner, read, value)
+    def kind(self, owner: Any) -> None:
+        """Such a class ``owner`` had."""
+        self._note(("kind", id(owner)), owner, type, type(owner))
 
-    def array(self, array: Any) -> None:
-        """A numpy array had the numbers that it has now."""
-        self._note(("array", id(array)), array, methodcaller("tobytes"), array.tobytes())
+    def of_class(self, owner: Any, name: str) -> None:
+        """The class of ``owner``, whichever that is, has this under ``name``."""
+        value = in_classes(type(owner).__mro__, name)
+        self._note(("of class", id(owner), name), owner, lambda one: in_classes(type(one).__mro__, name), value)
 
-    def copy(self, container: Any, copy: Any) -> None:
-        """A list, dict or set had these elements."""
-        self._copies.setdefault(id(container), (container, copy))
+    def keys(self, mapping: Any) -> None:
+        """A dict has these keys, in this order."""
+        self._containers.setdefault(id(mapping), (mapping, [*mapping], []))
+
+    def elements(self, container: Any) -> None:
+        """A list, dict or set has these elements, in this order."""
+        known = self._containers
+        if id(container) not in known:
+            values = [*container.values()] if isinstance(container, dict) else []
+            known[id(container)] = (container, [*container], values)
 
     def _note(self, name: tuple[Any, ...], owner: Any, read: Read, value: Any) -> None:
         # the sandbox has the owner while it traces, so that its id is its own
@@ -105,9 +172,15 @@ class Watch:
                 owner, then = owner_of(), found()
                 if owner is not None and (then is None or read(owner) is not then):
                     return True
-            for container, copy in self._copies.values():
-                if container != copy:
+            for container, keys, values in self._containers.values():
+                if len(container) != len(keys) or not _all_same(container, keys):
+                    return True
+                if values and not _all_same(container.values(), values):
                     return True
         except Exception:  # what cannot be read any more has changed
             return True
         return False
+
+
+def _all_same(now: Any, then: list[Any]) -> bool:
+    return all(map(is_, now, then)) or all(map(_same, now, then))

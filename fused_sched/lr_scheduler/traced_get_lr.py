@@ -1,0 +1,211 @@
+"""Tracing ``get_lr`` of a scheduler: as a function of the step, with the hyperparameters of each group as inputs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..program.builder import Builder, Value
+from ..trace.containers import DictCopy, ListCopy
+from ..trace.form import Form, emit_groups, make_form
+from ..trace.function import compare, compile_form, naming, promise, returned, steps_to_compare
+from ..trace.mathematics import quiet_numpy
+from ..trace.operations import ANY, Interval, Node
+from ..trace.paths import LAST_STEP, Explorer, Folded, Untraceable
+from ..trace.sandbox import Sandbox
+from ..trace.symbol import Sym
+from ..trace.views import View
+from ..trace.watch import Watch
+
+_NUMBERS = ("lr", "weight_decay", "momentum", "dampening", "eps")
+_PAIR = ("beta1", "beta2")
+MOST_GROUPS_ALONE = 16  # groups that are explored one after the other, where their values decide
+MOST_COMPARED = 600
+_STEPS = ("epoch", "count")
+
+
+class TracedGetLR:
+    """``get_lr`` of a scheduler as operations on the epoch, the count of steps and the fields of each group."""
+
+    def __init__(self, name: str, forms: Sequence[Form], watch: Watch, paths: int, compared: int) -> None:
+        self.name, self.forms, self.watch, self.paths, self.compared = name, list(forms), watch, paths, compared
+        self._evaluators: list[Callable[[Mapping[str, float]], Any]] = []
+
+    @property
+    def traps(self) -> bool:
+        """Whether get_lr raises at some epochs."""
+        return any(f.trap is not None for f in self.forms)
+
+    def emit(self, b: Builder, epoch: Value, count: Value) -> Value:
+        """Append the next lr of each group; an epoch at which get_lr raises becomes a trap."""
+        inputs: dict[str, Callable[[], Value]] = {"epoch": lambda: epoch, "count": lambda: count}
+        inputs |= {name: lambda name=name: b.field(name) for name in (*_NUMBERS, *_PAIR)}  # type: ignore[misc]
+        return emit_groups(b, self.forms, inputs)[0]
+
+    def evaluate(self, epoch: int, count: int, groups: Sequence[Any]) -> list[float] | None:
+        """The next lr of each group as the host computes it; None where get_lr raises."""
+        self._evaluators = self._evaluators or [compile_form(f) for f in self.forms]
+        lrs = []
+        for run, group in zip(self._evaluators, groups, strict=True):
+            found = run({"epoch": float(epoch), "count": float(count), **_fields(group)})
+            if found is None:
+                return None
+            lrs += found
+        return lrs
+
+    def changed(self) -> bool:
+        """Whether something that get_lr read is not what it was: trace it again."""
+        return self.watch.changed()
+
+    def explain(self) -> str:
+        """What was traced, how it was checked and what is promised."""
+        lines, kinds = max(len(f.lines) for f in self.forms), len({f.identity for f in self.forms})
+        return (
+            f"{self.name}: {self.paths} path(s), {lines} values for {kinds} kind(s) of param group; "
+            f"{promise(self.forms)}; compared at {self.compared} combinations of epoch and values"
+        )
+
+
+def trace_get_lr(scheduler: Any) -> TracedGetLR:
+    """``scheduler.get_lr`` as a program of epoch, step count and each group's hyperparameters.
+
+    It is not called: its code is run symbolically as inside ``step()``, in the sandbox of
+    :func:`fused_sched.trace.trace`, and compared with that code run on numbers.
+
+    Args:
+        scheduler: a constructed :class:`torch.optim.lr_scheduler.LRScheduler`.
+
+    Raises:
+        Untraceable: it does what a program cannot, writes to the scheduler or a group, or lets the lr of a group
+            depend on another group; its ``reason`` says what.
+    """
+    name = f"{type(scheduler).__qualname__}.get_lr"
+    with naming(name), quiet_numpy():
+        groups = scheduler.optimizer.param_groups
+        explorer = _explorer(groups)
+        with Sandbox() as box:
+            folded = _explore(box, explorer, scheduler, groups)
+            own = [folded] * len(groups)
+            if any(_groups_of(v) - {g} for g, v in enumerate(folded.values)):
+                own = _alone(scheduler, groups)
+            forms = [_form(one, g) for g, one in enumerate(own)]
+            inputs = _draw(explorer, groups)
+            for g, form in {form.identity: (g, form) for g, form in enumerate(forms)}.values():
+                rebuilt = _on_numbers(box, scheduler, groups, g)
+                compare(explorer, form, rebuilt, [_of_group(x, g) for x in inputs])
+        return TracedGetLR(name, forms, box.watch, max(one.paths for one in own), len(inputs))
+
+
+def _explorer(groups: Sequence[Any]) -> Explorer:
+    inputs: dict[str, Any] = {
+        "epoch": (Interval(0.0, float(LAST_STEP)), True),
+        "count": (Interval(1.0, float(LAST_STEP)), True),
+    }
+    for g, group in enumerate(groups):
+        inputs |= {f"{field} {g}": (ANY, False) for field in _fields(group)}
+    return Explorer(inputs, scale=1 + len(groups) // 16)
+
+
+def _explore(box: Sandbox, explorer: Explorer, scheduler: Any, groups: Sequence[Any]) -> Folded:
+    def once() -> tuple[Node, ...]:
+        made = {name: Sym(node, "int" if name in _STEPS else "float") for name, node in explorer.inputs.items()}
+        lrs = _get_lr(box, scheduler, groups, made)
+        return returned(lrs[0] if len(groups) == 1 and len(lrs) == 1 else lrs, len(groups))
+
+    return explorer.explore(once)
+
+
+def _alone(scheduler: Any, groups: Sequence[Any]) -> list[Folded]:
+    """Each group explored by itself, where values of the groups decide the path."""
+    if len(groups) > MOST_GROUPS_ALONE:
+        raise Untraceable(f"values of more than {MOST_GROUPS_ALONE} param groups decide its path")
+    found = []
+    for g in range(len(groups)):
+        explorer = _explorer(groups)
+        # what other groups decide must not matter here, whichever way it goes: comparing would show it
+        explorer.free = lambda node, g=g: True if _groups_of(node) - {g} else None  # type: ignore[misc]
+        with Sandbox() as box:
+            found.append(_explore(box, explorer, scheduler, groups))
+    return found
+
+
+def _get_lr(box: Sandbox, scheduler: Any, groups: Sequence[Any], values: Mapping[str, Any]) -> Any:
+    """What the rebuilt get_lr returns inside ``step()``, where hyperparameters, epoch and count are ``values``."""
+    for attribute, value in (
+        ("last_epoch", values["epoch"]),
+        ("_step_count", values["count"]),
+        ("_is_initial", False),
+        ("_get_lr_called_within_step", True),
+        ("optimizer", box.wrap(scheduler.optimizer)),
+    ):
+        box.overrides[id(scheduler), attribute] = value
+    copies = ListCopy(_copy_of_group(box, group, g, values) for g, group in enumerate(groups))
+    box.overrides[id(scheduler.optimizer), "param_groups"] = copies
+    return box.wrap(scheduler).get_lr()
+
+
+def _copy_of_group(box: Sandbox, group: Any, g: int, values: Mapping[str, Any]) -> DictCopy:
+    fields = {name: values[f"{name} {g}"] for name in _fields(group)}
+    if "betas" in group:
+        fields["betas"] = tuple(fields.pop(name) for name in _PAIR)
+    box.watch.keys(group)
+    made = DictCopy()
+    for key in group:
+        if key in fields:
+            value = fields[key]
+        elif key == "params":
+            value = View(box, group[key])
+        else:
+            box.watch.variable(group, key, group[key])
+            value = box.wrap(group[key])
+        dict.__setitem__(made, key, value)
+    return made
+
+
+def _fields(group: Any) -> dict[str, Any]:
+    found = {f: group[f] for f in _NUMBERS if f in group and (f == "lr" or isinstance(group[f], (int, float)))}
+    return found | (dict(zip(_PAIR, group["betas"], strict=True)) if "betas" in group else {})
+
+
+def _groups_of(node: Node) -> set[int]:
+    return {int(name.split()[1]) for name in node.inputs if " " in name}
+
+
+def _form(folded: Folded, g: int) -> Form:
+    def rename(name: str) -> str:
+        field, _, group = name.partition(" ")
+        if group and int(group) != g:
+            raise Untraceable(f"the lr of group {g} depends on {field!r} of group {group}")
+        return field
+
+    if _groups_of(folded.trap):
+        raise Untraceable("whether it raises depends on values of a param group")
+    return make_form(folded.values[g : g + 1], folded.trap, rename)
+
+
+# -- comparing ---------------------------------------------------------------------------------------------
+
+
+def _draw(explorer: Explorer, groups: Sequence[Any]) -> list[dict[str, Any]]:
+    """Epochs and counts as they come, and random values of the groups."""
+    most = MOST_COMPARED if len(groups) < 8 else 100
+    steps = steps_to_compare(explorer, sparse=True)
+    epochs = sorted({*range(20), *steps[:: max(1, len(steps) // most)]})
+    generator = random.Random(0)
+    names = [name for name in explorer.inputs if name not in _STEPS]
+    made = []
+    for epoch in epochs:
+        for count in {epoch + 1, 1} if epoch < 20 else {epoch + 1}:
+            drawn = {n: generator.choice((generator.random(), 10 ** generator.uniform(-8, 1))) for n in names}
+            made.append({"epoch": epoch, "count": count, **drawn})
+    return made
+
+
+def _of_group(values: Mapping[str, Any], g: int) -> dict[str, Any]:
+    """All values, and those of one group by the names that its form has."""
+    return {**values, **{name.partition(" ")[0]: x for name, x in values.items() if name.endswith(f" {g}")}}
+
+
+def _on_numbers(box: Sandbox, scheduler: Any, groups: Sequence[Any], g: int) -> Callable[[Mapping[str, Any]], Any]:
+    return lambda values: _get_lr(box, scheduler, groups, values)[g]

@@ -1,0 +1,243 @@
+"""What takes the place of builtins, and of the compiled functions of the standard library that are known to be pure."""
+
+from __future__ import annotations
+
+import bisect
+import builtins
+import functools
+import importlib.util
+import itertools
+import math
+import operator
+import sys
+import types
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from .containers import CLASS_OF, below, elements, members, numbers
+from .mathematics import CALLS
+from .paths import current, traced_frame
+from .symbol import Sym, apply, bounds, is_, lift, to_integer
+from .views import Call, View, as_object, box_of, read, real_of
+from .watch import is_a
+
+if TYPE_CHECKING:
+    from .sandbox import Sandbox
+
+
+def _symbolic(*values: Any) -> bool:
+    return any(type(v) is Sym for v in values)
+
+
+def class_of(real: Any) -> type:
+    """The class that a value has for the traced function."""
+    if type(real) is Sym:
+        return real.__class__  # type: ignore[no-any-return]
+    return CLASS_OF.get(type(real), type(real))
+
+
+# -- numbers -----------------------------------------------------------------------------------------------
+
+
+def _float(x: Any = 0.0) -> Any:
+    return Sym(x.node, "float") if type(x) is Sym else float(x)
+
+
+def _int(x: Any = 0, *base: Any) -> Any:
+    return to_integer(x, "trunc") if type(x) is Sym else int(x, *base)
+
+
+def _bool(x: Any = False) -> Any:
+    if type(x) is not Sym:
+        return bool(x)
+    return x if x.kind == "bool" else apply("ne", "bool", x, 0.0)
+
+
+def _smaller_or_larger(name: str) -> Callable[..., Any]:
+    real = getattr(builtins, name)
+
+    def of_two(a: Any, b: Any) -> Any:
+        x, y = lift(a), lift(b)
+        if x is None or y is None or x.kind != y.kind or x.kind == "numpy bool":
+            return (b if b < a else a) if name == "min" else (b if b > a else a)
+        return apply(name, x.kind, x, y)
+
+    def extreme(*arguments: Any, **named: Any) -> Any:
+        values = members(arguments[0]) if len(arguments) == 1 else list(arguments)
+        if named.get("key") is not None or not _symbolic(*values):
+            return real(values, **named)
+        return functools.reduce(of_two, values)
+
+    return extreme
+
+
+def _sorted(values: Iterable[Any], **named: Any) -> list[Any]:
+    return sorted(elements(values) if named else members(values), **named)
+
+
+def _sum(values: Iterable[Any], start: Any = 0) -> Any:
+    values = elements(values)
+    if not _symbolic(start, *values):
+        return sum(values, start)
+    if sys.version_info >= (3, 12):
+        return _compensated(values, start)
+    return functools.reduce(operator.add, values, start)
+
+
+def _compensated(values: list[Any], start: Any) -> Any:
+    """Python's sum() from 3.12 on, which keeps what each float addition loses (Neumaier, 1974)."""
+    total, rest = start, iter(values)
+    for x in rest:
+        total = total + x
+        number = lift(total)
+        if number is not None and number.kind == "float":
+            break
+    lost: Any = 0.0
+    for x in rest:
+        number = lift(x)
+        if number is None or number.kind.startswith("numpy"):
+            raise current().stop(f"it computes the sum() of floats and a {type(x).__name__}")
+        if number.kind == "float":
+            new = total + x
+            larger = apply("le", "bool", abs(x), abs(total))
+            lost = lost + apply("where", "float", larger, (total - new) + x, (x - new) + total)
+            total = new
+        else:
+            total = total + x
+    if type(lost) is not Sym:
+        return total + lost if lost else total
+    keep = apply("and", "bool", apply("ne", "bool", lost, 0.0), apply("lt", "bool", abs(lost), math.inf))
+    return apply("where", "float", keep, total + lost, total)
+
+
+# -- objects and classes -----------------------------------------------------------------------------------
+
+
+def _hash(x: Any) -> int:
+    if type(x) in (View, Call):
+        raise current().stop("hash() of an object")
+    return hash(x)
+
+
+def _callable(x: Any) -> bool:
+    if type(x) is View:
+        raise current().stop("callable() of an object")
+    return callable(x) and type(x) is not Sym
+
+
+def _isinstance(x: Any, classes: Any) -> bool:
+    if type(x) is View:
+        as_object(x, "__class__")
+        box_of(x).watch.kind(real_of(x))
+        box_of(x).watch.part(type(real_of(x)), "__mro__", type(real_of(x)).__mro__)
+    return _issubclass(class_of(real_of(x)), classes)
+
+
+def _issubclass(kind: Any, classes: Any) -> bool:
+    if is_a(classes, tuple):
+        return any(_issubclass(kind, c) for c in classes)
+    real = real_of(classes)
+    plain: Any = type.__subclasscheck__
+    if type(kind) is View and is_a(real_of(kind), type):
+        box_of(kind).watch.part(real_of(kind), "__mro__", real_of(kind).__mro__)
+    if is_a(real, type) and type(real).__subclasscheck__ is not plain:
+        raise current().stop(f"it asks for a {real.__name__}, whose metaclass decides what that is")
+    return issubclass(real_of(kind), real)
+
+
+class _Super:
+    """What ``super()`` is inside a traced method."""
+
+    def __init__(self, start: type, view: View) -> None:
+        self._start, self._view = start, view
+
+    def __getattr__(self, name: str) -> Any:
+        return read(self._view, name, self._start)
+
+
+def _super(*arguments: Any) -> Any:
+    if not arguments:
+        frame = traced_frame()
+        if frame is None or "__class__" not in frame.f_locals:
+            raise current().stop("super() outside of a method")
+        arguments = frame.f_locals["__class__"], frame.f_locals[frame.f_code.co_varnames[0]]
+    if len(arguments) != 2 or type(arguments[1]) is not View or is_a(real_of(arguments[1]), type):
+        raise current().stop("super() of what is no object from outside")
+    return _Super(real_of(arguments[0]), arguments[1])
+
+
+def _attribute(real: Callable[..., Any]) -> Callable[..., Any]:
+    def call(x: Any, name: str, *default: Any) -> Any:
+        if name.startswith("__") or type(x) is not View:
+            raise current().stop(f"{real.__name__}() of {name!r}")
+        return real(x, name, *default)
+
+    return call
+
+
+def _import(box: Sandbox) -> Callable[..., Any]:
+    def load(name: str, variables: Any = None, local: Any = None, names: Any = (), level: int = 0) -> Any:
+        if level:
+            name = importlib.util.resolve_name("." * level + name, variables.real.get("__package__") or "")
+        if name not in sys.modules or any(f"{name}.{part}" in sys.modules for part in names or ()):
+            raise current().stop(f"it imports {name}, which is not imported yet, or a module of it")
+        name = name if names else name.partition(".")[0]
+        box.watch.variable(sys.modules, name, sys.modules[name])
+        return box.wrap(sys.modules[name])
+
+    return load
+
+
+# -- the tables --------------------------------------------------------------------------------------------
+
+_AS_THEY_ARE: tuple[Any, ...] = (  # they ask their operands, which refuse by themselves
+    abs, any, all, len, pow, divmod, round, repr, format, str, dict, range, zip, enumerate, map, filter,
+    slice, functools.partial, operator.itemgetter, itertools.chain, itertools.accumulate, itertools.islice,
+    itertools.product, itertools.zip_longest, itertools.takewhile, itertools.dropwhile, itertools.starmap,
+    itertools.pairwise,
+)  # fmt: skip
+CALLS.update(dict(zip(_AS_THEY_ARE, _AS_THEY_ARE, strict=True)))
+CALLS.update({
+    float: _float, int: _int, bool: _bool, super: _super, list: elements, tuple: lambda x=(): tuple(elements(x)),
+    set: lambda x=(): set(elements(x)), frozenset: lambda x=(): frozenset(elements(x)),
+    reversed: lambda x: iter(elements(x)[::-1]), sorted: _sorted,
+    min: _smaller_or_larger("min"), max: _smaller_or_larger("max"), sum: _sum, isinstance: _isinstance,
+    hash: _hash, issubclass: _issubclass, callable: _callable, getattr: _attribute(getattr),
+    hasattr: _attribute(hasattr), iter: lambda x: iter(x),
+    next: lambda x, *default: next(x, *default),
+    functools.reduce: lambda function, values, *start: functools.reduce(function, elements(values), *start),
+})  # fmt: skip
+for _name in dir(operator):  # they do what the operators of their operands do
+    if isinstance(getattr(operator, _name), types.BuiltinFunctionType) and _name not in ("is_", "is_not"):
+        CALLS[getattr(operator, _name)] = getattr(operator, _name)
+
+
+def _search(real: Any, at_most: bool) -> None:
+    def search(a: Any, x: Any, lo: Any = 0, hi: Any = None, *, key: Any = None) -> Any:
+        if type(x) is not Sym and not _symbolic(lo, hi, *a):
+            return real(a, x, lo, hi, key=key)
+        table = None if lo != 0 or hi is not None or key is not None else numbers(a)
+        if table is None or list(table[0]) != sorted(table[0]) or type(x) is not Sym:
+            raise current().stop(f"{real.__name__}() in anything but sorted constants")
+        if bounds(x).nan and is_("ne", x, x):
+            raise current().stop("it searches for a NaN")
+        return below(table[0], x, at_most=at_most)
+
+    CALLS[real] = search
+
+
+_search(bisect.bisect_left, False)
+_search(bisect.bisect_right, True)
+
+
+def table(box: Sandbox) -> dict[str, Any]:
+    """The builtins of traced functions."""
+    made: dict[str, Any] = {"__import__": _import(box), "NotImplemented": NotImplemented, "Ellipsis": ...}
+    for name, real in vars(builtins).items():
+        if isinstance(real, type):
+            if real in CALLS or issubclass(real, Exception) or real in (object, type):
+                made[name] = box.wrap(real)
+        elif isinstance(real, types.BuiltinFunctionType) and real in CALLS:
+            made[name] = box.wrap(real)
+    made["BaseException"] = Exception  # what ends a trace is no error of the function's
+    return made

@@ -1,0 +1,370 @@
+"""Operations: the one form between a function and a program, and the table of what is known of each.
+
+A traced function becomes nodes of a graph. A node is an operation of the program
+(:data:`fused_sched.program.program.OPERATIONS`), a constant, an input, or a place in a table that is sorted or not.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ..program.program import host_function
+
+COMPARISONS = frozenset(("lt", "le", "eq", "ne"))
+_TRUTHS = COMPARISONS | {"and", "or", "not"}
+
+
+class Node:
+    """One value.
+
+    ``value`` is the number of a constant, the name of an input, the tuple of a table, or the library whose
+    rounding an operation has. ``whole``: it is a whole number wherever it is a number. ``inexact`` names an operation
+    below whose last place is not the same for every evaluator.
+    """
+
+    __slots__ = ("args", "id", "inexact", "inputs", "is_const", "op", "value", "whole")
+
+    def __init__(self, number: int, op: str, args: tuple[Node, ...], value: Any, whole: bool) -> None:
+        self.id, self.op, self.args, self.value, self.whole = number, op, args, value, whole
+        self.is_const = op == "const"
+        own = (value,) if op == "input" else ()
+        self.inputs: frozenset[str] = frozenset(own).union(*(a.inputs for a in args))
+        below = () if op in _TRUTHS else args[1:] if op == "where" else args
+        units = op in TABLE and TABLE[op].units
+        self.inexact: str = op if units else next((a.inexact for a in below if a.inexact), "")
+
+
+class Graph:
+    """Makes nodes; equal ones are one object."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[tuple[Any, ...], Node] = {}
+
+    def const(self, value: float) -> Node:
+        value = float(value) if value == value else math.nan
+        return self._node("const", (), value, ("const", value, math.copysign(1.0, value)), value.is_integer())
+
+    def input(self, name: str, *, whole: bool) -> Node:
+        return self._node("input", (), name, ("input", name), whole)
+
+    def apply(self, op: str, *args: Node, value: Any = None) -> Node:
+        """``op`` of ``args``; constants are computed at once, as the host would."""
+        if all(a.is_const for a in args):
+            return self.const(function_of(op, value)(*(a.value for a in args)))
+        if op == "where" and args[1] is args[2]:
+            return args[1]
+        whole = TABLE[op].whole
+        if whole is None:
+            parts = args[1:] if op == "where" else args
+            whole = all(x.is_integer() for x in value) if op == "lookup" else all(a.whole for a in parts)
+        key = repr(value) if isinstance(value, tuple) else value  # in which the zeros differ
+        return self._node(op, args, value, (op, key, *(a.id for a in args)), whole)
+
+    def numbers(self) -> set[float]:
+        """All that occur in constants and tables."""
+        parts = [n.value if isinstance(n.value, tuple) else (n.value,) for n in self._nodes.values() if n.op != "input"]
+        return {x for values in parts for x in values if isinstance(x, float) and math.isfinite(x)}
+
+    def _node(self, op: str, args: tuple[Node, ...], value: Any, key: tuple[Any, ...], whole: bool) -> Node:
+        node = self._nodes.get(key)
+        if node is None:
+            node = self._nodes[key] = Node(len(self._nodes), op, args, value, whole)
+        return node
+
+
+def function_of(op: str, value: Any) -> Callable[..., float]:
+    """The host's function of a node's operation."""
+    if op == "lookup":
+        return lambda row: float(value[max(0, min(int(row), len(value) - 1))])
+    if op == "count_lt":
+        return lambda x: float(bisect.bisect_left(value, x))
+    return host_function(op, value)
+
+
+def in_order(roots: Sequence[Node]) -> list[Node]:
+    """The nodes that ``roots`` need, and they, each after what it needs."""
+    found: dict[int, Node] = {}
+    stack = list(roots)
+    while stack:
+        node = stack.pop()
+        if node.id not in found:
+            found[node.id] = node
+            stack += node.args
+    return [found[i] for i in sorted(found)]
+
+
+# -- the table ---------------------------------------------------------------------------------------------
+
+
+class Interval(NamedTuple):
+    """Where a value is: between two numbers, both of them possible, or NaN where that is possible."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    nan: bool = False
+
+    def has(self, x: float) -> bool:
+        return self.low <= x <= self.high
+
+    @property
+    def endless(self) -> bool:
+        return self.low == -math.inf or self.high == math.inf
+
+    @property
+    def truth(self) -> bool | None:
+        """Of a condition, which is true where it is not 0; None: either."""
+        return True if self.low > 0 or self.high < 0 else False if self.low == self.high == 0 and not self.nan else None
+
+    def joined(self, other: Interval) -> Interval:
+        return Interval(min(self.low, other.low), max(self.high, other.high), self.nan or other.nan)
+
+    def wider(self) -> Interval:
+        """By what a library may be wrong in its last places."""
+        low, high = (x * 1e-14 if math.isfinite(x) else 0.0 for x in self[:2])
+        return Interval(self.low - abs(low), self.high + abs(high), self.nan)
+
+
+ANY = Interval(nan=True)
+
+
+class Facts(NamedTuple):
+    """What is known of an operation.
+
+    Attributes:
+        bounds: of its value, from itself and the bounds of its operands: IEEE rounding is monotone.
+        whole: whether it gives whole numbers; None: if its operands are whole.
+        units: in the last place, by which two evaluators of a program may differ.
+        inverse: of one with a constant: from its lowest and highest value, the constant, and whether that is the first
+            operand, the lowest and highest value of the other operand.
+    """
+
+    bounds: Callable[..., Interval]
+    whole: bool | None = False
+    units: int = 0
+    inverse: Callable[[float, float, float, bool], tuple[float, float]] = lambda low, high, c, first: ANY[:2]
+
+
+def _rising(lowest: float = -math.inf, least: float = -math.inf, most: float = math.inf, units: int = 2) -> Facts:
+    """A function that rises from ``lowest`` on, up to its last place: from ``least`` to ``most``."""
+
+    def bounds(node: Node, a: Interval) -> Interval:
+        f = function_of(node.op, node.value)
+        found = Interval(f(max(a.low, lowest)), f(max(a.high, lowest)), a.nan or a.low < lowest)
+        found = found.wider() if units else found
+        return found._replace(low=max(least, found.low), high=min(most, found.high))
+
+    return Facts(bounds, not units and lowest == -math.inf, units)
+
+
+def _corners(f: Callable[[float, float], float], a: Interval, b: Interval, nan: bool) -> Interval:
+    values = [f(x, y) for x in a[:2] for y in b[:2]]
+    return ANY if any(v != v for v in values) else Interval(min(values), max(values), nan or a.nan or b.nan)
+
+
+def _add(node: Node, a: Interval, b: Interval) -> Interval:
+    lost = (a.low == -math.inf and b.high == math.inf) or (a.high == math.inf and b.low == -math.inf)
+    low, high = a.low + b.low, a.high + b.high
+    return Interval(low if low == low else -math.inf, high if high == high else math.inf, a.nan or b.nan or lost)
+
+
+def _abs(node: Node, a: Interval) -> Interval:
+    low, high = sorted((abs(a.low), abs(a.high)))
+    return Interval(0.0 if a.has(0.0) else low, high, a.nan)
+
+
+def _mul(node: Node, a: Interval, b: Interval) -> Interval:
+    lost = (a.has(0.0) and b.endless) or (b.has(0.0) and a.endless)
+    return _corners(lambda x, y: 0.0 if x == 0.0 or y == 0.0 else x * y, a, b, lost)
+
+
+def _quotient(node: Node, a: Interval, b: Interval) -> Interval:
+    return ANY if b.has(0.0) else _corners(host_function(node.op), a, b, a.endless)
+
+
+def _mod(node: Node, a: Interval, b: Interval) -> Interval:
+    nan = a.nan or b.nan or a.endless
+    if b.has(0.0):
+        return ANY
+    if b.low < 0:
+        return Interval(b.low, 0.0, nan)
+    inside = a.low >= 0 and a.high < b.low
+    return a._replace(nan=nan) if inside else Interval(0.0, b.high - 1 if node.whole else b.high, nan)
+
+
+def _pow(node: Node, a: Interval, b: Interval) -> Interval:
+    if a.low < 0:
+        return ANY._replace(nan=a.nan or b.nan or not node.args[1].whole)
+    if a.high <= 1 and b.low >= 0:
+        return Interval(0.0, 1.0, a.nan or b.nan)
+    found = _corners(host_function("pow"), a, b, False).wider()
+    return found._replace(low=max(0.0, found.low))
+
+
+def _extreme(choose: Callable[[float, float], float]) -> Facts:
+    def bounds(node: Node, a: Interval, b: Interval) -> Interval:
+        return a.joined(b) if a.nan or b.nan else Interval(choose(a.low, b.low), choose(a.high, b.high))
+
+    return Facts(bounds, None)
+
+
+def _truth(decide: Callable[..., tuple[bool | None, bool | None]]) -> Facts:
+    """``decide`` says whether it is true of all values, and whether it is false of all, leaving NaN aside."""
+
+    def bounds(node: Node, *of: Interval) -> Interval:
+        yes, no = decide(*of)
+        if node.op in COMPARISONS and any(x.nan for x in of):  # with a NaN all are false, but "ne"
+            yes, no = (yes, False) if node.op == "ne" else (False, no)
+        return Interval(1.0 if yes else 0.0, 0.0 if no else 1.0)
+
+    return Facts(bounds, True)
+
+
+def _equal(a: Interval, b: Interval) -> tuple[bool, bool]:
+    return a.low == a.high == b.low == b.high, a.high < b.low or b.high < a.low
+
+
+def _where(node: Node, condition: Interval, a: Interval, b: Interval) -> Interval:
+    return a.joined(b) if condition.truth is None else a if condition.truth else b
+
+
+def _lookup(node: Node, a: Interval) -> Interval:
+    first, last = (int(max(0.0, min(x, len(node.value) - 1.0))) for x in a[:2])
+    rows = node.value[first : last + 1]
+    return Interval(min(rows), max(rows))
+
+
+_WAVE = Facts(lambda node, a: Interval(-1.0, 1.0, a.nan or a.endless), units=2)
+_STEPS = _rising(units=0)
+TABLE: dict[str, Facts] = {
+    "add": Facts(_add, None, 0, lambda low, high, c, first: (low - c, high - c)),
+    "sub": Facts(
+        lambda node, a, b: _add(node, a, Interval(-b.high, -b.low, b.nan)), None, 0,
+        lambda low, high, c, first: (c - high, c - low) if first else (low + c, high + c),
+    ),
+    "neg": Facts(lambda node, a: Interval(-a.high, -a.low, a.nan), None), "abs": Facts(_abs, None),
+    "mul": Facts(_mul, None, 0, lambda low, high, c, first: (low / c, high / c) if c > 0 else (high / c, low / c)),
+    "div": Facts(_quotient, False, 0, lambda low, high, c, first: ANY[:2] if first or c < 0 else (low * c, high * c)),
+    "floordiv": Facts(
+        _quotient, None, 0, lambda low, high, c, first: ANY[:2] if first or c < 0 else (low * c, (high + 1) * c)
+    ),
+    "mod": Facts(_mod, None), "pow": Facts(_pow, units=2),
+    "min": _extreme(min), "max": _extreme(max),
+    "lt": _truth(lambda a, b: (a.high < b.low, a.low >= b.high)),
+    "le": _truth(lambda a, b: (a.high <= b.low, a.low > b.high)),
+    "eq": _truth(_equal), "ne": _truth(lambda a, b: _equal(a, b)[::-1]),
+    "and": _truth(lambda a, b: (a.truth and b.truth, a.truth is False or b.truth is False)),
+    "or": _truth(lambda a, b: (a.truth or b.truth, a.truth is False and b.truth is False)),
+    "not": _truth(lambda a: (a.truth is False, a.truth)),
+    "where": Facts(_where, None), "lookup": Facts(_lookup, None),
+    "count_lt": _STEPS, "floor": _STEPS, "ceil": _STEPS, "trunc": _STEPS, "round": _STEPS,
+    "sqrt": _rising(0.0, units=0), "exp": _rising(least=0.0), "expm1": _rising(least=-1.0),
+    "log": _rising(0.0), "log2": _rising(0.0), "log10": _rising(0.0), "log1p": _rising(-1.0),
+    "atan": _rising(), "tanh": _rising(least=-1.0, most=1.0),
+    "cos": _WAVE, "sin": _WAVE, "tan": Facts(lambda node, a: ANY, units=2),
+}  # fmt: skip
+
+
+# -- what is known on a path -------------------------------------------------------------------------------
+
+
+class Ranges:
+    """What is known about values on one path: each input's interval, and tighter bounds of some nodes.
+
+    Args:
+        inputs: their bounds.
+        points: is given the numbers at which decisions about inputs change, or nearly so.
+    """
+
+    def __init__(self, inputs: Mapping[str, Interval], points: set[int]) -> None:
+        self.inputs, self.points = dict(inputs), points
+        self.known: dict[Node, tuple[float, float]] = {}
+        self.nonzero: set[Node] = set()
+        self._bounds: dict[Node, Interval] = {}
+        self._tightened = False  # since the bounds were computed
+
+    def bounds(self, node: Node) -> Interval:
+        """Lowest and highest value, with the rounding of the operations themselves."""
+        found = self._bounds.get(node)
+        if found is None:
+            if node.is_const:
+                found = Interval(node.value, node.value) if node.value == node.value else ANY
+            else:
+                found = self.inputs[node.value] if node.op == "input" else self._of(node)
+            if node in self.known:
+                low, high = self.known[node]
+                found = Interval(max(found.low, low), min(found.high, high), found.nan)
+            self._bounds[node] = found
+        return found
+
+    def _of(self, node: Node) -> Interval:
+        of, bounds = [self.bounds(a) for a in node.args], TABLE[node.op].bounds
+        if node.op in ("div", "floordiv") and node.args[1] in self.nonzero and of[1].low < 0 < of[1].high:
+            # whole and not 0: either side of it
+            low, high, nan = of[1]
+            return bounds(node, of[0], Interval(low, -1.0, nan)).joined(bounds(node, of[0], Interval(1.0, high, nan)))
+        return bounds(node, *of)
+
+    def assume(self, node: Node, truth: bool) -> None:
+        """Take in the truth value of a condition: a comparison tightens the bounds of its two sides."""
+        if node.op == "not" or (node.op in ("and", "or") and (node.op == "and") is truth):
+            for part in node.args:
+                self.assume(part, truth is not (node.op == "not"))
+        elif node.op in ("lt", "le"):
+            self._order(node.args[0], node.args[1], truth, (node.op == "lt") is truth)
+        elif node.op in ("eq", "ne"):
+            for x, y in (node.args, node.args[::-1]):
+                low, high, _ = self.bounds(y)
+                if (node.op == "eq") is truth:
+                    self._tighten(x, low, high)
+                elif low == high:
+                    self._exclude(x, low)
+        if self._tightened:
+            self._bounds.clear()
+            self._tightened = False
+
+    def _order(self, small: Node, large: Node, truth: bool, strict: bool) -> None:
+        if not truth:
+            if self.bounds(small).nan or self.bounds(large).nan:
+                return  # a NaN is neither
+            small, large = large, small
+        top, bottom = self.bounds(large).high, self.bounds(small).low
+        self._tighten(small, -math.inf, _beside(small, top, -1) if strict else top)
+        self._tighten(large, _beside(large, bottom, 1) if strict else bottom, math.inf)
+
+    def _exclude(self, node: Node, value: float) -> None:
+        low, high, _ = self.bounds(node)
+        if node.whole and value == 0:
+            self.nonzero.add(node)
+            self._tightened = True
+        if value == low:
+            self._tighten(node, _beside(node, low, 1), high)
+        elif value == high:
+            self._tighten(node, low, _beside(node, high, -1))
+
+    def _tighten(self, node: Node, low: float, high: float) -> None:
+        if node.is_const or low != low or high != high:
+            return
+        before = self.known.get(node, ANY[:2])
+        low, high = self.known[node] = max(before[0], low), min(before[1], high)
+        self._tightened = self._tightened or (low, high) != before
+        if node.op == "input":
+            self.points.update(int(x) for x in (low, high) if math.isfinite(x))
+        place = next((k for k, x in enumerate(node.args) if x.is_const and math.isfinite(x.value) and x.value), None)
+        if place is None or len(node.args) != 2:
+            return
+        c, moving = node.args[place].value, node.args[1 - place]
+        first, last = TABLE[node.op].inverse(low, high, c, place == 0)
+        if not (node.whole and moving.whole):  # what rounding may hide
+            slack = 1e-14 * (abs(c) + sum(abs(x) for x in (low, high, first, last) if math.isfinite(x))) + 1e-200
+            first, last = first - slack, last + slack
+        if moving.whole:
+            first, last = function_of("ceil", None)(first), function_of("floor", None)(last)
+        self._tighten(moving, first, last)
+
+
+def _beside(node: Node, x: float, side: int) -> float:
+    """The next value of ``node`` after x, or before."""
+    return x + side if node.whole and x.is_integer() else math.nextafter(x, side * math.inf)

@@ -1,0 +1,316 @@
+"""Paths: the function is run once for each feasible sequence of truth values, and the paths are folded into one."""
+
+from __future__ import annotations
+
+import dis
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import FrameType, TracebackType
+from typing import Any, TypeVar
+
+from .operations import Graph, Interval, Node, Ranges
+
+T = TypeVar("T")
+
+MAX_PATHS = 256
+MAX_DECISIONS = 256  # on one path
+MAX_EVENTS = 20_000  # symbolic operations on all paths
+MAX_LINES = 300_000  # that run on all paths, for loops that do not use the step
+ENDLESS = "is there a loop without an end?"
+LAST_STEP = 2**48  # steps after this one are taken never to come
+EXACT = 2.0**53  # integers up to here are exact in float64
+
+
+class Untraceable(Exception):
+    """A function that cannot become a program; ``reason`` says in one line where and why."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Stop(BaseException):
+    """Ends a traced run; not an Exception, so that a function's own handlers do not take it for an error."""
+
+
+@dataclass(frozen=True)
+class Folded:
+    """All paths of a function as values of one graph.
+
+    Attributes:
+        values: what it returns, where it returns.
+        trap: not 0 where it raises.
+        paths: how many there were.
+    """
+
+    values: tuple[Node, ...]
+    trap: Node
+    paths: int
+
+
+_Taken = tuple[list[tuple[Node, bool]], tuple[Node, ...] | None]  # decisions, and results; None: it raised
+
+
+class Explorer:
+    """What all paths of one traced function share.
+
+    Args:
+        inputs: for each its bounds, and whether it is a whole number.
+        scale: how many times as long as usual it may take.
+    """
+
+    def __init__(self, inputs: Mapping[str, tuple[Interval, bool]], scale: int = 1) -> None:
+        self.graph = Graph()
+        self.limits = {name: bounds for name, (bounds, _) in inputs.items()}
+        self.inputs = {name: self.graph.input(name, whole=whole) for name, (_, whole) in inputs.items()}
+        self.events, self._lines = MAX_EVENTS * scale, MAX_LINES * scale
+        self.lines_of_a_path = 0  # that one call runs, about
+        self.horizon = LAST_STEP  # integers are exact up to this step
+        self.points: set[int] = set()  # steps worth checking: where a decision changes
+        self.free: Callable[[Node], bool | None] = lambda node: None  # decisions that are not explored
+        self.reason: str | None = None
+
+    def explore(self, function: Callable[[], tuple[Node, ...]]) -> Folded:
+        """Run ``function`` on every path.
+
+        Raises:
+            Untraceable: it did something that a program cannot, or one of the limits was reached.
+        """
+        taken: list[_Taken] = []
+        pending: list[list[bool]] = [[]]
+        errors: list[Exception] = []
+
+        def explore() -> None:
+            while pending:
+                if len(taken) >= MAX_PATHS:
+                    raise Untraceable(f"it has more than {MAX_PATHS} paths, where a program computes all of them")
+                path = Path(self, pending.pop())
+                taken.append((path.decisions, path.run(function, errors)))
+                pending.extend(path.open)
+
+        limit = LineLimit(self._lines, _is_traced, self._run_too_long, _refuse_unknown)
+        limit.run(explore)
+        self.lines_of_a_path = (self._lines - limit.left) // len(taken)
+        values, trap = self._fold(taken, 0)
+        if values is None:
+            shown = " ".join(str(errors[0]).split())
+            raise Untraceable(f"it raises {type(errors[0]).__name__} ({shown}) at every step")
+        return Folded(values, trap, len(taken))
+
+    def _run_too_long(self) -> Stop:
+        self.reason = self.reason or f"it runs more than {self._lines:,} lines: {ENDLESS}"
+        return Stop()
+
+    def _fold(self, taken: list[_Taken], depth: int) -> tuple[tuple[Node, ...] | None, Node]:
+        decisions, values = taken[0]
+        if len(decisions) == depth:
+            return values, self.graph.const(0.0 if values is not None else 1.0)
+        condition, where = decisions[depth][0], self.graph.apply
+        sides = [[one for one in taken if one[0][depth][1] is truth] for truth in (True, False)]
+        (true, true_trap), (false, false_trap) = (self._fold(side, depth + 1) for side in sides)
+        if true is None or false is None:
+            values = false if true is None else true
+        else:
+            values = tuple(where("where", condition, a, b) for a, b in zip(true, false, strict=True))
+        return values, where("where", condition, true_trap, false_trap)
+
+
+class _Running(threading.local):
+    """The path that runs in a thread."""
+
+    path: Path | None = None
+
+
+_running = _Running()
+
+
+def current() -> Path:
+    """The path that runs now."""
+    path = _running.path
+    if path is None:
+        raise Untraceable("a symbolic number was used after its trace had ended")
+    return path
+
+
+class Path:
+    """One run of the function, with the truth values of ``prefix`` first; on numbers where it is not ``symbolic``."""
+
+    def __init__(self, explorer: Explorer, prefix: list[bool], *, symbolic: bool = True) -> None:
+        self.explorer, self.prefix, self.symbolic = explorer, prefix, symbolic
+        self.ranges = Ranges(explorer.limits, explorer.points)
+        self.decisions: list[tuple[Node, bool]] = []
+        self.open: list[list[bool]] = []
+        self.facts: dict[Node, bool] = {}
+        self.text: str | None = None  # why the text of a symbolic number must not reach the result
+
+    # -- running -----------------------------------------------------------------------------------------------
+
+    def run(self, function: Callable[[], Any], errors: list[Exception]) -> Any:
+        """What the function returns; None where it raises what is appended to ``errors``.
+
+        Raises:
+            Untraceable: it did something that a program cannot.
+        """
+        result, reason, outer = None, None, _running.path
+        try:
+            _running.path = self
+            result = function()
+        except Stop:
+            pass
+        except RecursionError:
+            reason = "it recurses too deeply"
+        except Untraceable as error:
+            reason = error.reason
+        except Exception as error:
+            errors.append(error.with_traceback(None))
+        else:
+            reason = self.text
+        finally:
+            _running.path = outer
+        reason = self.explorer.reason or reason
+        if reason is not None:
+            raise Untraceable(reason)
+        return result
+
+    def stop(self, reason: str) -> Stop:
+        """The signal to raise: ends all paths, also when the function's own handlers swallow it."""
+        self.explorer.reason = self.explorer.reason or self.located(reason)
+        return Stop()
+
+    def placeholder(self, what: str) -> str:
+        """Text that must not reach the result; in the message of an exception it may be."""
+        self.text = self.text or self.located(f"it makes text of {what}")
+        return f"<{what}>"
+
+    def located(self, reason: str) -> str:
+        """The reason in one line, with the line of the function that runs now."""
+        frame = traced_frame()
+        where = f"line {frame.f_lineno} of {frame.f_code.co_name}: " if frame else ""
+        return " ".join(f"{where}{reason}".split())
+
+    def nearer(self, horizon: int) -> Ranges:
+        """What is known if no whole input is beyond ``horizon``."""
+        ranges = Ranges(self.ranges.inputs, set())
+        for name, (low, high, nan) in self.ranges.inputs.items():
+            if self.explorer.inputs[name].whole:
+                ranges.inputs[name] = Interval(low, max(low, min(high, horizon)), nan)
+        ranges.known, ranges.nonzero = self.ranges.known, self.ranges.nonzero
+        return ranges
+
+    def event(self) -> None:
+        """Count one symbolic operation."""
+        self.explorer.events -= 1
+        if self.explorer.reason is not None:
+            raise Stop
+        if self.explorer.events < 0:
+            raise self.stop(f"it computes with the step more than {MAX_EVENTS} times on all paths together")
+
+    # -- deciding ----------------------------------------------------------------------------------------------
+
+    def decide(self, node: Node) -> bool:
+        """The truth value of ``node`` on this path."""
+        self.event()
+        known = self._known(node)
+        if known is None:
+            known = self.explorer.free(node)
+            if known is not None:
+                self.facts[node] = known
+        if known is not None:
+            return known
+        if len(self.decisions) < len(self.prefix):
+            truth = self.prefix[len(self.decisions)]
+        else:
+            if len(self.decisions) >= MAX_DECISIONS:
+                raise self.stop(f"it takes more than {MAX_DECISIONS} decisions on one path: {ENDLESS}")
+            truth = True
+            self.open.append([*(d for _, d in self.decisions), False])
+        self.decisions.append((node, truth))
+        self.facts[node] = truth
+        self.ranges.assume(node, truth)
+        return truth
+
+    def _known(self, node: Node) -> bool | None:
+        if node.op == "const":
+            return bool(node.value)
+        if node in self.facts:
+            return self.facts[node]
+        return self.ranges.bounds(node).truth
+
+
+def _refuse_unknown(error: Any, traceback: TracebackType) -> None:
+    """End the trace at an exception that may be one of symbolic numbers, and not of the function's.
+
+    The function's are those that it raises, those that a rule raises in Python's place, and those of plain values.
+    """
+    known = (ArithmeticError, LookupError, StopIteration, RecursionError)
+    if not isinstance(error, Exception) or isinstance(error, known):
+        return
+    while traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    raised = traceback.tb_frame.f_code.co_code[traceback.tb_lasti] == _RAISE
+    if not raised or str(error).startswith("exceptions must derive"):
+        shown = " ".join(f"{type(error).__name__}: {error}".split())
+        raise current().stop(f"{shown}, where the function may not raise that")
+
+
+_RAISE = dis.opmap["RAISE_VARARGS"]
+
+
+def _is_traced(frame: FrameType) -> bool:
+    return type(frame.f_globals) is not dict  # rebuilt functions have globals of their own class
+
+
+def traced_frame() -> FrameType | None:
+    """The rebuilt function that runs now."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and not _is_traced(frame):
+        frame = frame.f_back
+    return frame
+
+
+# -- code that runs for too long ------------------------------------------------------------------------
+
+
+class LineLimit:
+    """At most ``left`` more lines in this thread: at one more an exception is raised there, once.
+
+    Code that swallows the exception goes on.
+
+    Args:
+        left: lines.
+        counts: whether those of a frame count.
+        expired: gives the exception.
+        raised: is given every exception that comes into such a frame, and its traceback, before any handler.
+    """
+
+    def __init__(
+        self,
+        left: int,
+        counts: Callable[[FrameType], bool],
+        expired: Callable[[], BaseException],
+        raised: Callable[[Any, TracebackType], None] | None = None,
+    ) -> None:
+        self.left, self._counts, self._expired, self._raised = left, counts, expired, raised
+
+    def run(self, function: Callable[[], T]) -> T:
+        """``function()``. What traced this thread before is put back, whatever interrupts it."""
+        previous = sys.gettrace()
+        try:
+            sys.settrace(self._of_call)
+            return function()
+        finally:
+            sys.settrace(previous)
+
+    def _of_call(self, frame: FrameType, event: str, argument: Any) -> Any:
+        return self._of_line if self._counts(frame) else None
+
+    def _of_line(self, frame: FrameType, event: str, argument: Any) -> Any:
+        if event == "line":
+            self.left -= 1
+            if self.left < 0:
+                raise self._expired()
+        elif event == "exception" and self._raised is not None:
+            self._raised(argument[1], argument[2])
+        return self._of_line
