@@ -97,6 +97,7 @@ PROOFS = {
     "functions": Proof(
         [_TRACE, "-k", "transformers or stable_decay or any_order"], "steps", 400_000, size=8_000_000, part=400_000
     ),
+    "grammar": Proof(["tests/test_grammar.py", "-rP"], "functions", 200, size=5000, part=200),
     "sanitizers": Proof(
         ["tests/parity", _PROGRAMS, "tests/test_program_check.py", "tests/test_lanes.py", "-k", "cpu and not triton"],
         *("runs", 1, 2, 1, {"FUSED_SCHED_TEST_PROGRAMS": "100000"}),

@@ -1,8 +1,9 @@
 """Prints the PTX of kernels of the Triton backend, as JSON: name to text and bytes of dynamic shared memory.
 
-    python compile_triton.py update RULE EXTRA GROUPS DTYPES... | operation NAME...
+    python compile_triton.py update RULE EXTRA GROUPS DTYPES... | operation NAME... | function NAME...
 
-An update with GROUPS other than 0 has a fused schedule for so many groups, see :func:`momentum`.
+An update with GROUPS other than 0 has a fused schedule for so many groups, see :func:`momentum`. A function is one of
+``trace_cases``, or for a number the random function with that seed.
 
 A process of its own, because kernels that are to be compiled cannot be made where TRITON_INTERPRET=1 was read.
 """
@@ -10,7 +11,12 @@ A process of its own, because kernels that are to be compiled cannot be made whe
 from __future__ import annotations
 
 import json
+import random
 import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 import torch
 from triton.backends.compiler import GPUTarget
@@ -21,18 +27,40 @@ from fused_sched.kernels.program_source import advance_function
 from fused_sched.memory.parameter_table import kind_code
 from fused_sched.program.builder import Builder
 from fused_sched.program.program import OPERATIONS, Program
+from fused_sched.trace import Traced, trace
+from fused_sched.trace.form import emit_form
 
 TARGET = GPUTarget("cuda", 90, 32)
 LANES = 128  # one for each thread
 
 
 def operation(name: str) -> Program:
-    """The lr of each of 128 groups becomes an operation on two constants of the group; and epochs are counted."""
+    """The lr of each of 128 groups becomes an operation on constants of the group; and epochs are counted."""
     b = Builder(LANES)
     b.set_register("last_epoch", b.register("last_epoch", 0) + 1)
-    operands = [b.const("x", [0.0] * LANES), b.const("y", [0.0] * LANES)]
+    operands = [b.const(letter, [0.0] * LANES) for letter in "xyz"]
     b.set_field("lr", b.op(name, *operands[: OPERATIONS[name]]))
     return b.finish(name)
+
+
+def function(name: str) -> Callable[[int], Any]:
+    """A function of the step."""
+    if not name.isdigit():
+        return import_module("trace_cases").IMAGINED[name]  # type: ignore[no-any-return]
+    source = import_module("random_functions").Writer(random.Random(int(name))).module()
+    namespace: dict[str, Any] = {"__name__": f"function_{name}"}
+    exec(compile(source, f"<function {name}>", "exec"), namespace)  # noqa: S102
+    return namespace["schedule"]  # type: ignore[no-any-return]
+
+
+def of_steps(traced: Traced) -> Program:
+    """The lr of each of 128 groups becomes a function of a step of the group's own, the momentum whether it raises."""
+    b = Builder(LANES)
+    step = b.const("x", [0.0] * LANES)
+    values, trap = emit_form(b, [traced.form], {"step": lambda: step})
+    b.set_field("lr", values[0])
+    b.set_field("momentum", b.number(0.0) if trap is None else trap)
+    return b.finish(traced.name)
 
 
 def momentum(n_groups: int) -> Program:
@@ -54,7 +82,9 @@ def main() -> None:
     if what == "update":
         kernels = _update(*given)
     else:
-        kernels = {name: variants.advance(advance_function([(operation(name), False)])) for name in given}
+        sys.path.insert(0, str(Path(__file__).parents[1]))
+        programs = {n: operation(n) if what == "operation" else of_steps(trace(function(n))) for n in given}
+        kernels = {name: variants.advance(advance_function([(p, False)])) for name, p in programs.items()}
     compiled = {name: compile_kernel(kernel, TARGET) for name, kernel in kernels.items()}
     print(json.dumps({name: [c.asm["ptx"], c.metadata.shared] for name, c in compiled.items()}))
 

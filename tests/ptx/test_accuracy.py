@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import random
 import struct
-from collections.abc import Callable
 from typing import Any
 
 import mpmath
@@ -23,53 +22,13 @@ from fused_sched.program.program import OPERATIONS
 from ptx import Kernel, perturb
 from ptx.compile_triton import LANES, operation
 from ptx.compiled import triton_ptx
+from ptx.inputs import INPUTS, decayed
 
 pytestmark = pytest.mark.slow
 
 MOST_UNITS = 2.0
 SAMPLES = 8 * LANES
 INEXACT = ("pow", "exp", "expm1", "log", "log2", "log10", "log1p", "cos", "sin", "tan", "atan", "tanh")
-Draw = Callable[[random.Random], tuple[float, ...]]
-
-
-def _annealed(r: random.Random) -> tuple[float, ...]:
-    """The argument of a cosine annealing."""
-    return (math.pi * r.randrange(100000) / r.randrange(1, 100000),)
-
-
-def _decayed(r: random.Random) -> tuple[float, ...]:
-    """A factor to the power of a step, down to e^-600."""
-    n = r.randrange(1, 100000)
-    return math.exp(-r.uniform(0, 600) / n), float(n)
-
-
-def _uniform(low: float, high: float) -> Draw:
-    return lambda r: (r.uniform(low, high),)
-
-
-def _magnitudes(low: float, high: float) -> Draw:
-    return lambda r: (10 ** r.uniform(low, high),)
-
-
-INPUTS: dict[str, dict[str, Draw]] = {
-    "pow": {
-        "gamma^n": _decayed,
-        "beta^t": lambda r: (r.choice([0.9, 0.95, 0.98, 0.99, 0.999, 0.9999]), float(int(10 ** r.uniform(0, 5)))),
-        "polynomial": lambda r: (r.randrange(1, 10000) / 10000, r.choice([0.5, 0.9, 1.0, 1.5, 2.0, 3.0])),
-        "any": lambda r: (math.exp(r.uniform(-20, 20)), r.uniform(-30, 30)),
-    },
-    "cos": {"annealing": _annealed, "steps": _uniform(0, 1e5), "far": _magnitudes(5, 12)},
-    "sin": {"annealing": _annealed, "steps": _uniform(0, 1e5), "far": _magnitudes(5, 12)},
-    "tan": {"one turn": _uniform(-1.57, 1.57), "steps": _uniform(0, 1e5)},
-    "exp": {"decay": _uniform(-50, 5), "any": _uniform(-700, 700)},
-    "expm1": {"small": _uniform(-1, 1), "any": _uniform(-30, 700)},
-    "log": {"steps": _magnitudes(0, 6), "around 1": _uniform(0.5, 2), "any": _magnitudes(-300, 300)},
-    "log2": {"steps": _magnitudes(0, 6), "around 1": _uniform(0.5, 2)},
-    "log10": {"steps": _magnitudes(0, 6), "around 1": _uniform(0.5, 2)},
-    "log1p": {"steps": _magnitudes(-6, 6), "negative": _uniform(-0.99, 0)},
-    "atan": {"any": _uniform(-10, 10), "far": _magnitudes(0, 12)},
-    "tanh": {"any": _uniform(-5, 5), "small": _magnitudes(-8, 0)},
-}
 CASES = [(name, what) for name, sets in INPUTS.items() for what in sets]
 
 
@@ -125,7 +84,7 @@ def test_within_two_units(name: str, what: str, rng: random.Random) -> None:
 
 def test_what_approximate_instructions_give_is_refined(rng: random.Random) -> None:
     """A unit more or less in them, as hardware may have it, does not matter."""
-    values = [_decayed(rng) for _ in range(LANES)]
+    values = [decayed(rng) for _ in range(LANES)]
     kernel = _kernel("pow")
     plain = _on_device(kernel, "pow", values)
     for units in (-1, 1):
