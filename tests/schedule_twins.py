@@ -77,6 +77,8 @@ def build(home: Any, name: str, made: Any, /, **arguments: Any) -> Any:
     for key, value in arguments.items():
         if isinstance(value, Parts):
             arguments[key] = [build(home, part, made, **more) for part, more in value.parts]
+        elif isinstance(value, list):
+            arguments[key] = [*value]  # torch's class keeps it, and a test may change it
     return getattr(home, name)(optimizer=made, **arguments)
 
 

@@ -12,6 +12,8 @@ from schedule_twins import OURS, TORCH, optimizer
 
 import fused_sched
 
+pytestmark = pytest.mark.slow
+
 
 def mixed(step: int) -> float:
     """An integer product that leaves float64's whole numbers at 10,007,999."""

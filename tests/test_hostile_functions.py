@@ -24,7 +24,7 @@ from fused_sched.lr_scheduler import LambdaLR
 from fused_sched.optim import SGD
 
 STEPS = int(os.environ.get("FUSED_SCHED_TEST_HOSTILE_STEPS", "500"))
-SOME = 60  # functions in the fast lane
+SOME = 40  # functions in the fast lane
 FIRST_EDITS = (3, 40, 64, 65, 90)  # the first edit comes at one of these, or later
 
 

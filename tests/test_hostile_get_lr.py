@@ -15,6 +15,8 @@ from schedule_twins import OURS, TORCH, optimizer, same_bits
 
 import fused_sched
 
+pytestmark = pytest.mark.slow
+
 STEPS = 400
 LATER = 100
 Maker = Callable[[Any], tuple[Any, list[Callable[[Any], Any]]]]

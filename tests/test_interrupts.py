@@ -18,6 +18,8 @@ import torch
 from fused_sched import lr_scheduler
 from fused_sched.optim import SGD
 
+pytestmark = pytest.mark.slow
+
 MOMENTS = int(os.environ.get("FUSED_SCHED_TEST_MOMENTS", "30"))
 KINDS = (
     "program", "table", "endless", "groups", "fused", "get_lr", "cyclic", "sequence", "chain", "horizon", "same optimizer",
@@ -133,7 +135,6 @@ def _run(kind: str, moments: int, seed: int, tracing: str) -> Any:
     return json.loads(result.stdout.splitlines()[-1])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["program", "get_lr"])
 def test_interrupted_constructors_leave_nothing(kind: str, seed: int) -> None:
     found = _run(kind, 45, seed, "plain")
@@ -147,7 +148,6 @@ def test_a_tracer_is_put_back(seed: int) -> None:
     assert found["hit"] > 10
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("tracing", ["plain", "traced"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_interrupts_of_each_kind(kind: str, tracing: str, seed: int) -> None:
