@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import random
+import shutil
 from collections.abc import Callable, Sequence
 from functools import cache
 
@@ -17,7 +18,7 @@ import torch
 pytest.importorskip("triton")
 
 from enclosure import enclosures, is_point
-from ptx import Kernel
+from ptx import Kernel, watch_memory
 from ptx.compile_triton import LANES, function, of_steps, operation
 from ptx.compiled import nvcc, triton_ptx
 from ptx.cuda_operators import PtxOperators
@@ -99,6 +100,12 @@ _RUN: dict[str, Callable[[Program, torch.Tensor, Kernel | None], Found]] = {
     "triton": _in_triton,
     "cuda": lambda *given: _scheduled(_backend("cuda"))(*given),
 }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _known_memory() -> None:
+    if shutil.which("g++"):
+        watch_memory()
 
 
 @cache
