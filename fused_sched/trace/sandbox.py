@@ -163,7 +163,8 @@ class Sandbox:
             Stop: the code has what a traced function may not have.
         """
         code, problem = prepared(function.__code__)
-        if type(function.__globals__) is not dict or function.__builtins__ is not vars(builtins):  # type: ignore[attr-defined]
+        known: Any = function
+        if type(function.__globals__) is not dict or known.__builtins__ is not vars(builtins):
             problem = "has global variables or builtins of its own kind"
         if problem:
             raise current().stop(f"{function.__qualname__} {problem}")
