@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import itertools
+import os
 import random
 import re
 from collections import Counter
@@ -203,6 +204,7 @@ def check(rng: random.Random, name: str) -> tuple[str, str]:
     return "", ""
 
 
+@pytest.mark.skipif("FUSED_SCHED_TEST_ROUNDS" not in os.environ, reason="run by make prove PROOF=grammar")
 @pytest.mark.slow
 def test_random_functions(rng: random.Random) -> None:
     refused: Counter[str] = Counter()
