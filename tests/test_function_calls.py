@@ -26,6 +26,7 @@ from fused_sched.lr_scheduler import param_scheduler
 from fused_sched.lr_scheduler.audit import CALLS
 
 GROUPS = 2
+LOG: list[Any] = []  # of functions that write to it
 STEPS = CALLS + 20
 
 
@@ -310,6 +311,53 @@ def test_calls_of_get_lr() -> None:
             assert len(calls) == (step <= CALLS), step
             theirs.step()
             assert values(ours) == values(torchs)
+
+
+@pytest.mark.parametrize("kind", ["LambdaLR", "MultiplicativeLR"])
+def test_a_get_lr_of_ones_own_calls_the_functions(kind: str) -> None:
+    """It is the one that calls them; nobody else does beside it."""
+    counts, lrs = [], []
+    for module, schedulers in MODULES.values():
+        cls = getattr(schedulers, kind)
+
+        class Halved(cls):  # type: ignore[misc,valid-type]
+            def get_lr(self) -> list[float]:
+                return [0.5 * lr for lr in super().get_lr()]
+
+        made = optimizer(module, "SGD", [0.1, 0.2])
+        with counted() as calls, warnings.catch_warnings():
+            warnings.simplefilter("error")
+            scheduler = Halved(made, decay)
+            for _ in range(CALLS):
+                scheduler.step()
+        counts.append(list(calls))
+        lrs.append(values(made))
+    assert counts[0] == counts[1]
+    assert lrs[0] == lrs[1]
+
+
+@pytest.mark.parametrize("name", ["get_lr", "_update_lr", "get_last_lr"])
+@pytest.mark.parametrize("function", [decay, lambda step: LOG.append(step) or 0.9**step], ids=["compared", "tabulated"])
+def test_a_method_assigned_while_functions_are_called(name: str, function: Any) -> None:
+    """The schedule goes to the host and back, or stays: the functions are called as torch calls them."""
+    found = []
+    for module, schedulers in MODULES.values():
+        made = optimizer(module, "SGD", [0.1, 0.2])
+        scheduler, lrs = schedulers.LambdaLR(made, function), []
+        LOG.clear()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for step in range(1, 13):
+                if step == 4:
+                    setattr(
+                        scheduler, name, types.MethodType(getattr(torch.optim.lr_scheduler.LambdaLR, name), scheduler)
+                    )
+                if step == 9:
+                    delattr(scheduler, name)
+                scheduler.step()
+                lrs.append(values(made))
+        found.append((lrs, list(LOG)))
+    assert found[0] == found[1]
 
 
 def test_calls_of_get_lr_where_updates_are_skipped() -> None:

@@ -239,6 +239,8 @@ class Bound(HostSteps):
                 changed = changed or one._constants_changed()
         if changed:
             self._refresh()
+            if self._schedule is None:  # only Python can run it now
+                return
         if (self._tabulates or self._comparing) and (changed or not prepared):
             self._prepare_step()
 

@@ -258,8 +258,15 @@ class Programmed:
             return True
         return self._source is not None and self._source.comparing
 
+    @property
+    def _has_own_get_lr(self) -> bool:
+        """Whether get_lr is the user's, which then calls what functions there are."""
+        return self._stand_in.calls_get_lr and self._stand_in.is_overridden(self, "get_lr")
+
     def _ensure_source(self) -> None:
-        if self._source is None and self._functions():
+        if self._has_own_get_lr:
+            self._source = None
+        elif self._source is None and self._functions():
             caller = weakref.ref(self)
             self._source = StepFunctions(caller, self._horizon, self._outputs(), self._columns())  # type: ignore[arg-type]
 
@@ -275,8 +282,9 @@ class Programmed:
         for name, functions in self._bound_functions.items():
             if name in self.__dict__ and plain_function(self.__dict__[name]) not in functions:
                 return f"{name} of this {cls.__name__} is not one of torch's, so only Python can run it"
-        if stand_in.calls_get_lr and stand_in.is_overridden(self, "get_lr"):
+        if self._has_own_get_lr:
             return self._why_get_lr_on_host()
+        self._traced_get_lr = None
         if self._torch_class is LRScheduler:
             return f"{cls.__name__} does not define get_lr"
         if self._source is not None and self._source.not_numbers:
