@@ -252,9 +252,8 @@ class Bound(HostSteps):
             self._comparing = False  # the host makes the steps no more, and would have to wait to know them
             return
         self._prepare(restart=False)
-        members = [*self._family()]
-        self._comparing = self._comparing and any(one._compares() for one in members)
-        if any(one._left_program() for one in members):
+        self._comparing = self._comparing and any(one._compares() for one in self._family())
+        if any(one._left_program() for one in self._family()):
             self._bind()
             if self._schedule is not None:
                 self._prepare(restart=False)

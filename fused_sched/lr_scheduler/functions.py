@@ -71,7 +71,6 @@ class StepFunctions:
         self._caller = caller
         self._outputs, self._columns = outputs, columns
         self._first = self._end = 0
-        self._row_of: int | None = None  # the epoch that the one row is of
         self.not_numbers = ""  # why torch's code has to make the steps: a function gave what is no number
         self._restless = 0  # how many times in a row what was read changed before all was compared
         self._called: tuple[int, list[list[Any]]] | None = None  # what was called for a row that is not written yet
@@ -99,7 +98,7 @@ class StepFunctions:
 
     def forget(self) -> None:
         """Take the functions and their values as they are now."""
-        self._end, self._row_of = self._first, None
+        self._end, self.audit.called_for = self._first, None
         functions = [*self._caller()._functions()]
         if len(functions) != len(self._known) or not all(map(is_, functions, self._known)):
             self._restless = 0
@@ -175,40 +174,39 @@ class StepFunctions:
             schedule.memory.refuse_in_capture("a value of the schedule was computed by Python", fix)
         due = epoch()
         if self.horizon == 1:
-            if self._is_skipped_step(schedule, due):
+            if self.audit.is_skipped_step(schedule, due):
                 return
             rows = self._numbers_of(self._call(due))
             if rows is None:
                 return
             for i, values in enumerate(rows):
                 schedule.write_row(f"{scope}{_TABLE}{i}", values)
-            self._row_of = due
+            self.audit.called_for = due
         elif not self._first <= due < self._end:
             self._compute_rows(schedule, scope, due)
 
-    def _is_skipped_step(self, schedule: Schedule, due: int) -> bool:
-        """Whether the functions were called for a step that was skipped: torch would not call them for it again."""
-        return due == self._row_of and schedule.may_not_have_advanced
-
     def _compare(self, schedule: Schedule, due: int) -> None:
         assert self._traces is not None
-        if due < 0 or self._is_skipped_step(schedule, due):
+        if due < 0 or self.audit.is_skipped_step(schedule, due):
             return
         called = self._call(due)
-        self._row_of = due
+        self.audit.called_for = due
         if due > min(t.horizon for t in self._distinct):
             self._move_to_table(schedule, due, called, f"its whole numbers are not exact at step {due}")
             return
         step = self._caller()._argument(due)
-        results = {id(t): t.evaluate(step) for t in self._distinct}
+        results = {id(t): t.evaluate(step) or (None,) * self._outputs for t in self._distinct}
         traces = self._traces * (len(called[0]) if len(self._traces) == 1 else 1)
-        for i, column in enumerate(called):
-            for traced, value in zip(traces, column, strict=True):
-                result = results[id(traced)]
-                expected = None if result is None else result[i % self._outputs]
-                if value is not UNUSED and not self.audit.agrees(expected, value):
-                    self._move_to_table(schedule, due, called, self.audit.difference(f"step {step}", expected, value))
-                    return
+        pairs = (
+            (results[id(traced)][i % self._outputs], value)
+            for i, column in enumerate(called)
+            for traced, value in zip(traces, column, strict=True)
+            if value is not UNUSED
+        )
+        difference = self.audit.difference(f"step {step}", pairs)
+        if difference is not None:
+            self._move_to_table(schedule, due, called, difference)
+            return
         self.audit.note()
 
     def compare_first(self, epoch: int, written: Sequence[Sequence[Any]]) -> None:
@@ -223,15 +221,14 @@ class StepFunctions:
         if any(r is None for r in results):
             return  # torch's constructor would have raised
         rows = self._caller()._rows([[r[i] for r in results if r is not None] for i in range(self._outputs)])
-        for row, column in zip(rows, written, strict=True):
-            for expected, value in zip(row, column, strict=True):
-                if not self.audit.agrees(expected, value):
-                    self._leave_program(self.audit.difference(f"step {step}", expected, value))
-                    return
+        pairs = (pair for row, column in zip(rows, written, strict=True) for pair in zip(row, column, strict=True))
+        difference = self.audit.difference(f"step {step}", pairs)
+        if difference is not None:
+            self._leave_program(difference)
 
     def _move_to_table(self, schedule: Schedule, epoch: int, called: list[list[Any]], reason: str) -> None:
         if schedule.memory.captured:
-            self._row_of = None
+            self.audit.called_for = None
             raise RuntimeError(
                 f"{reason}, and a CUDA graph that was captured has its program: give a function of the step alone"
             )
@@ -240,7 +237,7 @@ class StepFunctions:
 
     def _leave_program(self, reason: str, *, tell: bool = True) -> None:
         self._traces, self._distinct, self._reason = None, [], reason
-        self._row_of = None
+        self.audit.called_for = None
         self.audit.done = self.left_program = True
         if tell:
             warn(f"{reason}: the function is called by Python at every step from now on")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -115,21 +116,19 @@ class HostSteps(EditedByHand):
         assert traced is not None
         assert self._schedule is not None
         count, groups = int(self._step_count) + 1, self.optimizer.param_groups
-        if len(groups) != len(traced.forms) or (audit.compared == epoch and self._schedule.may_not_have_advanced):
+        if len(groups) != len(traced.forms) or audit.is_skipped_step(self._schedule, epoch):
             return
-        found = traced.evaluate(epoch, count, groups)
+        found: Sequence[float | None] = traced.evaluate(epoch, count, groups) or [None] * len(groups)
         with self._as_in_step(epoch):
             lrs = [*self.get_lr()]  # type: ignore[attr-defined]
-        audit.compared = epoch
-        for g, value in enumerate(lrs):
-            expected = None if found is None else found[g]
-            if not audit.agrees(expected, value):
-                self._get_lr_differs = audit.difference(f"epoch {epoch}", expected, value)
-                if self._schedule.memory.captured:
-                    raise RuntimeError(f"{self._get_lr_differs}, and a CUDA graph that was captured has its program")
-                self._traced_get_lr, self._get_lr_given = None, lrs
-                return
-        audit.note()
+        audit.called_for = epoch
+        self._get_lr_differs = audit.difference(f"epoch {epoch}", zip_longest(found, lrs))
+        if self._get_lr_differs is None:
+            audit.note()
+            return
+        if self._schedule.memory.captured:
+            raise RuntimeError(f"{self._get_lr_differs}, and a CUDA graph that was captured has its program")
+        self._traced_get_lr, self._get_lr_given = None, lrs
 
     @contextmanager
     def _untouched_on_error(self) -> Iterator[None]:

@@ -66,6 +66,7 @@ class Programmed:
     optimizer: Any
     _home: Any  # see Home; None before torch's constructor has said that what was given is no optimizer
     base_lrs: list[Any]
+    _horizon: int  # steps computed ahead
     _step_was_made: bool  # of a copy, until it is settled: an update had made the coming step
     _is_initial = False  # torch's constructor makes the first step
     last_epoch = Register()
@@ -123,8 +124,6 @@ class Programmed:
         self._groups_seen: Any = None  # the groups that the program drives, as the optimizer knew them
         self._order_checked = False
         self._source: StepFunctions | None = None  # where values that depend on a user's function come from
-        if not hasattr(self, "_horizon"):
-            self._horizon = 1
         if not isinstance(self._horizon, int) or self._horizon < 1:
             raise ValueError(
                 f"horizon={self._horizon!r} must be an int of at least 1: the number of steps computed ahead"

@@ -9,7 +9,7 @@ from typing import Any
 from ..program.builder import Builder, Value
 from ..trace.containers import DictCopy, ListCopy
 from ..trace.form import Form, emit_groups, make_form
-from ..trace.function import compare, compile_form, naming, promise, returned, steps_to_compare
+from ..trace.function import Evaluator, compare, compile_form, naming, promise, returned, steps_to_compare
 from ..trace.mathematics import quiet_numpy
 from ..trace.operations import ANY, Interval, Node
 from ..trace.paths import LAST_STEP, Explorer, Folded, Untraceable
@@ -28,9 +28,11 @@ _STEPS = ("epoch", "count")
 class TracedGetLR:
     """``get_lr`` of a scheduler as operations on the epoch, the count of steps and the fields of each group."""
 
-    def __init__(self, name: str, forms: Sequence[Form], watch: Watch, paths: int, compared: int) -> None:
+    def __init__(
+        self, name: str, forms: Sequence[Form], evaluators: Sequence[Evaluator], watch: Watch, paths: int, compared: int
+    ) -> None:
         self.name, self.forms, self.watch, self.paths, self.compared = name, list(forms), watch, paths, compared
-        self._evaluators: list[Callable[[Mapping[str, float]], Any]] = []
+        self._evaluators = evaluators
 
     @property
     def traps(self) -> bool:
@@ -45,8 +47,7 @@ class TracedGetLR:
 
     def evaluate(self, epoch: int, count: int, groups: Sequence[Any]) -> list[float] | None:
         """The next lr of each group as the host computes it; None where get_lr raises."""
-        self._evaluators = self._evaluators or [compile_form(f) for f in self.forms]
-        lrs = []
+        lrs: list[float] = []
         for run, group in zip(self._evaluators, groups, strict=True):
             found = run({"epoch": float(epoch), "count": float(count), **_fields(group)})
             if found is None:
@@ -91,10 +92,14 @@ def trace_get_lr(scheduler: Any) -> TracedGetLR:
                 own = _alone(scheduler, groups)
             forms = [_form(one, g) for g, one in enumerate(own)]
             inputs = _draw(explorer, groups)
-            for g, form in {form.identity: (g, form) for g, form in enumerate(forms)}.values():
-                rebuilt = _on_numbers(box, scheduler, groups, g)
-                compare(explorer, form, rebuilt, [_of_group(x, g) for x in inputs])
-        return TracedGetLR(name, forms, box.watch, max(one.paths for one in own), len(inputs))
+            compiled: dict[Any, Evaluator] = {}  # one for the groups of one form
+            for g, form in enumerate(forms):
+                if form.identity not in compiled:
+                    evaluator = compiled[form.identity] = compile_form(form)
+                    rebuilt = lambda values, g=g: _get_lr(box, scheduler, groups, values)[g]  # noqa: E731
+                    compare(explorer, evaluator, rebuilt, [_of_group(x, g) for x in inputs])
+            evaluators = [compiled[form.identity] for form in forms]
+        return TracedGetLR(name, forms, evaluators, box.watch, max(one.paths for one in own), len(inputs))
 
 
 def _explorer(groups: Sequence[Any]) -> Explorer:
@@ -205,7 +210,3 @@ def _draw(explorer: Explorer, groups: Sequence[Any]) -> list[dict[str, Any]]:
 def _of_group(values: Mapping[str, Any], g: int) -> dict[str, Any]:
     """All values, and those of one group by the names that its form has."""
     return {**values, **{name.partition(" ")[0]: x for name, x in values.items() if name.endswith(f" {g}")}}
-
-
-def _on_numbers(box: Sandbox, scheduler: Any, groups: Sequence[Any], g: int) -> Callable[[Mapping[str, Any]], Any]:
-    return lambda values: _get_lr(box, scheduler, groups, values)[g]

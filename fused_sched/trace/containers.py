@@ -121,10 +121,7 @@ class _Unordered(Copy):
     __slots__ = ()
 
     def __contains__(self, x: Any) -> bool:
-        if type(x) is not Sym:
-            return super().__contains__(x)
-        each: Any = frozenset.__iter__ if type(self) is FrozenSetCopy else set.__iter__
-        return member(each(self), x)
+        return member(members(self), x) if type(x) is Sym else super().__contains__(x)
 
     def _refuse(self, *arguments: Any) -> Any:
         raise current().stop("it goes through a set, whose order is its own")

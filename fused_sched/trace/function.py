@@ -27,6 +27,9 @@ MOST_AROUND = 600
 SPARSE_AFTER = 8  # functions of one code that are compared at all steps
 
 
+Evaluator = Callable[[Mapping[str, float]], "tuple[float, ...] | None"]  # from inputs to results; None: it raises
+
+
 class Traced:
     """A function of the step as operations.
 
@@ -36,10 +39,12 @@ class Traced:
         horizon: the last step up to which its whole numbers are exact.
     """
 
-    def __init__(self, name: str, form: Form, watch: Watch, paths: int, compared: int, horizon: int) -> None:
+    def __init__(
+        self, name: str, form: Form, evaluator: Evaluator, watch: Watch, paths: int, compared: int, horizon: int
+    ) -> None:
         self.name, self.form, self.watch = name, form, watch
         self.outputs, self.paths, self.compared, self.horizon = len(form.results), paths, compared, horizon
-        self._evaluate: Callable[[dict[str, float]], tuple[float, ...] | None] | None = None
+        self._evaluator = evaluator
 
     @property
     def traps(self) -> bool:
@@ -48,9 +53,7 @@ class Traced:
 
     def evaluate(self, step: int) -> tuple[float, ...] | None:
         """Its values as the host computes them; None where it raises."""
-        if self._evaluate is None:
-            self._evaluate = compile_form(self.form)
-        return self._evaluate({"step": float(step)})
+        return self._evaluator({"step": float(step)})
 
     def changed(self) -> bool:
         """Whether something that the function read from outside is not what it was: trace it again."""
@@ -100,9 +103,9 @@ def trace(function: Callable[[int], Any], outputs: int = 1, *, sparse: bool = Fa
             rebuilt = box.wrap(function)
             folded = explorer.explore(lambda: returned(rebuilt(Sym(explorer.inputs["step"], "int")), outputs))
             form = make_form(folded.values, folded.trap)
-            steps = steps_to_compare(explorer, sparse)
-            compare(explorer, form, lambda x: rebuilt(x["step"]), [{"step": x} for x in steps])
-        return Traced(name, form, box.watch, folded.paths, len(steps), explorer.horizon)
+            evaluator, steps = compile_form(form), steps_to_compare(explorer, sparse)
+            compare(explorer, evaluator, lambda x: rebuilt(x["step"]), [{"step": x} for x in steps])
+        return Traced(name, form, evaluator, box.watch, folded.paths, len(steps), explorer.horizon)
 
 
 def _code_of(function: Any) -> CodeType | None:
@@ -189,8 +192,8 @@ def naming(name: str) -> Iterator[None]:
 # -- comparing ---------------------------------------------------------------------------------------------
 
 
-def compile_form(form: Form) -> Callable[[Mapping[str, float]], tuple[float, ...] | None]:
-    """The form as the host evaluates it: results, or None where it raises."""
+def compile_form(form: Form) -> Evaluator:
+    """The form as the host evaluates it."""
     b = Builder(1)
     inputs = {value: b.register(value, 0.0) for op, value, _ in form.lines if op == "input"}
     values, trap = emit_form(b, [form], {name: (lambda v=v: v) for name, v in inputs.items()})  # type: ignore[misc]
@@ -230,15 +233,16 @@ def steps_to_compare(explorer: Explorer, sparse: bool) -> list[int]:
     return found[:: 1 + len(found) * explorer.lines_of_a_path // 500_000]
 
 
-def compare(explorer: Explorer, form: Form, rebuilt: Callable[[Any], Any], inputs: Sequence[Mapping[str, Any]]) -> None:
-    """Compare the program with the function's code as it runs in the sandbox on numbers.
+def compare(
+    explorer: Explorer, evaluator: Evaluator, rebuilt: Callable[[Any], Any], inputs: Sequence[Mapping[str, Any]]
+) -> None:
+    """Compare a program with the function's code as it runs in the sandbox on numbers.
 
     Raises:
         Untraceable: they differ somewhere.
     """
-    program = compile_form(form)
     for given in inputs:
-        found = program(given)
+        found = evaluator(given)
         expected = Path(explorer, [], symbolic=False).run(lambda given=given: as_floats(rebuilt(given)), [])  # type: ignore[misc]
         if not same(found, expected):
             when = ", ".join(f"{name} {value}" for name, value in given.items())

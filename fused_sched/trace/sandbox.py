@@ -24,7 +24,7 @@ from .containers import COPIES, copy_of
 from .mathematics import CALLS
 from .paths import current
 from .symbol import Sym, is_numpy_float
-from .views import PLAIN_LOOKUPS, Call, Unplain, View, name_of, plain_attribute, real_of, shown
+from .views import PLAIN_LOOKUPS, Call, View, name_of, read_plain, real_of, shown
 from .watch import MISSING, Watch, in_classes, is_a
 
 _SIMPLE = frozenset((int, float, bool, str, bytes, type(None), type(...), type(NotImplemented)))
@@ -110,10 +110,7 @@ class Sandbox:
             if type(real) is type and (real is type or real in CALLS):
                 return self.class_of if real is type else CALLS[real]
             raise current().stop(f"it makes an object of {name_of(real)}")
-        try:
-            method, _ = plain_attribute(type(real), "__call__")
-        except Unplain as error:
-            raise current().stop(str(error)) from None
+        method, _ = read_plain(type(real), "__call__")
         if type(method) is not types.FunctionType:
             raise current().stop(f"it calls {shown(real)}, which is compiled and may do anything")
         if type(real).__getattribute__ not in PLAIN_LOOKUPS:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .paths import current
-from .watch import MISSING, dict_of, in_classes, is_a, slot_of
+from .watch import MISSING, classes_of, dict_of, in_classes, is_a, slot_of
 
 if TYPE_CHECKING:
     from .sandbox import Sandbox
@@ -43,14 +43,13 @@ def plain_attribute(owner: Any, name: str, after: type | None = None) -> tuple[A
             raise Unplain(f"it reads .{name} of the module {owner.__name__}, which has a __getattr__")
         return value, False
     if is_a(owner, type):
-        value = in_classes(owner.__mro__, name)
+        value = in_classes(classes_of(owner), name)
         if kind not in (type, ABCMeta) or (value is MISSING and in_classes(kind.__mro__, name) is not MISSING):
             raise Unplain(f"it reads .{name} of {owner.__name__}, which its metaclass has a say in")
         return value, True
     if kind.__getattribute__ not in PLAIN_LOOKUPS:
         raise Unplain(f"it reads .{name} of a {name_of(kind)}, which defines __getattribute__")
-    mro = kind.__mro__
-    value = in_classes(mro if after is None else mro[mro.index(after) + 1 :], name)
+    value = in_classes(classes_of(owner, after), name)
     descriptor = type(value)
     if hasattr(descriptor, "__set__") or hasattr(descriptor, "__delete__"):
         if descriptor is types.MemberDescriptorType:
@@ -60,9 +59,17 @@ def plain_attribute(owner: Any, name: str, after: type | None = None) -> tuple[A
         own = dict_of(kind)(owner).get(name, MISSING)
         if own is not MISSING:
             return own, False
-    if value is MISSING and in_classes(mro, "__getattr__") is not MISSING:
+    if value is MISSING and in_classes(kind.__mro__, "__getattr__") is not MISSING:
         raise Unplain(f"it reads .{name} of a {name_of(kind)}, which defines __getattr__")
     return value, True
+
+
+def read_plain(owner: Any, name: str, after: type | None = None) -> tuple[Any, bool]:
+    """As :func:`plain_attribute`, for a traced function: what is not plain ends the trace."""
+    try:
+        return plain_attribute(owner, name, after)
+    except Unplain as error:
+        raise current().stop(str(error)) from None
 
 
 def _refuse(view: Any, name: str) -> Any:
@@ -165,10 +172,7 @@ def read(view: Any, name: str, after: type | None = None) -> Any:
         return override
     if name.startswith("__") or name in _OTHERS_IN_A_STEP:
         raise current().stop(f"it reads .{name} of {shown(real)}")
-    try:
-        value, of_class = plain_attribute(real, name, after)
-    except Unplain as error:
-        raise current().stop(str(error)) from None
+    value, of_class = read_plain(real, name, after)
     box.watch.attribute(real, name, after)
     if value is MISSING:
         noun = "module" if is_a(real, types.ModuleType) else type(real).__name__

@@ -50,6 +50,12 @@ def dict_of(kind: type) -> Callable[[Any], dict[str, Any]]:
     return lambda owner: {}
 
 
+def classes_of(owner: Any, after: type | None = None) -> tuple[type, ...]:
+    """Where an attribute of an object or a class is looked for; ``after`` a class, as ``super()`` does."""
+    mro: tuple[type, ...] = (owner if is_a(owner, type) else type(owner)).__mro__
+    return mro if after is None else mro[mro.index(after) + 1 :]
+
+
 def in_classes(mro: Any, name: str) -> Any:
     """What the first class that has ``name`` has under it, or MISSING."""
     for owner in mro:
@@ -97,12 +103,10 @@ class Watch:
             return
         own = not is_a(owner, type)
 
-        def in_its_classes(one: Any) -> Any:
-            mro = type(one).__mro__ if own else one.__mro__
-            return in_classes(mro if after is None else mro[mro.index(after) + 1 :], name)
-
-        value = in_its_classes(owner)
-        self._note(("classes", id(owner), name, after), owner, in_its_classes, value)
+        value = in_classes(classes_of(owner, after), name)
+        self._note(
+            ("classes", id(owner), name, after), owner, lambda one: in_classes(classes_of(one, after), name), value
+        )
         if own:
             self.of_class(owner, "__getattribute__")
             self.of_class(owner, "__getattr__")
