@@ -84,56 +84,45 @@ def test_far_steps_are_torchs(function: Any, way: str, far: int, fused: bool) ->
         assert ours == _values(TORCH, torch.optim, function, far, WAYS[way], first)
 
 
-@pytest.mark.parametrize("last_epoch", FAR)
-def test_constructed_there(last_epoch: int) -> None:
+def _agrees(make: Callable[[Any, Any], Any], steps: int, jump: Callable[[Any], None] = lambda scheduler: None) -> None:
+    """What ``make`` makes of an optimizer gives torch's values; ``jump`` comes before step 100."""
     found = []
     for home, module in ((OURS, fused_sched.optim), (TORCH, torch.optim)):
         made = optimizer(module, "SGD", [0.1])
-        made.param_groups[0]["initial_lr"] = 0.1
-        scheduler = home.LambdaLR(made, mixed, last_epoch=last_epoch)
-        lrs = []
+        scheduler = make(home, made)
+        values = []
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            for _ in range(90):
+            for step in range(steps):
+                if step == 100:
+                    jump(scheduler)
                 scheduler.step()
-                lrs.append(made.param_groups[0]["lr"])
-        found.append(lrs)
+                values.append((made.param_groups[0]["lr"], made.param_groups[0]["momentum"]))
+        found.append(values)
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("last_epoch", FAR)
+def test_constructed_there(last_epoch: int) -> None:
+    def make(home: Any, made: Any) -> Any:
+        made.param_groups[0]["initial_lr"] = 0.1
+        return home.LambdaLR(made, mixed, last_epoch=last_epoch)
+
+    _agrees(make, 90)
 
 
 def test_the_parts_of_a_sequence_go_beyond() -> None:
-    found = []
-    for home, module in ((OURS, fused_sched.optim), (TORCH, torch.optim)):
-        made = optimizer(module, "SGD", [0.1])
-        parts = [home.ExponentialLR(made, 0.5), home.LambdaLR(made, mixed)]
-        scheduler = home.SequentialLR(made, parts, [2])
-        lrs = []
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            for step in range(200):
-                if step == 100:
-                    parts[1].last_epoch = 9_999_960
-                scheduler.step()
-                lrs.append(made.param_groups[0]["lr"])
-        found.append(lrs)
-    assert found[0] == found[1]
+    def make(home: Any, made: Any) -> Any:
+        return home.SequentialLR(made, [home.ExponentialLR(made, 0.5), home.LambdaLR(made, mixed)], [2])
+
+    _agrees(make, 200, lambda sequence: setattr(sequence._schedulers[1], "last_epoch", 9_999_960))
 
 
 def test_a_scale_fn_of_iterations_goes_beyond() -> None:
-    found = []
-    for home, module in ((OURS, fused_sched.optim), (TORCH, torch.optim)):
-        made = optimizer(module, "SGD", [0.1])
-        scheduler = home.CyclicLR(made, 0.1, 0.5, 4, scale_fn=mixed, scale_mode="iterations")
-        lrs = []
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            for step in range(200):
-                if step == 100:
-                    scheduler.last_epoch = 9_999_960
-                scheduler.step()
-                lrs.append((made.param_groups[0]["lr"], made.param_groups[0]["momentum"]))
-        found.append(lrs)
-    assert found[0] == found[1]
+    def make(home: Any, made: Any) -> Any:
+        return home.CyclicLR(made, 0.1, 0.5, 4, scale_fn=mixed, scale_mode="iterations")
+
+    _agrees(make, 200, lambda scheduler: setattr(scheduler, "last_epoch", 9_999_960))
 
 
 def test_replays_of_a_captured_graph_stop_there() -> None:

@@ -589,27 +589,36 @@ def test_an_exception_of_get_lr() -> None:
 
 
 class Looking:
-    """Notes what its scheduler looks like from inside."""
+    """Notes what its scheduler looks like from inside, by a function of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, look: Callable[[Any], Any]) -> None:
+        self.look = look
         self.scheduler: Any = None
         self.seen: list[Any] = []
 
     def __call__(self, step: float) -> float:
         one = None if self.scheduler is None else self.scheduler()
         if one is not None:
-            parts = [one, *getattr(one, "_schedulers", [])]
-            self.seen.append((step, [self._look(part) for part in parts]))
+            self.seen.append((step, self.look(one)))
         return 1.0 / (1.0 + step)
 
-    def _look(self, one: Any) -> Any:
-        names = ("last_epoch", "_step_count", "_is_initial", "_get_lr_called_within_step", "_last_lr")
-        found = {name: getattr(one, name, None) for name in names}
-        found["inside"] = {k: v for k, v in vars(one).items() if k in names}
-        found["get_last_lr"] = list(one.get_last_lr())
-        found["state"] = {k: v for k, v in one.state_dict().items() if type(v) in (int, float, bool)}
-        found["groups"] = [(g["lr"], g["weight_decay"], g["momentum"]) for g in one.optimizer.param_groups]
-        return found
+
+def _looks(one: Any) -> Any:
+    names = ("last_epoch", "_step_count", "_is_initial", "_get_lr_called_within_step", "_last_lr")
+    found = {name: getattr(one, name, None) for name in names}
+    found["inside"] = {k: v for k, v in vars(one).items() if k in names}
+    found["get_last_lr"] = list(one.get_last_lr())
+    found["state"] = {k: v for k, v in one.state_dict().items() if type(v) in (int, float, bool)}
+    found["groups"] = [(g["lr"], g["weight_decay"], g["momentum"]) for g in one.optimizer.param_groups]
+    return found
+
+
+def _looks_with_parts(one: Any) -> Any:
+    return [_looks(part) for part in (one, *getattr(one, "_schedulers", []))]
+
+
+def _counts(one: Any) -> Any:
+    return one.last_epoch, one._step_count, one._get_lr_called_within_step
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "ChainedScheduler"])  # see README: Differences
@@ -618,7 +627,7 @@ def test_a_function_sees_its_scheduler_as_in_torch(kind: str, late: bool) -> Non
     """``late``: from the third step on it has other numbers than at first."""
     seen = []
     for home in ("ours", "torch"):
-        looking = Looking()
+        looking = Looking(_looks_with_parts)
         made, scheduler = make(home, kind, looking)
         looking.scheduler = weakref.ref(scheduler)
         for step in range(1, 31):
@@ -651,26 +660,12 @@ def test_get_lr_on_the_host_sees_its_scheduler_as_in_torch() -> None:
     assert first == second
 
 
-class Restarts:
-    """Notes what the scheduler that calls it looks like."""
-
-    def __init__(self) -> None:
-        self.scheduler: Any = None
-        self.seen: list[Any] = []
-
-    def __call__(self, step: float) -> float:
-        one = None if self.scheduler is None else self.scheduler()
-        if one is not None:
-            self.seen.append((step, one.last_epoch, one._step_count, one._get_lr_called_within_step))
-        return 1.0 / (1.0 + step)
-
-
 def test_a_function_sees_its_own_scheduler_where_a_sequence_starts_it() -> None:
     found = []
     for home in ("ours", "torch"):
         module, schedulers = MODULES[home]
         made = optimizer(module, "SGD", [0.1])
-        looking = Restarts()
+        looking = Looking(_counts)
         part = schedulers.LambdaLR(made, looking)
         sequence = schedulers.SequentialLR(made, [schedulers.ExponentialLR(made, 0.9), part], [4])
         looking.scheduler = weakref.ref(part)

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from hostile_functions import LATER, MAKERS, PROGRAM, TABLE, Subject, later
+from hostile import LATER, MAKERS, PROGRAM, TABLE, Subject, later
 from schedule_twins import same_bits
 from tolerances import SCHEDULE_RELATIVE
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import pytest
@@ -30,6 +30,21 @@ def on_device(value: Any, dtype: torch.dtype) -> Any:
     if isinstance(value, tuple):
         return tuple(on_device(x, dtype) for x in value)
     return torch.tensor(value, dtype=dtype).to(DEVICE)
+
+
+def stepped(optimizer: Any, scheduler: Any) -> Body:
+    """A step of an optimizer and then of its scheduler."""
+
+    def body() -> None:
+        optimizer.step()
+        scheduler.step()
+
+    return body
+
+
+def check_close(ours: Iterable[torch.Tensor], torchs: Iterable[torch.Tensor], relative: float) -> None:
+    for p, q in zip(ours, torchs, strict=True):
+        torch.testing.assert_close(p.detach().cpu(), q.detach(), rtol=relative, atol=relative)
 
 
 class Loop:
@@ -70,8 +85,7 @@ class Loop:
             group["lr"] *= factor
 
     def check(self, relative: float) -> None:
-        for p, q in zip(self.ours, self.torchs, strict=True):
-            torch.testing.assert_close(p.detach().cpu(), q.detach(), rtol=relative, atol=relative)
+        check_close(self.ours, self.torchs, relative)
         assert self.lr.cpu().item() == pytest.approx(self.theirs.param_groups[-1]["lr"], rel=relative)
         for mine, theirs in zip(self.mine.param_groups, self.theirs.param_groups, strict=True):
             assert all(mine[key] is value for key, value in self.tensors.items() if key != "betas")
@@ -150,10 +164,7 @@ def test_replays_share_a_tensor_between_fields(
     scheduler = fused_sched.lr_scheduler.StepLR(mine, 2, 0.5, fused=fused)
     oracle = TORCH.StepLR(theirs, 2, 0.5)
 
-    def body() -> None:
-        mine.step()
-        scheduler.step()
-
+    body = stepped(mine, scheduler)
     warm_up(body, 2)
     graph = capture(body)
     for step in range(7):
@@ -164,8 +175,7 @@ def test_replays_share_a_tensor_between_fields(
     gpu.synchronize()
     for name, tensor in tensors.items():
         assert tensor.cpu().item() == pytest.approx(values[name].item(), rel=NEAR[dtype])
-    for p, q in zip(params, twins, strict=True):
-        torch.testing.assert_close(p.detach().cpu(), q.detach(), rtol=NEAR[dtype], atol=NEAR[dtype])
+    check_close(params, twins, NEAR[dtype])
 
 
 @pytest.mark.parametrize("dtype", NEAR, ids=str)
@@ -264,10 +274,7 @@ def test_any_optimizer_with_its_lr_in_tensors(
     for p in (*params, *twins):
         p.grad = torch.full_like(p, 0.5)
 
-    def body() -> None:
-        made.step()
-        scheduler.step()
-
+    body = stepped(made, scheduler)
     warm_up(body, 2)
     graph = capture(body)
     for _ in range(300):
@@ -278,8 +285,7 @@ def test_any_optimizer_with_its_lr_in_tensors(
     gpu.synchronize()
     for lr, group in zip(lrs, theirs.param_groups, strict=True):
         assert lr.cpu().item() == pytest.approx(group["lr"], rel=2 * torch.finfo(dtype).eps, abs=1e-15)
-    for p, q in zip(params, twins, strict=True):
-        torch.testing.assert_close(p.detach().cpu(), q.detach(), rtol=NEAR[dtype], atol=NEAR[dtype])
+    check_close(params, twins, NEAR[dtype])
     assert scheduler.last_epoch == oracle.last_epoch
 
 
@@ -297,10 +303,7 @@ def test_torchs_capturable_optimizers(
     made = getattr(torch.optim, kind)([p], lr=lr, **options)
     scheduler = fused_sched.lr_scheduler.CosineAnnealingLR(made, T_max=50)
 
-    def body() -> None:
-        made.step()
-        scheduler.step()
-
+    body = stepped(made, scheduler)
     warm_up(body, 3)
     graph = capture(body)
     for _ in range(20):
