@@ -15,8 +15,9 @@ from ..notice import warn
 from ..program.program import Program
 from .attributes import keep
 from .binding import Bound
-from .host_steps import groups_untouched_on_error, tensors_kept
+from .host_steps import groups_to_put_back, tensors_kept
 from .overrides import StandIn
+from .undo import UndoneOnError
 
 OF_TORCHS: dict[type, type[OnDevice]] = {}  # our class for each of torch's
 
@@ -48,7 +49,7 @@ class OnDevice(Bound):
         refuse_fake_mode(type(self).__name__)
         self._reset_slots(fused, skip_with_optimizer)
         self._home = self._home_in(optimizer)
-        with groups_untouched_on_error(optimizer):
+        with UndoneOnError(groups_to_put_back(optimizer)):
             try:
                 with tensors_kept(optimizer):
                     super().__init__(optimizer, *args, **kwargs)  # type: ignore[call-arg]
@@ -182,7 +183,7 @@ class OnDevice(Bound):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continue from a state of this class or of torch's. As in torch, load the optimizer's state too."""
         self._settle()
-        with self._untouched_on_error():
+        with UndoneOnError(self._to_put_back()):
             self._load(state_dict)
 
     def _load(self, state_dict: dict[str, Any]) -> None:

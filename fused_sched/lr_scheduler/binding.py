@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from operator import is_
 from typing import Any
 
@@ -19,6 +18,7 @@ from ..program.schedule import Schedule
 from .attributes import all_kept, put_back
 from .host_steps import HostSteps
 from .programmed import Programmed
+from .undo import UndoneOnError
 
 UPDATES_ALONE = 100  # without a call of scheduler.step(), before a warning
 
@@ -54,7 +54,7 @@ class Bound(HostSteps):
         if home is left:  # only the wrapper around it is another
             super().__setattr__("optimizer", optimizer)
             return
-        with self._put_back_on_error():
+        with UndoneOnError(self._to_drive_as_now()):
             if not self._is_part:
                 self._go_to_host()
             super().__setattr__("optimizer", optimizer)
@@ -66,20 +66,19 @@ class Bound(HostSteps):
         if schedule is not None and not self._is_part:
             left.stop_advancing(schedule)
 
-    @contextmanager
-    def _put_back_on_error(self) -> Iterator[None]:
-        """Put back what this scheduler and its parts had, where another optimizer cannot be driven."""
+    def _to_drive_as_now(self) -> Callable[[], None]:
+        """What puts all that this scheduler and its parts have back to what it is now."""
         slots = [name for name in Programmed.__slots__ if name != "__weakref__"]
         before = [(one, all_kept(one), {name: getattr(one, name) for name in slots}) for one in self._family()]
-        try:
-            yield
-        except BaseException:
+
+        def undo() -> None:
             for one, attributes, values in before:
                 put_back(one, attributes)
                 for name, value in values.items():
                     setattr(one, name, value)
             self._touched = True  # a look was taken at its functions, for another program
-            raise
+
+        return undo
 
     def _home_in(self, optimizer: Any) -> Home | None:
         """What is driven of this optimizer.

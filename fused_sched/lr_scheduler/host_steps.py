@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from itertools import zip_longest
 from typing import Any
 
@@ -17,6 +18,7 @@ from .attributes import all_kept, keep, kept, put_back
 from .by_hand import EditedByHand
 from .overrides import CLOSED_FORM
 from .registers import LAST_LR
+from .undo import UndoneOnError
 
 # Keys of a group that may have tensors, but for the lr, to which torch writes by itself.
 TENSORS = {PARTS.get(field, (field,))[0] for field in FIELDS} - {"lr", "flags"}
@@ -35,7 +37,7 @@ class HostSteps(EditedByHand):
         self._home.refuse_in_capture(f"{self._sets} of {type(self).__name__} was computed by Python")
         if self._is_initial and self._home.watch_fields({"lr"}) is None:
             self._ensure_source()  # before torch calls the user's function, which may never return
-        with self._untouched_on_error(), groups_untouched_on_error(self.optimizer):
+        with UndoneOnError(self._to_put_back(), groups_to_put_back(self.optimizer)):
             self._torchs_step(epoch)
 
     def _step_to(self, epoch: float | None) -> None:
@@ -70,45 +72,56 @@ class HostSteps(EditedByHand):
             if given is not None:
                 dict.__delitem__(self.__dict__, "get_lr")
 
-    @contextmanager
-    def _as_in_step(self, epoch: int) -> Iterator[None]:
-        """Let code of the user's see the scheduler as it is inside torch's step to ``epoch``."""
+    def _as_in_step(self, epoch: int, call: Callable[[], Any]) -> Any:
+        """Let code of the user's, which ``call`` calls, see the scheduler as it is inside torch's step to ``epoch``."""
         inside: dict[str, Any] = {LAST_EPOCH: epoch}
         if STEP_COUNT in self.__dict__ and not self._restarts:
             inside[STEP_COUNT] = int(self._step_count) + 1
-        with ExitStack() as stack:
-            outer = self._outer
-            if isinstance(outer, HostSteps) and LAST_EPOCH in outer._registers:
-                stack.enter_context(outer._shown_as({LAST_EPOCH: int(outer.last_epoch) + 1}))
-            stack.enter_context(self._shown_as(inside))
-            if self._enables_get_lr:
-                keep(self, "_get_lr_called_within_step", True)
-                stack.callback(keep, self, "_get_lr_called_within_step", False)
-            yield
+        shown = partial(self._shown_as, inside, self._enabling_get_lr(call) if self._enables_get_lr else call)
+        outer = self._outer
+        if isinstance(outer, HostSteps) and LAST_EPOCH in outer._registers:
+            return outer._shown_as({LAST_EPOCH: int(outer.last_epoch) + 1}, shown)
+        return shown()
 
-    @contextmanager
-    def _shown_as(self, inside: dict[str, Any]) -> Iterator[None]:
-        """Let registers be attributes as torch's are, with these values; what code adds to one is added."""
+    def _enabling_get_lr(self, call: Callable[[], Any]) -> Callable[[], Any]:
+        def enabled() -> Any:
+            with UndoneOnError(disable):
+                keep(self, "_get_lr_called_within_step", True)
+                result = call()
+                disable()
+            return result
+
+        def disable() -> None:
+            keep(self, "_get_lr_called_within_step", False)
+
+        return enabled
+
+    def _shown_as(self, inside: dict[str, Any], call: Callable[[], Any]) -> Any:
+        """Call with registers as attributes, as torch's are, of these values; what code adds to one is added."""
         self._pull()
         schedule = self._schedule
         before = {name: kept(self, name) for name in (*self._registers, LAST_LR) if name in self.__dict__}
-        self._schedule = None  # attributes are those in __dict__
-        for name, value in inside.items():
-            keep(self, name, value)
-        try:
-            yield
-        finally:
+
+        def put_back() -> None:
             self._schedule = schedule
-            moved = {name: kept(self, name) - value for name, value in inside.items() if kept(self, name) != value}
             for name, value in before.items():
                 keep(self, name, value)
-            for name, by in moved.items():
-                setattr(self, name, getattr(self, name) + by)
+
+        with UndoneOnError(put_back):
+            self._schedule = None  # attributes are those in __dict__
+            for name, value in inside.items():
+                keep(self, name, value)
+            result = call()
+            moved = {name: kept(self, name) - value for name, value in inside.items() if kept(self, name) != value}
+            put_back()
+        for name, by in moved.items():
+            setattr(self, name, getattr(self, name) + by)
+        return result
 
     def _call_functions(self, epoch: int) -> list[list[Any]]:
         """:meth:`_called`, as inside torch's step."""
-        with self._as_in_step(epoch):
-            return self._called(epoch)
+        called: list[list[Any]] = self._as_in_step(epoch, lambda: self._called(epoch))
+        return called
 
     def _compare_get_lr(self, epoch: int) -> None:
         """Compare a traced get_lr with what the user's own gives in the step to ``epoch``."""
@@ -119,8 +132,7 @@ class HostSteps(EditedByHand):
         if len(groups) != len(traced.forms) or audit.is_skipped_step(self._schedule, epoch):
             return
         found: Sequence[float | None] = traced.evaluate(epoch, count, groups) or [None] * len(groups)
-        with self._as_in_step(epoch):
-            lrs = [*self.get_lr()]  # type: ignore[attr-defined]
+        lrs = self._as_in_step(epoch, lambda: [*self.get_lr()])  # type: ignore[attr-defined]
         audit.called_for = epoch
         self._get_lr_differs = audit.difference(f"epoch {epoch}", zip_longest(found, lrs))
         if self._get_lr_differs is None:
@@ -130,21 +142,20 @@ class HostSteps(EditedByHand):
             raise RuntimeError(f"{self._get_lr_differs}, and a CUDA graph that was captured has its program")
         self._traced_get_lr, self._get_lr_given = None, lrs
 
-    @contextmanager
-    def _untouched_on_error(self) -> Iterator[None]:
-        """Put back what torch's code had changed, here and in the parts, before it raised."""
+    def _to_put_back(self) -> Callable[[], None]:
+        """What puts the attributes, here and in the parts, back to what they are now."""
         before = []
         for one in self._family():
             names = [name for name in (*one._registers, LAST_LR) if name in one.__dict__]
             before.append((one, all_kept(one), [(name, getattr(one, name)) for name in names]))
-        try:
-            yield
-        except BaseException:
+
+        def undo() -> None:
             for one, state, values in before:
                 put_back(one, state)
                 for name, value in values:
                     setattr(one, name, value)
-            raise
+
+        return undo
 
     def _step_by_python(self) -> None:
         """The program trapped: let torch's code make the step, or raise what it raises there."""
@@ -163,10 +174,10 @@ class HostSteps(EditedByHand):
 
         try:
             self._step_on_host()
-        except Exception as error:  # known by this name in the handler alone: its traceback has this frame
+        except BaseException as error:  # known by this name in the handler alone: its traceback has this frame
             put_back()
             schedule.forget_step()  # none was made, so the next call makes it, or raises again
-            if not schedule.memory.captured:
+            if not schedule.memory.captured or not isinstance(error, Exception):
                 raise
             raise self._stopped(f"{type(error).__name__}: {error}") from error
         if schedule.memory.captured:
@@ -186,27 +197,26 @@ class HostSteps(EditedByHand):
             self._step_by_python()
 
 
-@contextmanager
-def groups_untouched_on_error(optimizer: Any) -> Iterator[None]:
-    """Put back what a constructor that fails has written into the param groups."""
+def groups_to_put_back(optimizer: Any) -> Callable[[], None]:
+    """What puts the param groups, and the numbers in their tensors, back to what they are now."""
     if not isinstance(optimizer, Optimizer):
-        yield  # torch says so
-        return
-    before = [dict(group) for group in optimizer.param_groups]
-    given = [x for group in before for value in group.values() for x in _each(value)]
+        return lambda: None  # torch says so
+    before = [(group, dict(group)) for group in optimizer.param_groups]
+    given = [x for _, values in before for value in values.values() for x in _each(value)]
     numbers = [x for x in given if isinstance(x, torch.Tensor) and x.numel() == 1]
     tensors = [(x, x.detach().clone()) for x in numbers]
-    try:
-        yield
-    except BaseException:
-        _put_back(tensors)
-        for group, values in zip(optimizer.param_groups, before, strict=True):
+
+    def undo() -> None:
+        for tensor, number in tensors:
+            tensor.detach().copy_(number)
+        for group, values in before:
             for key in [k for k in group if k not in values]:
                 del group[key]
             for key, value in values.items():
-                if group[key] is not value and not _equal(group[key], value):
+                if key not in group or (group[key] is not value and not _equal(group[key], value)):
                     group[key] = value
-        raise
+
+    return undo
 
 
 @contextmanager
@@ -215,11 +225,10 @@ def tensors_kept(optimizer: Any) -> Iterator[None]:
 
     Not those that are in other places of the groups too: what torch wrote there last is in them.
     """
-    before = [dict(group) for group in getattr(optimizer, "param_groups", [])]
+    before = [(group, dict(group)) for group in getattr(optimizer, "param_groups", [])]
     yield
-    groups = optimizer.param_groups
-    elsewhere = frozenset(id(x) for group in groups for value in group.values() for x in _each(value))
-    for group, values in zip(groups, before, strict=True):
+    elsewhere = frozenset(id(x) for group in optimizer.param_groups for value in group.values() for x in _each(value))
+    for group, values in before:
         for key, value in values.items():
             if key in TENSORS and group.get(key) is not value:
                 group[key] = refilled(value, group[key], elsewhere)
@@ -240,11 +249,6 @@ def refilled(before: Any, now: Any, elsewhere: Collection[int] = ()) -> Any:
     if not isinstance(before, torch.Tensor) or isinstance(now, torch.Tensor) or id(before) in elsewhere:
         return now
     return before.fill_(now)
-
-
-def _put_back(tensors: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
-    for tensor, before in tensors:
-        tensor.detach().copy_(before)
 
 
 def _equal(a: Any, b: Any) -> bool:

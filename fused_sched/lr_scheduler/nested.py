@@ -14,7 +14,8 @@ from ..program.builder import Builder, Value
 from ..program.program import LAST_EPOCH
 from .attributes import kept
 from .base import OnDevice
-from .host_steps import groups_untouched_on_error
+from .host_steps import groups_to_put_back
+from .undo import UndoneOnError
 
 
 class _Nested(OnDevice):
@@ -163,7 +164,7 @@ class ChainedScheduler(_Nested, lr_scheduler.ChainedScheduler):
         self._reset_slots(fused, skip_with_optimizer)
         lr_scheduler.ChainedScheduler.__init__(self, schedulers, optimizer)
         self._home = self._home_in(self.optimizer)
-        with groups_untouched_on_error(self.optimizer):
+        with UndoneOnError(groups_to_put_back(self.optimizer)):
             self._bind()
         self._home.note_lrs_scheduled()
 

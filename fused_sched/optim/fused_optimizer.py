@@ -193,7 +193,7 @@ class FusedOptimizer(Home, Optimizer):
         before = None if self._block.capturing() else counts.clone()
         try:
             self._launch([], found)
-        except Exception:
+        except BaseException:
             if before is not None:
                 counts[:] = before
             raise
@@ -322,7 +322,7 @@ class FusedOptimizer(Home, Optimizer):
             add(param_group)
             try:
                 self.param_groups[-1] = self._own_group(self.param_groups[-1])
-            except Exception:
+            except BaseException:
                 del self.param_groups[-1]
                 raise
         self._changes.structure = True
@@ -393,7 +393,7 @@ class FusedOptimizer(Home, Optimizer):
             super().__setstate__(state)
             load = Load(self._rule, before[1], tuple(self.defaults), self._block.captured)
             load.check(self.param_groups, self.state)
-        except Exception:
+        except BaseException:
             self.param_groups, self.state, self.defaults = before
             raise
         groups, loaded = before[0], self.param_groups
