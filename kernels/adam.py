@@ -64,10 +64,10 @@ def most_registers(width: int, options: "Options") -> int:
 
     With 64, eight programs fit a processor. Where that is enough for all of a launch, nothing is worth more; else
     float32 is faster with some more registers and fewer programs. With a schedule, the maximum needs some more not to
-    be spilled; of 16-bit elements, 96 are as many programs as 88.
+    be spilled. Registers are handed out by eights: 96 of them are no more than 89.
     """
     if options.optional_state:
         fused = options.advance is not None
         roomy = options.at_once and not (options.scaled and fused)
-        return {2: 96 if fused else 88, 4: 72 if roomy else 80, 8: 96}[width]
+        return {2: 96 if fused else 80, 4: 72 if roomy else 80, 8: 96}[width]
     return {2: 64, 4: 64 if options.at_once else 72, 8: 80}[width]
