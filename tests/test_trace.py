@@ -21,6 +21,7 @@ from fused_sched.memory.control_block import GROUP_STRIDE, GROUPS_OFFSET, Contro
 from fused_sched.program.builder import Builder
 from fused_sched.program.schedule import Schedule
 from fused_sched.trace import Untraceable, emit_per_group, trace, trace_all
+from fused_sched.trace.operations import Graph, Interval, Ranges
 
 
 def _assert_same(function: Callable[[int], Any], steps: int = 20_000) -> None:
@@ -88,6 +89,22 @@ def test_functions_far_away_and_in_any_order(name: str, rng: random.Random) -> N
     for _ in range(1000):
         step = int(2.0 ** rng.uniform(0, magnitudes)) - 1
         assert same_bits(host(step), float(function(step))), f"step {step}"
+
+
+def _negative_size(step: int) -> float:
+    return math.copysign(float(step), -35)
+
+
+def test_zeros_have_signs() -> None:
+    _assert_same(_negative_size, steps=50)
+
+
+def test_a_row_that_is_no_number_is_the_first() -> None:
+    graph, table = Graph(), (0.5, 0.25, 0.125)
+    assert graph.apply("lookup", graph.const(math.nan), value=table).value == table[0]
+    row = graph.input("row", whole=False)
+    known = Ranges({"row": Interval(1.0, 2.0, nan=True)}, set())
+    assert known.bounds(graph.apply("lookup", row, value=table)) == Interval(0.125, 0.5)
 
 
 def test_a_pair_of_numbers() -> None:

@@ -274,7 +274,7 @@ class Program:
         slot = self.memory[op.symbol]
         last = len(slot.initial) // slot.width - 1
         column = " + lane" if slot.width > 1 else ""
-        return f"v{i} = memory[{self.offsets[op.symbol]} + _row({a[0]}, {last}) * {slot.width}{column}]"
+        return f"v{i} = memory[{self.offsets[op.symbol]} + table_row({a[0]}, {last}) * {slot.width}{column}]"
 
 
 @functools.cache
@@ -421,8 +421,8 @@ def _whole(function: Callable[[float], int], a: float) -> float:
     return math.copysign(float(function(a)), a) if math.isfinite(a) else a
 
 
-def _row(x: float, last: int) -> int:
-    # a NaN row reads row 0, as the clamped conversion in C does
+def table_row(x: float, last: int) -> int:
+    """The row that a lookup reads: the nearest that there is; of a NaN the first, as the clamped conversion in C."""
     return int(min(max(x, 0.0), float(last))) if x == x else 0
 
 
@@ -443,5 +443,5 @@ _HOST_FUNCTIONS: dict[str, object] = {
     "_sin": _sin,
     "_tan": _tan,
     "_whole": _whole,
-    "_row": _row,
+    "table_row": table_row,
 }

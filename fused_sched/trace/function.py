@@ -208,7 +208,7 @@ def compile_form(form: Form) -> Evaluator:
     def run(given: Mapping[str, float]) -> tuple[float, ...] | None:
         memory = initial.copy()
         for name, place in places:
-            memory[place] = given[name]
+            memory[place] = float(given[name])  # a device has no ints, whose arithmetic is another
         advance(memory, [])
         *results, trapped = (memory[k] for k in outputs)
         return None if trapped else tuple(results)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..program.program import host_function
+from ..program.program import host_function, table_row
 
 COMPARISONS = frozenset(("lt", "le", "eq", "ne"))
 _TRUTHS = COMPARISONS | {"and", "or", "not"}
@@ -78,7 +78,7 @@ class Graph:
 def function_of(op: str, value: Any) -> Callable[..., float]:
     """The host's function of a node's operation."""
     if op == "lookup":
-        return lambda row: float(value[max(0, min(int(row), len(value) - 1))])
+        return lambda row: float(value[table_row(row, len(value) - 1)])
     if op == "count_lt":
         return lambda x: float(bisect.bisect_left(value, x))
     return host_function(op, value)
@@ -231,8 +231,8 @@ def _where(node: Node, condition: Interval, a: Interval, b: Interval) -> Interva
 
 
 def _lookup(node: Node, a: Interval) -> Interval:
-    first, last = (int(max(0.0, min(x, len(node.value) - 1.0))) for x in a[:2])
-    rows = node.value[first : last + 1]
+    first, last = (table_row(x, len(node.value) - 1) for x in a[:2])
+    rows = node.value[0 if a.nan else first : last + 1]
     return Interval(min(rows), max(rows))
 
 
