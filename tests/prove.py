@@ -98,6 +98,16 @@ PROOFS = {
         [_TRACE, "-k", "transformers or stable_decay or any_order"], "steps", 400_000, size=8_000_000, part=400_000
     ),
     "grammar": Proof(["tests/test_grammar.py", "-rP"], "functions", 200, size=5000, part=200),
+    "hostile": Proof(
+        ["tests/test_hostile_functions.py"],
+        *("steps", 3000, 3000, 3000, {"FUSED_SCHED_TEST_HOSTILE_STEPS": "3000"}),
+        whole=True,
+    ),
+    "interrupts": Proof(
+        ["tests/test_interrupts.py", "tests/test_interrupted_steps.py"],
+        *("moments", 500, 500, 500, {"FUSED_SCHED_TEST_MOMENTS": "500"}),
+        whole=True,
+    ),
     "sanitizers": Proof(
         ["tests/parity", _PROGRAMS, "tests/test_program_check.py", "tests/test_lanes.py", "-k", "cpu and not triton"],
         *("runs", 1, 2, 1, {"FUSED_SCHED_TEST_PROGRAMS": "100000"}),

@@ -14,7 +14,7 @@ import pytest
 pytest.importorskip("triton")
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "codegen.py"
-ONLY = "^(Adam|SGD momentum|Adam amsgrad), (float32|bfloat16)$|fused|products|GradScaler"
+ONLY = "^(Adam|SGD momentum|Adam amsgrad), (float32|bfloat16|float16)$|fused|products|GradScaler"
 
 pytestmark = pytest.mark.slow
 
@@ -65,8 +65,10 @@ MOST_REGISTERS = {
     "Adam, float32, fused cosine": 64,
     "Adam, float32, GradScaler": 64,
     "Adam, bfloat16": 64,
+    "Adam, float16": 64,
     "Adam amsgrad, float32": 72,
-    "Adam amsgrad, bfloat16": 88,
+    "Adam amsgrad, bfloat16": 80,
+    "Adam amsgrad, float16": 80,
 }
 
 
