@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar, cast
@@ -19,17 +20,19 @@ def not_compiled(function: Function) -> Function:
     torch's own optimizer has imported it, and Triton with it. What torch.compiler.disable makes costs half a
     microsecond a call, so it is called only where Dynamo is at work.
     """
-    disabled: Callable[..., Any] | None = None
 
-    @wraps(function)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        nonlocal disabled
-        if disabled is None:
-            reason = "fused_sched keeps hyperparameters and schedules in memory that Dynamo cannot see"
-            disabled = torch.compiler.disable(function, reason=reason)
-            torch._dynamo.decorators.skip(call)
-        if get_eval_frame_callback() is None:
-            return function(*args, **kwargs)
-        return disabled(*args, **kwargs)
+    def tell_dynamo() -> Any:
+        reason = "fused_sched keeps hyperparameters and schedules in memory that Dynamo cannot see"
+        known["disabled"] = torch.compiler.disable(function, reason=reason)
+        torch._dynamo.decorators.skip(call)
+        known["compiling"] = get_eval_frame_callback
+        return get_eval_frame_callback()
 
-    return cast(Function, call)
+    # with the function's own parameters: to pass *args and **kwargs on takes longer than all else here
+    names = ", ".join(inspect.signature(function).parameters)
+    source = f"def call({names}): return function({names}) if compiling() is None else disabled({names})"
+    known: dict[str, Any] = {"__name__": __name__, "function": function, "compiling": tell_dynamo}
+    exec(compile(source, __file__, "exec"), known)  # noqa: S102  # warnings point at who calls the package
+    call = known["call"]
+    call.__defaults__ = function.__defaults__
+    return cast(Function, wraps(function)(call))

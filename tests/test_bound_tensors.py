@@ -474,3 +474,9 @@ def test_a_tensor_of_a_group_that_is_gone_is_written_by_the_next_one(host_backen
     for _ in range(2):
         scheduler.step()
     assert (lr.item(), kept["lr"] is lr) == (0.0625, True)
+
+
+def test_a_last_lr_has_the_shape_of_the_lr(host_backend: str) -> None:
+    for shape in ((), (1,), (1, 1)):
+        made = fused_sched.optim.SGD([Parameter(torch.ones(3))], lr=torch.full(shape, 0.1), backend=host_backend)
+        assert OURS.StepLR(made, 1, 0.5).get_last_lr()[0].shape == shape

@@ -250,4 +250,4 @@ def copy_of(cls: Any, fused: bool, skip_with_optimizer: bool, horizon: int, made
 
 def like_lr(value: Any, lr: Any) -> Any:
     """A number as a tensor where ``lr`` is one."""
-    return torch.tensor(as_float(value), dtype=lr.dtype, device=lr.device) if torch.is_tensor(lr) else value
+    return torch.full_like(lr, as_float(value), requires_grad=False) if torch.is_tensor(lr) else value

@@ -115,7 +115,8 @@ class Bound(HostSteps):
             made: an update has made the coming step of a fused scheduler.
         """
         home = self._home
-        home.look_at_groups()
+        if home.groups_changed():
+            home.sync_groups()
         for part in self._parts():
             if isinstance(part, Bound):
                 part._settle()
@@ -219,8 +220,8 @@ class Bound(HostSteps):
         schedule, home = self._schedule, self._home
         assert schedule is not None
         schedule.lent = None
-        if not fused:
-            home.look_at_groups()
+        if not fused and home.groups_changed():
+            home.sync_groups()
         if schedule.may_trap and schedule.trapped:
             self._step_by_python()
         if self._groups_seen is not home.groups_seen:  # the program drives others
@@ -228,8 +229,10 @@ class Bound(HostSteps):
             if self._schedule is None:
                 return
         changed = self._touched
+        for cls, present, seen in self._methods_seen:  # as _methods_changed, without a call
+            if present(cls) != seen:
+                changed = True
         if self._watches:
-            changed = changed or (self._methods_seen != () and Bound._methods_changed(self))
             for container, copied in self._containers_seen:
                 if container != copied:
                     changed = True

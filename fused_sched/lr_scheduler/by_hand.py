@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 from .attributes import kept
+from .overrides import OF_ITSELF
 from .programmed import Programmed
 
 
@@ -53,8 +54,10 @@ class EditedByHand(Programmed):
         self._parts_seen = members[1:]  # without itself, here and below: there is never a cycle
         for one in members:
             one._note_constants()
-        classes = {type(one): one._stand_in.present for one in members if "_torch_class" not in type(one).__dict__}
-        self._methods_seen = tuple((cls, present, present(cls)) for cls, present in classes.items())
+        of_parts = self._stand_in.asked_of_parts
+        classes = {(type(one), one._stand_in.present(of_parts, calls_step=True)) for one in members[1:]}
+        classes.add((type(self), self._stand_in.present(OF_ITSELF, calls_step=self._fused)))
+        self._methods_seen = tuple((cls, present, present(cls)) for cls, present in classes)
         self._methods_touched = False
         self._tabulates = any(one._source is not None and not one._source.traced for one in members)
         self._comparing = any(one._compares() for one in members)
@@ -64,14 +67,11 @@ class EditedByHand(Programmed):
         watched = [one for one in members if one in own or one._source or one._traced_get_lr or one._group_constants]
         self._watches_itself = self in watched
         self._watched_parts = tuple(one for one in watched if one is not self)
-        self._watches = bool(watched or self._containers_seen or self._methods_seen)
+        self._watches = bool(watched or self._containers_seen)
 
     def _methods_changed(self) -> bool:
-        """Whether a class of the user's has other methods than it had."""
-        for cls, present, seen in self._methods_seen:  # noqa: SIM110  # on the step path: any() costs more
-            if present(cls) != seen:
-                return True
-        return False
+        """Whether a class has other methods than it had: the user's, ours or torch's."""
+        return any(present(cls) != seen for cls, present, seen in self._methods_seen)
 
     def _constants_changed(self) -> bool:
         """Whether something changed that no assignment to an attribute tells of, but for what is in containers."""

@@ -63,11 +63,14 @@ class HostSteps(EditedByHand):
 
     def _torchs_step(self, epoch: float | None) -> None:
         given, self._get_lr_given = self._get_lr_given, None
-        self._step_count += 1
         if given is not None:  # it was called for this step already
             keep(self, "get_lr", lambda: given)
         try:
-            self._update_lr(epoch)  # type: ignore[attr-defined]
+            if self._stand_in.is_step_replaced:
+                self._torch_class.step(self, epoch)  # type: ignore[arg-type]
+            else:
+                self._step_count += 1
+                self._update_lr(epoch)  # type: ignore[attr-defined]
         finally:
             if given is not None:
                 dict.__delitem__(self.__dict__, "get_lr")

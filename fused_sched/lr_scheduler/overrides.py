@@ -15,6 +15,7 @@ from types import CodeType, FunctionType
 from typing import Any
 
 CLOSED_FORM = "_get_closed_form_lr"  # of a step to an epoch, which torch's code makes, and of a start at a milestone
+OF_ITSELF = frozenset({"step"})  # what is asked of a scheduler that is no part of another
 _MISSING: Any = object()
 
 
@@ -75,7 +76,6 @@ class StandIn:
         names: all of them, and the attributes that they use.
         calls_get_lr: whether a step does.
         asked_of_parts: what a step asks of other objects, among them the parts of a sequence or a chain.
-        present: gives the methods that a class has, to be compared with those that it has later.
 
     Args:
         cls: ours.
@@ -91,7 +91,31 @@ class StandIn:
         self._originals = {name: getattr(cls, name, _MISSING) for name in names}
         methods = {n for n, x in self._originals.items() if isinstance(x, (FunctionType, property))}
         self.methods = frozenset(methods | {CLOSED_FORM})
-        self.present: Callable[[type], Any] = attrgetter(*sorted(methods))
+        self._step_behind = torchs.step  # type: ignore[attr-defined]  # ours goes before it
+        self._present: dict[tuple[frozenset[str], bool], Callable[[type], Any]] = {}
+
+    def present(self, asked: frozenset[str], *, calls_step: bool) -> Callable[[type], Any]:
+        """Gives the methods that a class of the user's or ours has for a step, to be compared with those of later.
+
+        Args:
+            asked: what is asked of a scheduler for a step.
+            calls_step: it is not the user who calls ``step``.
+        """
+        key = asked, calls_step
+        if key not in self._present:
+            names = _asked(self._torchs, asked & self.methods, frozenset())[0] & self.methods
+            if "_update_lr" not in asked:  # a step to an epoch is torch's code's
+                names -= {CLOSED_FORM}
+            if not calls_step:
+                names -= {"step"}
+            there = sorted(name for name in names if self._originals.get(name, _MISSING) is not _MISSING)
+            self._present[key] = attrgetter(*there, "_torch_class.step")
+        return self._present[key]
+
+    @property
+    def is_step_replaced(self) -> bool:
+        """Whether torch's class has another ``step`` than it had, which ours has to call then."""
+        return self._torchs.step is not self._step_behind  # type: ignore[attr-defined]
 
     def overridden(self, scheduler: Any, asked: frozenset[str] | None = None) -> str | None:
         """What a step comes to that is not torch's, in words; None where all of it is.
@@ -103,9 +127,11 @@ class StandIn:
                 ours, or does not, and a closed form is for steps that torch's code makes.
         """
         cls, own = type(scheduler), scheduler.__dict__
-        first = frozenset({"step"} if asked is None else asked & self.methods)
+        first = OF_ITSELF if asked is None else asked & self.methods
         traced = self.is_overridden(scheduler, "get_lr") and "get_lr" not in own
         names = _asked(self._torchs, first, frozenset({"get_lr"} if traced else ()))[0]
+        if "step" in names and self.is_step_replaced:
+            return f"step of torch's {self._torchs.__name__} was replaced"
         left_out = {"get_lr"} if traced else set()
         if asked is None:
             left_out.add("step")

@@ -124,9 +124,10 @@ class ReduceLROnPlateau(OnDevice, lr_scheduler.ReduceLROnPlateau):
     def _note_metric(self, metrics: Any) -> None:
         schedule = self._schedule
         assert schedule is not None
-        if isinstance(metrics, torch.Tensor) and metrics.device == schedule.memory.device and schedule.memory.remote:
-            schedule.memory.copy_from_device(schedule.program.offsets[_METRIC], metrics)
-            return
-        fix = "give a tensor on the optimizer's device"
-        schedule.memory.refuse_in_capture("a metric was read by the host", fix)
-        schedule.write(_METRIC, as_float(metrics))
+        memory = schedule.memory
+        if memory.remote:
+            if isinstance(metrics, torch.Tensor) and metrics.device == memory.device:
+                memory.copy_from_device(schedule.program.offsets[_METRIC], metrics)
+                return
+            memory.refuse_in_capture("a metric was read by the host", "give a tensor on the optimizer's device")
+        schedule.write(_METRIC, metrics if type(metrics) is float else as_float(metrics))

@@ -77,7 +77,7 @@ class ForeignOptimizer(Home):
     def rows(self) -> tuple[int, ...]:
         return tuple(self._slots[id(group)].index for group in self.groups_seen)
 
-    def _groups_changed(self) -> bool:
+    def groups_changed(self) -> bool:
         groups, known = self._groups(), self.groups_seen
         if len(groups) != len(known) or not all(map(is_, groups, known)):
             return True
@@ -85,7 +85,7 @@ class ForeignOptimizer(Home):
             return True
         return bool(self._block.bindings.moved())
 
-    def _sync_groups(self) -> None:
+    def sync_groups(self) -> None:
         self._take(self._groups())
 
     def values_assigned(self) -> int:

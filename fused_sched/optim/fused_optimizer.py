@@ -140,8 +140,8 @@ class FusedOptimizer(Home, Optimizer):
         schedules = self._schedules
         if changes.lr_by_hand and not self._block.capturing():  # there is nothing to be read there
             schedules = self._without_trial_step(schedules)
-        if self._groups_changed():
-            self._sync_groups()
+        if self.groups_changed():
+            self.sync_groups()
         for schedule in schedules:  # what can fail first: nothing has been made for the step yet
             if schedule.before_advance is not None:
                 schedule.before_advance()
@@ -220,7 +220,7 @@ class FusedOptimizer(Home, Optimizer):
 
     # -- groups, parameters and state as they are now --------------------------------------------------
 
-    def _groups_changed(self) -> bool:
+    def groups_changed(self) -> bool:
         groups, known = self.param_groups, self.groups_seen
         if groups is not self._known_groups or len(groups) != len(known) or self._changes.rebound:
             return True
@@ -271,13 +271,13 @@ class FusedOptimizer(Home, Optimizer):
         if not self._tables_are_current():
             raise RuntimeError("the parameters changed while the table was built: do not step from several threads")
 
-    def _sync_groups(self) -> None:
+    def sync_groups(self) -> None:
         self._take_groups([self._own_group(g) for g in self.param_groups])
 
     def _take_groups(self, groups: list[ParamGroup]) -> None:
         if not isinstance(self.param_groups, list):
             self.param_groups = list(groups)  # type: ignore[unreachable]
-        if self._groups_changed():
+        if self.groups_changed():
             self._changes.structure = True
             for i, group in enumerate(groups):
                 self.param_groups[i] = group
@@ -314,7 +314,7 @@ class FusedOptimizer(Home, Optimizer):
         if "_block" not in self.__dict__:
             add(param_group)  # torch's constructor is still collecting groups
             return
-        narrowed = narrow(self, param_group, self._groups_changed) if is_torchs(add) else None
+        narrowed = narrow(self, param_group, self.groups_changed) if is_torchs(add) else None
         if narrowed is not None:
             self.param_groups.append(self._own_group(narrowed.add(param_group)))
             self._note_groups()
@@ -385,7 +385,7 @@ class FusedOptimizer(Home, Optimizer):
             super().__setstate__(state)
             self._start(self.__dict__.get("_backend_given"))
             return
-        self._sync_groups()
+        self.sync_groups()
         self.state = self._own_state(self.state)
         before: Any = self.param_groups, self.state, self.defaults
         by_hand = self._changes.lr_by_hand

@@ -50,18 +50,13 @@ class Home:
         """The control block's row of each group, in their order."""
         raise NotImplementedError
 
-    def _groups_changed(self) -> bool:
+    def groups_changed(self) -> bool:
         """Whether there are other groups than there were, or in another order, or other tensors in them."""
         raise NotImplementedError
 
-    def _sync_groups(self) -> None:
+    def sync_groups(self) -> None:
         """Take in the groups as they are now."""
         raise NotImplementedError
-
-    def look_at_groups(self) -> None:
-        """Let :attr:`groups_seen` be the groups as they are now."""
-        if self._groups_changed():
-            self._sync_groups()
 
     def values_assigned(self) -> int:
         """How often a value that no field has was assigned to a group; another number each time if nothing tells."""

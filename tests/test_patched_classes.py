@@ -1,0 +1,108 @@
+"""A method of a class is replaced while its schedulers run, and put back: ours, or torch's behind it."""
+
+from __future__ import annotations
+
+import types
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from schedule_twins import DEFAULTS, LEAVES, TORCH, advance, optimizer
+
+import fused_sched
+from fused_sched import lr_scheduler
+
+KINDS = (*LEAVES, "ReduceLROnPlateau")
+AROUND = ("alone", "sequence", "chain")
+Case = tuple[str, str, str, str]  # kind, method, what is around it, whose class
+
+
+def _methods(cls: type) -> list[str]:
+    kinds = types.FunctionType, property, staticmethod
+    found = {n for c in cls.__mro__[:-1] for n, x in c.__dict__.items() if isinstance(x, kinds)}
+    # what a user calls, or a constructor alone, is found by Python itself
+    return sorted(n for n in found if not n.startswith("__") and n not in ("state_dict", "load_state_dict"))
+
+
+def _replacement(cls: Any, name: str, calls: list[str]) -> Any:
+    """What counts, and makes numbers smaller."""
+    owner = next(c for c in cls.__mro__ if name in c.__dict__)
+    original = owner.__dict__[name]
+    real = original.fget if isinstance(original, property) else getattr(original, "__func__", original)
+
+    def replaced(*a: Any, **k: Any) -> Any:
+        calls.append(name)
+        result = real(*a, **k)
+        if isinstance(result, list):
+            return [x * 0.75 for x in result]
+        return result * 0.75 if isinstance(result, float) else result
+
+    if isinstance(original, property):
+        return property(replaced)
+    return staticmethod(replaced) if isinstance(original, staticmethod) else replaced
+
+
+def _build(home: Any, made: Any, kind: str, around: str) -> Any:
+    one = getattr(home, kind)(made, **DEFAULTS[kind])
+    if around == "alone":
+        return one
+    parts = [one, home.ExponentialLR(made, 0.97)]
+    return home.SequentialLR(made, parts, [9]) if around == "sequence" else home.ChainedScheduler(parts, made)
+
+
+def _steps(scheduler: Any, n: int) -> Iterator[list[float]]:
+    for _ in range(n):
+        scheduler.optimizer.step()
+        advance(scheduler)
+        yield [g["lr"] for g in scheduler.optimizer.param_groups]
+
+
+def _curve(
+    home: Any, optim: Any, owner: Any, case: tuple[str, str, str], patch: pytest.MonkeyPatch, **more: Any
+) -> Any:
+    kind, method, around, _ = case
+    made = _build(home, optimizer(optim, "SGD", [0.1, 0.3], **more), kind, around)
+    calls: list[str] = []
+    lrs = [*_steps(made, 3)]
+    with patch.context() as here:
+        here.setattr(owner, method, _replacement(owner, method, calls))
+        lrs += _steps(made, 4)
+    return [*lrs, *_steps(made, 5)], calls, made
+
+
+CASES = [
+    (kind, method, around, whose)
+    for whose in ("ours", "torch's")
+    for around in AROUND
+    for kind in KINDS
+    for method in _methods(getattr(TORCH, kind))
+    if around == "alone" or kind in ("StepLR", "LambdaLR", "LinearLR", "CosineAnnealingLR")
+    if whose == "ours" or method != "get_last_lr"  # ours asks the device
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids="-".join)
+def test_in_mid_run(case: Case, host_backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind, method, _, whose = case
+    theirs = getattr(TORCH, kind)
+    if whose == "torch's":  # where torch has it
+        theirs = next(c for c in theirs.__mro__ if method in c.__dict__)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        expected, called, _ = _curve(TORCH, torch.optim, theirs, case, monkeypatch)
+        owner = theirs if whose == "torch's" else getattr(lr_scheduler, kind)
+        found, ours_called, _ = _curve(lr_scheduler, fused_sched.optim, owner, case, monkeypatch, backend=host_backend)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+    assert ours_called == called
+
+
+def test_a_fused_scheduler_refuses_it(host_backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for owner in (lr_scheduler.StepLR, torch.optim.lr_scheduler.StepLR, torch.optim.lr_scheduler.LRScheduler):
+        for method in ("_update_lr", "step"):
+            made = lr_scheduler.StepLR(optimizer(fused_sched.optim, "SGD", [0.1], backend=host_backend), 3, fused=True)
+            with monkeypatch.context() as patch:
+                patch.setattr(owner, method, _replacement(owner, method, []), raising=False)
+                with pytest.raises(ValueError, match=f"(?s)({method}|own).*leave out fused"):
+                    made.optimizer.step()
