@@ -10,6 +10,8 @@ from functools import partial
 from types import CodeType, FunctionType, MethodType
 from typing import Any
 
+from torch import Tensor
+
 from ..program.builder import Builder, Value
 from .code import is_generator
 from .form import Form, emit_form, emit_groups, make_form
@@ -208,7 +210,9 @@ def compile_form(form: Form) -> Evaluator:
     def run(given: Mapping[str, float]) -> tuple[float, ...] | None:
         memory = initial.copy()
         for name, place in places:
-            memory[place] = float(given[name])  # a device has no ints, whose arithmetic is another
+            value = given[name]
+            # a device has no ints, whose arithmetic is another; an lr that is a tensor rounds as torch's does
+            memory[place] = value if is_a(value, Tensor) else float(value)
         advance(memory, [])
         *results, trapped = (memory[k] for k in outputs)
         return None if trapped else tuple(results)
