@@ -106,7 +106,7 @@ def state(optimizer: Any, scheduler: Any) -> Any:
     return copy.deepcopy(([dict(g, params=0) for g in optimizer.param_groups], saved))
 
 
-STRIDES = pytest.mark.parametrize("stride", [10, pytest.param(60, marks=pytest.mark.slow)])
+STRIDES = pytest.mark.parametrize("stride", [4, pytest.param(60, marks=pytest.mark.slow)])
 
 
 def later(moment: int, stride: int, seed: int) -> int:
