@@ -63,6 +63,7 @@ def test_the_first_step_without_compiled_code_says_why_once(without_extension: P
     assert "Install what is missing" in text
 
 
+@pytest.mark.slow
 def test_who_asked_for_it_is_told_nothing(without_extension: Path) -> None:
     assert _train(without_extension, "reference") == ["made"] * 2
     assert _train(without_extension, FUSED_SCHED_BACKEND="reference") == ["made"] * 2

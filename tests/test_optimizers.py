@@ -619,6 +619,7 @@ def test_add_param_group_mid_run(name: str, backend: str, seed: int) -> None:
         assert_same(twins)
 
 
+@pytest.mark.thin("triton")
 @every_optimizer
 def test_add_param_group_beyond_the_first_capacity(name: str, backend: str, seed: int) -> None:
     """Seventy groups after one: the control block moves, and hyperparameters with it; counts stay theirs."""

@@ -95,7 +95,8 @@ def test_launches_of_a_step_of_148_tensors(triton: TritonBackend, fused: bool, l
         assert triton.launcher.launches - before == launches
 
 
-@pytest.mark.parametrize(("fused", "launches"), [(True, 1), pytest.param(False, 2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("fused", "launches"), [(True, 1), (False, 2)])
 def test_launches_of_a_step_of_465_groups(triton: TritonBackend, fused: bool, launches: int) -> None:
     groups = [{"params": [p], "lr": 0.001 * (i + 1)} for i, p in enumerate(parameters(465, 1))]
     optimizer = SGD(groups, momentum=0.9, backend=triton)
