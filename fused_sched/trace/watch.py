@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import weakref
+from abc import ABCMeta
 from collections.abc import Callable
 from functools import partial
-from itertools import repeat
 from operator import attrgetter, is_, methodcaller
 from types import CellType, GetSetDescriptorType, MemberDescriptorType, ModuleType
 from typing import Any
@@ -84,8 +84,9 @@ class Watch:
         self._names: set[tuple[Any, ...]] = set()
         self._containers: dict[int, tuple[Any, Any, list[Any]]] = {}
         self._plain: list[tuple[Callable[[], Any], Any]] = []
+        self._found: list[tuple[Callable[[], Any], weakref.ref[Any]]] = []
         self._of_objects: list[tuple[weakref.ref[Any], Read, Any]] = []
-        self._objects: list[tuple[Callable[[], Any], Read, weakref.ref[Any]]] = []
+        self._objects: list[tuple[weakref.ref[Any], Read, weakref.ref[Any]]] = []
 
     def variable(self, variables: Any, name: str, value: Any) -> None:
         """A global variable was ``value``; MISSING where there was none."""
@@ -102,20 +103,24 @@ class Watch:
             self.kind(owner)
             return
         own = not is_a(owner, type)
-
-        value = in_classes(classes_of(owner, after), name)
-        self._note(
-            ("classes", id(owner), name, after), owner, lambda one: in_classes(classes_of(one, after), name), value
-        )
         if own:
             self.of_class(owner, "__getattribute__")
             self.of_class(owner, "__getattr__")
+        value = in_classes(classes_of(owner, after), name)
+        if after is not None:
+            read: Read = lambda one: in_classes(classes_of(one, after), name)  # noqa: E731
+            self._note(("classes", id(owner), name, after), owner, read, value)
+        else:
+            self._in_class(type(owner) if own else owner, name)
         if type(value) is MemberDescriptorType:
             self._note(("slot", id(owner), name), owner, lambda one: slot_of(value, one), slot_of(value, owner))
         elif own and after is None:
             attributes = dict_of(type(owner))
             kept = attributes(owner).get(name, MISSING)
-            self._note(("own", id(owner), name), owner, lambda one: attributes(one).get(name, MISSING), kept)
+            # where its class was not changed, which is looked at first, Python finds it there too, and without a call
+            plain = kept is not MISSING and "." not in name
+            read = attrgetter(name) if plain else lambda one: attributes(one).get(name, MISSING)
+            self._note(("own", id(owner), name), owner, read, kept)
 
     def part(self, owner: Any, name: str, value: Any) -> None:
         """Such a part of a function, cell or partial was ``value``."""
@@ -130,9 +135,15 @@ class Watch:
         self._note(("kind", id(owner)), owner, type, type(owner))
 
     def of_class(self, owner: Any, name: str) -> None:
-        """The class of ``owner``, whichever that is, has this under ``name``."""
-        value = in_classes(type(owner).__mro__, name)
-        self._note(("of class", id(owner), name), owner, lambda one: in_classes(type(one).__mro__, name), value)
+        """The class of ``owner`` is this one, and has what it has under ``name``."""
+        self.kind(owner)
+        self._in_class(type(owner), name)
+
+    def _in_class(self, kind: type, name: str) -> None:
+        value = in_classes(kind.__mro__, name)
+        plain = type(kind) in (type, ABCMeta) and getattr(kind, name, MISSING) is value
+        now = partial(getattr, kind, name, MISSING) if plain else lambda: in_classes(kind.__mro__, name)
+        self._note_now(("class", id(kind), name), now, value)
 
     def keys(self, mapping: Any) -> None:
         """A dict has these keys, in this order."""
@@ -147,16 +158,24 @@ class Watch:
 
     def _note(self, name: tuple[Any, ...], owner: Any, read: Read, value: Any) -> None:
         # the sandbox has the owner while it traces, so that its id is its own
-        if name in self._names:
-            return
-        self._names.add(name)
         asked, found = _weakly(owner), _weakly(value)
-        if found is not None:
-            self._objects.append((asked or repeat(owner).__next__, read, found))
-        elif asked is not None:
-            self._of_objects.append((asked, read, value))
-        else:
-            self._plain.append((partial(read, owner), value))
+        if asked is None:
+            self._note_now(name, partial(read, owner), value)
+        elif name not in self._names:
+            self._names.add(name)
+            if found is None:
+                self._of_objects.append((asked, read, value))
+            else:
+                self._objects.append((asked, read, found))
+
+    def _note_now(self, name: tuple[Any, ...], now: Callable[[], Any], value: Any) -> None:
+        if name not in self._names:
+            self._names.add(name)
+            found = _weakly(value)
+            if found is None:
+                self._plain.append((now, value))
+            else:
+                self._found.append((now, found))
 
     def changed(self) -> bool:
         """Whether something that was read is not what it was."""
@@ -166,14 +185,18 @@ class Watch:
                 now = now_of()
                 if now is not value and not _same(now, value):
                     return True
+            for now_of, found in self._found:
+                then = found()
+                if then is None or now_of() is not then:
+                    return True
             for asked, read, value in self._of_objects:
                 owner = asked()
                 if owner is not None:
                     now = read(owner)
                     if now is not value and not _same(now, value):
                         return True
-            for owner_of, read, found in self._objects:
-                owner, then = owner_of(), found()
+            for asked, read, found in self._objects:
+                owner, then = asked(), found()
                 if owner is not None and (then is None or read(owner) is not then):
                     return True
             for container, keys, values in self._containers.values():
