@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import random
+import warnings
 from typing import Any
 
 import pytest
@@ -480,3 +481,40 @@ def test_a_last_lr_has_the_shape_of_the_lr(host_backend: str) -> None:
     for shape in ((), (1,), (1, 1)):
         made = fused_sched.optim.SGD([Parameter(torch.ones(3))], lr=torch.full(shape, 0.1), backend=host_backend)
         assert OURS.StepLR(made, 1, 0.5).get_last_lr()[0].shape == shape
+
+
+def _decides(home: Any) -> Any:
+    class Decides(home.ConstantLR):  # type: ignore[misc,name-defined]
+        def get_lr(self) -> list[Any]:
+            return [0.5 if g["lr"] <= 0.1 else g["lr"] * 0.5 for g in self.optimizer.param_groups]
+
+    return Decides
+
+
+def _steps_by_tenths(home: Any) -> Any:
+    class Tenths(home.ConstantLR):  # type: ignore[misc,name-defined]
+        def get_lr(self) -> list[Any]:
+            return [(g["lr"] // 0.01) / 30 + g["lr"] % 0.1 for g in self.optimizer.param_groups]
+
+    return Tenths
+
+
+@pytest.mark.parametrize("dtype", NEAR, ids=str)
+@pytest.mark.parametrize("make", [_decides, _steps_by_tenths])
+def test_a_get_lr_that_decides_by_a_tensor(make: Any, dtype: torch.dtype, host_backend: str) -> None:
+    """By one of float32 it decides as rounded in every step, as torch's does."""
+    lrs = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        for home, optim, more in ((TORCH, torch.optim, {}), (OURS, fused_sched.optim, {"backend": host_backend})):
+            made = optim.SGD([Parameter(torch.zeros(3))], lr=torch.tensor(0.8, dtype=dtype), **more)
+            scheduler = make(home)(made)
+            found = []
+            for step in range(12):
+                made.step()
+                scheduler.step()
+                found.append(made.param_groups[0]["lr"].item())
+                if step == 6:
+                    made.param_groups[0]["lr"].fill_(0.1)
+            lrs.append(found)
+    assert lrs[1] == pytest.approx(lrs[0], rel=NEAR[dtype])

@@ -169,3 +169,34 @@ def test_a_constructor_changes_nothing(kind: str, stride: int, seed: int, monkey
         assert not [x for x in late if not isinstance(x, KeyboardInterrupt)], moment
         moment = later(moment, stride, seed)
     assert moment > 100
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_sequence_that_fails_leaves_its_parts(fused: bool) -> None:
+    """Ctrl-C in a function that its constructor calls, or what it refuses."""
+    interrupts = [False]
+
+    def decays(step: int) -> float:
+        if interrupts[0]:
+            interrupts[0] = False
+            raise KeyboardInterrupt
+        return 0.5**step
+
+    class Own(ours.StepLR):
+        def _update_lr(self, epoch: float | None = None) -> None:
+            self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+
+    optimizer, _ = make(ours, SGD, "traced")
+    first = ours.LambdaLR(optimizer, decays)
+    for _ in range(3):
+        step(optimizer, first)
+    second = Own(optimizer, 2)
+    for lr, group in zip((0.0125, 0.025), optimizer.param_groups, strict=True):
+        group["lr"] = lr
+    before = [state(optimizer, one) for one in (first, second)]
+    interrupts[0] = not fused
+    with pytest.raises(ValueError if fused else KeyboardInterrupt):
+        ours.SequentialLR(optimizer, [first, second], [4], fused=fused)
+    assert [state(optimizer, one) for one in (first, second)] == before
+    step(optimizer, first)
+    assert [group["lr"] for group in optimizer.param_groups] == [0.1 / 16, 0.2 / 16]

@@ -106,3 +106,69 @@ def test_a_fused_scheduler_refuses_it(host_backend: str, monkeypatch: pytest.Mon
                 patch.setattr(owner, method, _replacement(owner, method, []), raising=False)
                 with pytest.raises(ValueError, match=f"(?s)({method}|own).*leave out fused"):
                     made.optimizer.step()
+
+
+# -- what all attributes go by -----------------------------------------------------------------------------
+
+
+def _classes(home: Any) -> dict[str, Any]:
+    class Bounded(home.LambdaLR):  # type: ignore[misc,name-defined]
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, min(value, 2) if name == "last_epoch" else value)
+
+    class Asked(home.LambdaLR):  # type: ignore[misc,name-defined]
+        def __getattribute__(self, name: str) -> Any:
+            value = super().__getattribute__(name)
+            return min(value, 2) if name == "last_epoch" else value
+
+    class Answers(home.LambdaLR):  # type: ignore[misc,name-defined]
+        def __getattr__(self, name: str) -> Any:
+            if name == "lr_lambdas":
+                return [lambda step: 0.25] * 2
+            raise AttributeError(name)
+
+    class OwnLR(home.LambdaLR):  # type: ignore[misc,name-defined]
+        def get_lr(self) -> list[float]:
+            return [0.125, 0.25]
+
+    class OwnUpdate(home.LambdaLR):  # type: ignore[misc,name-defined]
+        def _update_lr(self, epoch: Any = None) -> None:
+            self.last_epoch += 1
+            for group in self.optimizer.param_groups:
+                group["lr"] = 7.0
+            self._last_lr = [7.0, 7.0]
+
+    return {cls.__name__: cls for cls in (Bounded, Asked, Answers, OwnLR, OwnUpdate)}
+
+
+def _decay(step: int) -> float:
+    return 0.5**step
+
+
+@pytest.mark.parametrize("name", _classes(TORCH))
+@pytest.mark.parametrize("around", ["alone", "chain"])
+def test_another_class(name: str, around: str, host_backend: str) -> None:
+    """From the start, and assigned to ``__class__`` in mid-run and back."""
+    curves = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        for home, optim, more in (
+            (TORCH, torch.optim, {}),
+            (lr_scheduler, fused_sched.optim, {"backend": host_backend}),
+        ):
+            cls = _classes(home)[name]
+            found = []
+            for start in (cls, home.LambdaLR):
+                made = optimizer(optim, "SGD", [0.1, 0.3], **more)
+                part = start(made, _decay)
+                whole = part if around == "alone" else home.ChainedScheduler([part, home.StepLR(made, 4)], made)
+                found += _steps(whole, 3)
+                part.__class__ = cls
+                if name == "Answers":
+                    del part.lr_lambdas
+                found += _steps(whole, 4)
+                if name != "Answers":
+                    part.__class__ = home.LambdaLR
+                found += _steps(whole, 3)
+            curves.append(found)
+    assert curves[0] == curves[1]

@@ -393,3 +393,14 @@ def test_a_copy_can_be_asked_before_its_first_step(ask: str, host_backend: str) 
     else:
         getattr(copied, ask)()
     assert train(copied.optimizer, copied, 3) == train(made, scheduler, 3)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_zeros_of_a_last_lr_have_signs(fused: bool, host_backend: str, mirrored: bool) -> None:
+    made = optimizer(fused_sched.optim, "SGD", [1.0], backend=host_backend)
+    scheduler = OURS.LambdaLR(made, lambda step: -0.0 if step % 2 else 0.0, fused=fused)
+    for step in range(1, 6):
+        made.step()
+        scheduler.step()
+        sign = "-0.0" if step % 2 else "0.0"
+        assert repr(scheduler.get_last_lr()) == repr(scheduler.state_dict()["_last_lr"]) == f"[{sign}]"

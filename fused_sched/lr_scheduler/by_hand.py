@@ -15,11 +15,15 @@ class EditedByHand(Programmed):
 
     __slots__ = ()
 
+    # noted before and after, for whatever comes in between: the change, or Ctrl-C
+
     def __setattr__(self, name: str, value: Any) -> None:
+        self._note_change(name)
         super().__setattr__(name, value)
         self._note_change(name)
 
     def __delattr__(self, name: str) -> None:
+        self._note_change(name)
         super().__delattr__(name)
         self._note_change(name)
 
@@ -30,7 +34,7 @@ class EditedByHand(Programmed):
     def _note_change(self, name: str) -> None:
         if name in self._constants or (name in self._registers and name not in self.__dict__):
             (self._outer or self)._touched = True
-        elif name in self._stand_in.methods:
+        elif name in self._stand_in.methods or name == "__class__":
             self._note_method()
 
     def _note_method(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 from torch.optim import Optimizer, lr_scheduler
@@ -83,9 +83,10 @@ class SequentialLR(_Nested, lr_scheduler.SequentialLR):
     ) -> None:
         self._refuse_fused_parts(schedulers)
         self._refuse_nested_parts(schedulers)
-        super().__init__(
-            optimizer, schedulers, milestones, last_epoch, fused=fused, skip_with_optimizer=skip_with_optimizer
-        )
+        with UndoneOnError(*(undo for part in schedulers for undo in _to_put_back(part))):
+            super().__init__(
+                optimizer, schedulers, milestones, last_epoch, fused=fused, skip_with_optimizer=skip_with_optimizer
+            )
 
     def _refuse_nested_parts(self, schedulers: Sequence[Any]) -> None:
         for i, part in enumerate(schedulers[1:], 1):
@@ -189,3 +190,18 @@ class ChainedScheduler(_Nested, lr_scheduler.ChainedScheduler):
 
     def _steps_taken(self) -> int:
         return int(self._schedulers[0]._steps_taken())
+
+
+def _to_put_back(part: Any) -> Iterator[Callable[[], None]]:
+    """What makes a part be as it is now: torch's constructor of a sequence starts its parts anew."""
+    if isinstance(part, OnDevice):
+        yield part._to_drive_as_now()
+        yield part._to_put_back()
+    elif isinstance(part, LRScheduler):
+        attributes = dict(part.__dict__)
+
+        def undo() -> None:
+            part.__dict__.clear()
+            part.__dict__.update(attributes)
+
+        yield undo

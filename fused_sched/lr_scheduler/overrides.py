@@ -16,6 +16,7 @@ from typing import Any
 
 CLOSED_FORM = "_get_closed_form_lr"  # of a step to an epoch, which torch's code makes, and of a start at a milestone
 OF_ITSELF = frozenset({"step"})  # what is asked of a scheduler that is no part of another
+_HOOKS = ("__getattribute__", "__getattr__", "__setattr__", "__delattr__")  # by which all attributes go
 _MISSING: Any = object()
 
 
@@ -91,6 +92,7 @@ class StandIn:
         self._originals = {name: getattr(cls, name, _MISSING) for name in names}
         methods = {n for n, x in self._originals.items() if isinstance(x, (FunctionType, property))}
         self.methods = frozenset(methods | {CLOSED_FORM})
+        self._hooks = {name: getattr(cls, name, None) for name in _HOOKS}
         self._step_behind = torchs.step  # type: ignore[attr-defined]  # ours goes before it
         self._present: dict[tuple[frozenset[str], bool], Callable[[type], Any]] = {}
 
@@ -130,6 +132,9 @@ class StandIn:
         first = OF_ITSELF if asked is None else asked & self.methods
         traced = self.is_overridden(scheduler, "get_lr") and "get_lr" not in own
         names = _asked(self._torchs, first, frozenset({"get_lr"} if traced else ()))[0]
+        for name, ours in self._hooks.items():
+            if getattr(cls, name, None) is not ours:
+                return f"{cls.__name__} overrides {name}"
         if "step" in names and self.is_step_replaced:
             return f"step of torch's {self._torchs.__name__} was replaced"
         left_out = {"get_lr"} if traced else set()

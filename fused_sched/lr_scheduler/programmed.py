@@ -320,11 +320,15 @@ class Programmed:
         if traced is None or traced.changed() or len(traced.forms) != len(self.optimizer.param_groups):
             self._pull()
             try:
-                self._traced_get_lr = trace_get_lr(self)
+                traced = self._traced_get_lr = trace_get_lr(self)
                 self._get_lr_audit = Audit(done=False)
             except Untraceable as error:
                 self._traced_get_lr = None
                 return f"{cls.__name__} overrides get_lr, which cannot be traced: {error}"
+        different = traced.why_not_with(self.optimizer.param_groups)
+        if different is not None:
+            self._traced_get_lr = None
+            return f"{cls.__name__} overrides get_lr, and {different}"
         return None
 
     def _build(self) -> Program:

@@ -69,9 +69,10 @@ class GroupRegister(Register):
         unwritten = all(map(math.isnan, values)) if values else not schedule.has_advanced
         if unwritten and len(stored) != len(values):
             return stored
-        if scheduler._lrs_lent == (schedule.step_lent(), values):
+        lent = schedule.step_lent(), [*values], [math.copysign(1.0, x) for x in values]  # zeros have signs
+        if scheduler._lrs_lent == lent:
             return stored
-        scheduler._lrs_lent = schedule.step_lent(), [*values]
+        scheduler._lrs_lent = lent
         keep(scheduler, self._name, values)
         return values
 

@@ -6,6 +6,8 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from torch import Tensor, float64
+
 from ..program.builder import Builder, Value
 from ..trace.containers import DictCopy, ListCopy
 from ..trace.form import Form, emit_groups, make_form
@@ -54,6 +56,14 @@ class TracedGetLR:
                 return None
             lrs += found
         return lrs
+
+    def why_not_with(self, groups: Sequence[Any]) -> str | None:
+        """Why these groups need torch's arithmetic, if so: a float32 tensor is rounded there in every step."""
+        for form, group in zip(self.forms, groups, strict=True):
+            for field, value in _fields(group).items():
+                if field in form.decisive and isinstance(value, Tensor) and value.dtype != float64:
+                    return f"its path or a whole number depends on {field}, a tensor of {value.dtype}"
+        return None
 
     def changed(self) -> bool:
         """Whether something that get_lr read is not what it was: trace it again."""

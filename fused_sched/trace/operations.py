@@ -15,6 +15,7 @@ from ..program.program import host_function, table_row
 
 COMPARISONS = frozenset(("lt", "le", "eq", "ne"))
 _TRUTHS = COMPARISONS | {"and", "or", "not"}
+JUMPS = COMPARISONS | {"floor", "ceil", "trunc", "round", "floordiv", "mod", "lookup", "count_lt"}
 
 
 class Node:
