@@ -25,11 +25,10 @@ from .mathematics import CALLS
 from .paths import current
 from .symbol import Sym, is_numpy_float
 from .views import PLAIN_LOOKUPS, Call, View, name_of, read_plain, real_of, shown
-from .watch import MISSING, Watch, in_classes, is_a
+from .watch import HEAP_TYPE, MISSING, Watch, in_classes, is_a
 
 _SIMPLE = frozenset((int, float, bool, str, bytes, type(None), type(...), type(NotImplemented)))
 _ERRORS = {id(x) for x in vars(builtins).values() if type(x) is type and issubclass(x, Exception)}
-_HEAP_TYPE = 1 << 9  # of classes that may change
 _BY_IDENTITY: Any = object.__hash__
 _OURS = (Sym, View, Call, *set(COPIES.values()))
 
@@ -135,7 +134,7 @@ class Sandbox:
             return self.wrap(value.__func__)
         if type(value) is classmethod:
             return Call(value, functools.partial(self.wrap(value.__func__), self.wrap(owner)), bound=True)
-        if type(value).__flags__ & _HEAP_TYPE:
+        if type(value).__flags__ & HEAP_TYPE:
             self.watch.of_class(value, "__get__")
         if in_classes(type(value).__mro__, "__get__") is not MISSING and not is_a(value, type):
             raise current().stop(f"it reads {name!r}, a {type(value).__name__} of {name_of(owner)}, which computes it")

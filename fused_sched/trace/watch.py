@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import weakref
-from abc import ABCMeta
 from collections.abc import Callable
 from functools import partial
 from operator import attrgetter, is_, methodcaller
@@ -12,6 +11,7 @@ from types import CellType, GetSetDescriptorType, MemberDescriptorType, ModuleTy
 from typing import Any
 
 MISSING: Any = object()
+HEAP_TYPE = 1 << 9  # of classes that may change
 
 Read = Callable[[Any], Any]  # from the object that was asked to what it gave
 _PLAIN = (bool, int, float, str, bytes, type(None))
@@ -140,10 +140,14 @@ class Watch:
         self._in_class(type(owner), name)
 
     def _in_class(self, kind: type, name: str) -> None:
-        value = in_classes(kind.__mro__, name)
-        plain = type(kind) in (type, ABCMeta) and getattr(kind, name, MISSING) is value
-        now = partial(getattr, kind, name, MISSING) if plain else lambda: in_classes(kind.__mro__, name)
-        self._note_now(("class", id(kind), name), now, value)
+        """A class has what it has under this name, itself or by its bases; asking runs no code of the user's."""
+        self._note_now(("mro", id(kind)), partial(attrgetter("__mro__"), kind), kind.__mro__)
+        for owner in kind.__mro__:
+            value = owner.__dict__.get(name, MISSING)
+            if owner.__flags__ & HEAP_TYPE:
+                self._note_now(("class", id(owner), name), partial(owner.__dict__.get, name, MISSING), value)
+            if value is not MISSING:
+                break
 
     def keys(self, mapping: Any) -> None:
         """A dict has these keys, in this order."""
