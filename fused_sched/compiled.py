@@ -31,8 +31,9 @@ def not_compiled(function: Function) -> Function:
     # with the function's own parameters: to pass *args and **kwargs on takes longer than all else here
     names = ", ".join(inspect.signature(function).parameters)
     source = f"def call({names}): return function({names}) if compiling() is None else disabled({names})"
+    # with a name of this package's, whose frames are no caller's of a warning
     known: dict[str, Any] = {"__name__": __name__, "function": function, "compiling": tell_dynamo}
-    exec(compile(source, __file__, "exec"), known)  # noqa: S102  # warnings point at who calls the package
+    exec(compile(source, __file__, "exec"), known)  # noqa: S102
     call = known["call"]
     call.__defaults__ = function.__defaults__
     return cast(Function, wraps(function)(call))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import types
 import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+from methods import methods, replaced
 from schedule_twins import DEFAULTS, LEAVES, TORCH, advance, optimizer
 
 import fused_sched
@@ -19,29 +19,20 @@ AROUND = ("alone", "sequence", "chain")
 Case = tuple[str, str, str, str]  # kind, method, what is around it, whose class
 
 
-def _methods(cls: type) -> list[str]:
-    kinds = types.FunctionType, property, staticmethod
-    found = {n for c in cls.__mro__[:-1] for n, x in c.__dict__.items() if isinstance(x, kinds)}
-    # what a user calls, or a constructor alone, is found by Python itself
-    return sorted(n for n in found if not n.startswith("__") and n not in ("state_dict", "load_state_dict"))
-
-
-def _replacement(cls: Any, name: str, calls: list[str]) -> Any:
+def _smaller(calls: list[str], name: str) -> Any:
     """What counts, and makes numbers smaller."""
-    owner = next(c for c in cls.__mro__ if name in c.__dict__)
-    original = owner.__dict__[name]
-    real = original.fget if isinstance(original, property) else getattr(original, "__func__", original)
 
-    def replaced(*a: Any, **k: Any) -> Any:
-        calls.append(name)
-        result = real(*a, **k)
-        if isinstance(result, list):
-            return [x * 0.75 for x in result]
-        return result * 0.75 if isinstance(result, float) else result
+    def around(real: Any) -> Any:
+        def call(*a: Any, **k: Any) -> Any:
+            calls.append(name)
+            result = real(*a, **k)
+            if isinstance(result, list):
+                return [x * 0.75 for x in result]
+            return result * 0.75 if isinstance(result, float) else result
 
-    if isinstance(original, property):
-        return property(replaced)
-    return staticmethod(replaced) if isinstance(original, staticmethod) else replaced
+        return call
+
+    return around
 
 
 def _build(home: Any, made: Any, kind: str, around: str) -> Any:
@@ -67,7 +58,7 @@ def _curve(
     calls: list[str] = []
     lrs = [*_steps(made, 3)]
     with patch.context() as here:
-        here.setattr(owner, method, _replacement(owner, method, calls))
+        here.setattr(owner, method, replaced(owner, method, _smaller(calls, method)))
         lrs += _steps(made, 4)
     return [*lrs, *_steps(made, 5)], calls, made
 
@@ -77,7 +68,7 @@ CASES = [
     for whose in ("ours", "torch's")
     for around in AROUND
     for kind in KINDS
-    for method in _methods(getattr(TORCH, kind))
+    for method in methods(getattr(TORCH, kind))
     if around == "alone" or kind in ("StepLR", "LambdaLR", "LinearLR", "CosineAnnealingLR")
     if whose == "ours" or method != "get_last_lr"  # ours asks the device
 ]
@@ -103,7 +94,7 @@ def test_a_fused_scheduler_refuses_it(host_backend: str, monkeypatch: pytest.Mon
         for method in ("_update_lr", "step"):
             made = lr_scheduler.StepLR(optimizer(fused_sched.optim, "SGD", [0.1], backend=host_backend), 3, fused=True)
             with monkeypatch.context() as patch:
-                patch.setattr(owner, method, _replacement(owner, method, []), raising=False)
+                patch.setattr(owner, method, replaced(owner, method, _smaller([], method)), raising=False)
                 with pytest.raises(ValueError, match=f"(?s)({method}|own).*leave out fused"):
                     made.optimizer.step()
 

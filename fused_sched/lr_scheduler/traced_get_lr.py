@@ -61,7 +61,7 @@ class TracedGetLR:
         """Why these groups need torch's arithmetic, if so: a float32 tensor is rounded there in every step."""
         for form, group in zip(self.forms, groups, strict=True):
             for field, value in _fields(group).items():
-                if field in form.decisive and isinstance(value, Tensor) and value.dtype != float64:
+                if isinstance(value, Tensor) and value.dtype != float64 and field in form.decisive:
                     return f"its path or a whole number depends on {field}, a tensor of {value.dtype}"
         return None
 
