@@ -42,6 +42,7 @@ SOURCES = [
     "csrc/scan.cpp",
     "csrc/schedule.cpp",
     "csrc/cpu/capability.cpp",
+    "csrc/cpu/measure.cpp",
     "csrc/cpu/parallel.cpp",
     "csrc/cpu/update.cpp",
 ]

@@ -31,6 +31,7 @@ from fused_sched.memory.parameter_table import kind_code
 from fused_sched.optim import SGD
 from fused_sched.program.builder import Builder
 from fused_sched.program.program import Program
+from fused_sched.step_options import SpikeRule
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "gfx942")
 F32, F64, B16, F16 = torch.float32, torch.float64, torch.bfloat16, torch.float16
@@ -95,6 +96,22 @@ def rows(architectures: list[str], only: str = "") -> Iterator[dict[str, Any]]:
         kernels.append((arch, "Adam, float32, fused cosine", variants.update(kind_code(F32, F32, F32), fused, size)))
         scaled = variants.Options("adam", False, scaled=True, guarded=True)
         kernels.append((arch, "Adam, float32, GradScaler", variants.update(kind_code(F32, F32, F32), scaled, size)))
+        clipped = variants.Options("adam", False, measured=True, clipped=True)
+        whole = dataclasses.replace(clipped, zeroes=True)
+        for name, (rule, extra) in RULES.items():
+            mine = dataclasses.replace(clipped, rule=rule, optional_state=extra)
+            all_of_it = dataclasses.replace(whole, rule=rule, optional_state=extra)
+            for dtypes in ("float32", "bfloat16", "float64"):
+                signature = SIGNATURES[dtypes]
+                averaged = kind_code(*signature, F32 if dtypes == "bfloat16" else signature[0])
+                kernels.append((arch, f"{name}, {dtypes}, clipped", variants.update(kind_code(*signature), mine, size)))
+                kernels.append((arch, f"{name}, {dtypes}, averaged too", variants.update(averaged, all_of_it, size)))
+        each = variants.NormOptions(True, False, False, True, SpikeRule(), False)
+        of_all = dataclasses.replace(each, each=False, spikes=None)
+        for dtype in (F32, B16, F16, F64):
+            name = str(dtype).removeprefix("torch.")
+            kernels.append((arch, f"norm, {name}", variants.norm(dtype, of_all, size)))
+        kernels.append((arch, "norms of groups, spikes, float32", variants.norm(F32, each, size)))
         for name, program in programs():
             kernels.append((arch, f"program {name}", variants.advance(advance_function([(program, False)]))))
     for arch, name, kernel in kernels:

@@ -74,9 +74,12 @@ def _bytes_moved(kernel: variants.Kernel) -> int | None:
     given = dict(kernel.constants)
     if "BLOCK" not in given:
         return None
+    if "P" not in given:  # a norm kernel
+        return given["G"].primitive_bitwidth // 8
     param, grad, state = (given[name].primitive_bitwidth // 8 for name in ("P", "G", "S"))
     states = given["REQUIRED"] + given["EXTRA"]
-    return int(2 * (param + states * state) + grad * (1 + given["SCALED"]))
+    average = 0 if given["A"] is None else given["A"].primitive_bitwidth // 8
+    return int(2 * (param + states * state + average) + grad * (1 + (given["SCALED"] or given["ZEROED"])))
 
 
 def _tool(command: list[str], data: bytes) -> str:

@@ -13,6 +13,8 @@ struct List {
 
 // DType codes of Record::kind.
 enum DType : int { kFloat32 = 0, kFloat64 = 1, kBFloat16 = 2, kFloat16 = 3 };
+using DTypes = List<float, double, BFloat16, Float16>;
+constexpr int kDTypeCount = DTypes::kCount;
 
 template <typename T>
 struct DTypeOf;
@@ -48,6 +50,11 @@ using Kinds =
          Kind<float, BFloat16, float>, Kind<float, Float16, float>>;
 constexpr int kKindCount = Kinds::kCount;
 
+inline int param_dtype(int64_t kind) { return static_cast<int>(kind & 15); }
+inline int grad_dtype(int64_t kind) { return static_cast<int>(kind >> 4 & 15); }
+// Of the averaged copy; -1 if there is none.
+inline int average_dtype(int64_t kind) { return static_cast<int>(kind >> 12) - 1; }
+
 namespace FUSED_SCHED_ISA {
 
 template <typename... Ks>
@@ -58,8 +65,8 @@ inline int find_kind(int64_t code, List<Ks...>) {
   return position;
 }
 
-// Position among Kinds of a record's kind; kKindCount for one that is not there.
-inline int find_kind(int64_t code) { return find_kind(code, Kinds{}); }
+// Position among Kinds of a record's kind, whatever its average; kKindCount for one that is not there.
+inline int find_kind(int64_t code) { return find_kind(code & 0xfff, Kinds{}); }
 
 }  // namespace FUSED_SCHED_ISA
 }  // namespace fused_sched

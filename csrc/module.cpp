@@ -2,6 +2,7 @@
 #include <vector>
 
 #include "control_block.h"
+#include "cpu/measure.h"
 #include "cpu/update.h"
 #include "python.h"
 #include "schedule.h"
@@ -73,6 +74,82 @@ bool read_update(PyObject* const* args, Update* update, Control* control) {
   return true;
 }
 
+// Ways of an update, as bits; see fused_sched/backends/cpu.py.
+enum Way : int { kWayMeasured = 1, kWayClipped = 2, kWayZeroes = 4 };
+
+// (records, chunks) of each table.
+bool read_tables(PyObject* tuple, std::vector<Gradients>* tables) {
+  if (!PyTuple_Check(tuple)) {
+    PyErr_Format(PyExc_TypeError, "tables=%R must be a tuple", tuple);
+    return false;
+  }
+  for (Py_ssize_t i = 0; i < PyTuple_Size(tuple); ++i) {
+    PyObject* item = PyTuple_GetItem(tuple, i);
+    Argument records, chunks;
+    if (!PyTuple_Check(item) || PyTuple_Size(item) != 2) {
+      PyErr_Format(PyExc_TypeError, "tables[%zd]=%R must be a tuple (records, chunks)", i, item);
+      return false;
+    }
+    if (!read_tensor(PyTuple_GetItem(item, 0), {"records", kDLInt, 64, "int64", kRecordWidth, 0}, &records) ||
+        !read_tensor(PyTuple_GetItem(item, 1), {"chunks", kDLInt, 64, "int64", 2, 0}, &chunks)) {
+      return false;
+    }
+    tables->push_back({static_cast<const Record*>(records.data), records.count / kRecordWidth,
+                       static_cast<const Chunk*>(chunks.data), chunks.count / 2});
+  }
+  return true;
+}
+
+// norms, the least number of them, and deviations; None for norms without a SpikeRule.
+bool read_spikes(PyObject* const* args, Spikes* spikes) {
+  *spikes = {};
+  if (args[0] == Py_None) return true;
+  Argument norms;
+  if (!read_tensor(args[0], {"norms", kDLFloat, 64, "float64", 0, 1}, &norms) ||
+      !read_int(args[1], "least", 0, INT64_MAX, &spikes->least)) {
+    return false;
+  }
+  spikes->norms = static_cast<double*>(norms.data);
+  spikes->window = norms.count;
+  spikes->deviations = PyFloat_AsDouble(args[2]);
+  return !PyErr_Occurred();
+}
+
+PyObject* measure(PyObject*, PyObject* const* args, Py_ssize_t n_args) {
+  Measurement m;
+  Control control;
+  Argument groups;
+  int64_t each, only_finite;
+  bool given;
+  float grad_scale = 1.0f, found_inf = 0.0f;
+  if (!check_argument_count("measure", n_args, 11) || !read_control(args[0], &control) ||
+      !read_tables(args[1], &m.tables) || !read_int(args[2], "chunk", 1, INT64_MAX, &m.chunk_size) ||
+      !read_tensor(args[3], {"groups", kDLInt, 64, "int64", 2, 0}, &groups) ||
+      !read_int(args[4], "each", 0, 1, &each) || !read_optional(args[5], "grad_scale", &given, &grad_scale) ||
+      !read_optional(args[6], "found_inf", &given, &found_inf) ||
+      !read_int(args[7], "only_finite", 0, 1, &only_finite) || !read_spikes(args + 8, &m.spikes)) {
+    return nullptr;
+  }
+  m.kernels = chosen_capability.kernels;
+  m.control = control.data;
+  m.n_rows = control.n_rows;
+  m.groups = static_cast<const MeasuredGroup*>(groups.data);
+  m.n_groups = groups.count / 2;
+  m.each = each != 0;
+  m.grad_scale = grad_scale;
+  m.found_inf = found_inf != 0.0f;
+  m.only_finite = only_finite != 0;
+  char message[kMessageSize];
+  if (!check_measurement(m, message, kMessageSize)) {
+    PyErr_SetString(PyExc_ValueError, message);
+    return nullptr;
+  }
+  Py_BEGIN_ALLOW_THREADS;
+  run_measurement(m);
+  Py_END_ALLOW_THREADS;
+  Py_RETURN_NONE;
+}
+
 PyMethodDef methods[] = {
     {"scan", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(scan)), METH_FASTCALL,
      "scan(groups, ids, layouts, records, needed, held[, device_type, device_id]) -> int\n\n"
@@ -84,10 +161,17 @@ PyMethodDef methods[] = {
     {"layout", layout, METH_O,
      "layout(tensor) -> int\n\nNon-zero hash of dtype, shape and strides."},
     {"update", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(update)), METH_FASTCALL,
-     "update(rule, control, counts, records, chunks, chunk, grad_scale, found_inf, schedules)\n"
+     "update(rule, control, counts, records, chunks, chunk, grad_scale, found_inf, schedules, ways)\n"
      "    -> None\n\n"
      "One optimizer step by the rule at that position of rules(), then an advance of each schedule\n"
-     "(code, n_uniform, memory, n_lanes, rows_offset, guarded)."},
+     "(code, n_uniform, memory, n_lanes, rows_offset, guarded). ways is a sum: 1, measure() has said\n"
+     "whether the step is skipped; 2, and what gradients are multiplied by; 4, leave zeros in them."},
+    {"measure", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(measure)), METH_FASTCALL,
+     "measure(control, tables, chunk, groups, each, grad_scale, found_inf, only_finite, norms, least,\n"
+     "    deviations) -> None\n\n"
+     "Write the norm of the gradients of all tables (records, chunks), the clip factor of each group\n"
+     "(row, whether it has one) and whether the step is skipped to the control block. each: by\n"
+     "a norm of each group's own gradients. norms: what a SpikeRule remembers, or None."},
     {"advance", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(advance_schedule)),
      METH_FASTCALL,
      "advance(control, code, n_uniform, memory, n_lanes, rows_offset, guarded) -> None\n\n"
@@ -121,23 +205,29 @@ PyObject* update(PyObject*, PyObject* const* args, Py_ssize_t n_args) {
   Update step;
   Control control;
   bool guarded;
+  int64_t ways;
   float grad_scale = 1.0f;
   float found_inf = 0.0f;
-  if (!check_argument_count("update", n_args, 9) || !read_update(args, &step, &control) ||
+  if (!check_argument_count("update", n_args, 10) || !read_update(args, &step, &control) ||
       !read_optional(args[6], "grad_scale", &step.scaled, &grad_scale) ||
-      !read_optional(args[7], "found_inf", &guarded, &found_inf) || !read_schedules(args[8], control)) {
+      !read_optional(args[7], "found_inf", &guarded, &found_inf) || !read_schedules(args[8], control) ||
+      !read_int(args[9], "ways", 0, 7, &ways)) {
     return nullptr;
   }
+  int64_t* header = reinterpret_cast<int64_t*>(control.data);
   step.grad_scale = grad_scale;
-  const bool skipped = guarded && found_inf != 0.0f;
+  step.clipped = (ways & kWayClipped) != 0;
+  step.zeroes = (ways & kWayZeroes) != 0;
+  step.skipped = (ways & kWayMeasured) != 0 ? header[kHeaderSkipped] != 0 : guarded && found_inf != 0.0f;
+  const bool idle = step.skipped && !step.zeroes;
   char message[kMessageSize];
-  if (!skipped && !prepare_update(step, message, kMessageSize)) {
+  if (!idle && !prepare_update(step, message, kMessageSize)) {
     PyErr_SetString(PyExc_ValueError, message);
     return nullptr;
   }
-  reinterpret_cast<int64_t*>(control.data)[kHeaderSkipped] = skipped ? 1 : 0;
+  header[kHeaderSkipped] = step.skipped ? 1 : 0;
   Py_BEGIN_ALLOW_THREADS;
-  if (!skipped) run_update(step);
+  if (!idle) run_update(step);
   for (const Schedule& schedule : schedules) run_schedule(schedule, control.data);
   Py_END_ALLOW_THREADS;
   Py_RETURN_NONE;

@@ -33,10 +33,31 @@ def update(
     grad_scale: Tensor | None,
     found_inf: Tensor | None,
     schedules: tuple[tuple[Tensor, int, Tensor, int, int, int], ...],
+    ways: int,
 ) -> None:
     """One optimizer step by the rule at that position of :func:`rules`, then the fused schedules.
 
-    schedules: of each, what :func:`advance` takes after control.
+    schedules: of each, what :func:`advance` takes after control. ways: a sum; 1: :func:`measure` has said whether the
+    step is skipped; 2: and what gradients are multiplied by; 4: leave zeros in them.
+    """
+
+def measure(
+    control: Tensor,
+    tables: tuple[tuple[Tensor, Tensor], ...],
+    chunk: int,
+    groups: Tensor,
+    each: int,
+    grad_scale: Tensor | None,
+    found_inf: Tensor | None,
+    only_finite: int,
+    norms: Tensor | None,
+    least: int,
+    deviations: float,
+) -> None:
+    """Write norm, clip factors and whether the step is skipped to the control block.
+
+    tables: records and chunks. groups: int64 (n, 2), row and whether it has a clip factor. each: that of the group's
+    own norm. norms: what a SpikeRule remembers.
     """
 
 def advance(

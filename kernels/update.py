@@ -8,8 +8,12 @@ program counts the update, notes whether it was skipped, and advances the fused 
 import triton
 import triton.language as tl
 
+from .fields import load_field
 from .layout import (
+    AVERAGE,
     CHUNK_UNIT,
+    CLIP_FACTOR,
+    EMA_DECAY,
     GROUPS,
     NUMEL,
     PARAM,
@@ -122,6 +126,7 @@ def update_block(
     extra_end,
     scalars,
     scale,
+    factor,  # by which gradients are clipped
     COMPUTE: tl.constexpr,  # KernelRule.block
     REQUIRED: tl.constexpr,
     P: tl.constexpr,
@@ -130,26 +135,93 @@ def update_block(
     T: tl.constexpr,
     EXTRA: tl.constexpr,
     SCALED: tl.constexpr,
+    CLIPPED: tl.constexpr,
+    ZEROED: tl.constexpr,
     BLOCK: tl.constexpr,
     HINT: tl.constexpr,
     HINT16: tl.constexpr,
 ):
-    """Compute and store."""
+    """Compute and store; returns the new parameter as it is stored."""
     i = first + tl.arange(0, BLOCK)
     mask = i < end
     hint: tl.constexpr = HINT16 if S.primitive_bitwidth == 16 else HINT
     p, g = data[0].to(T), data[1].to(T)
     if SCALED:
         g = divide(g, scale)
+    if SCALED or ZEROED:
         grads = at(addresses[1], G, HINT16 if G.primitive_bitwidth == 16 else HINT) + i
-        tl.store(grads, narrow(g, G), mask=mask)
+        tl.store(grads, tl.zeros([BLOCK], G) if ZEROED else narrow(g, G), mask=mask)
+    if CLIPPED:
+        g = g * factor
     p, state0, state1, state2 = COMPUTE(
         scalars, p, g, data[2].to(T), data[3].to(T), data[4].to(T), extra_end > 0, EXTRA
     )
     store_state(state0, 0, addresses[2], first, end, extra_end, REQUIRED, S, EXTRA, BLOCK, hint)
     store_state(state1, 1, addresses[3], first, end, extra_end, REQUIRED, S, EXTRA, BLOCK, hint)
     store_state(state2, 2, addresses[4], first, end, extra_end, REQUIRED, S, EXTRA, BLOCK, hint)
-    tl.store(at(addresses[0], P, HINT16 if P.primitive_bitwidth == 16 else HINT) + i, narrow(p, P), mask=mask)
+    p = narrow(p, P)
+    tl.store(at(addresses[0], P, HINT16 if P.primitive_bitwidth == 16 else HINT) + i, p, mask=mask)
+    return p
+
+
+@triton.jit
+def average_scalars(row, T: tl.constexpr, BOUND: tl.constexpr):
+    """Of an average, as type T: whether it moves by less than a half, and its weight as torch.lerp has it then."""
+    share = (1.0 - load_field(row + EMA_DECAY, BOUND)).to(T)
+    near = share < 0.5
+    return near, tl.where(near, share, share - 1.0)
+
+
+@triton.jit
+def average_block(
+    p,  # the parameter's elements
+    address,  # int64: of the average, at the chunk's first element
+    first,
+    end,
+    scalars,  # of average_scalars
+    A: tl.constexpr,
+    T: tl.constexpr,
+    BLOCK: tl.constexpr,
+    HINT: tl.constexpr,
+):
+    """Let an average follow; NaN holds nothing yet, and begins with the parameter."""
+    near, weight = scalars
+    i = first + tl.arange(0, BLOCK)
+    pointers = at(address, A, HINT) + i
+    a = tl.load(pointers, mask=i < end).to(T)
+    p = p.to(T)
+    a = tl.where(a != a, p, tl.fma(weight, p - a, tl.where(near, a, p)))
+    tl.store(pointers, narrow(a, A), mask=i < end)
+
+
+@triton.jit
+def without_update(
+    address,  # int64: of the average
+    param,  # int64: of the parameter
+    grad,  # int64: of the gradient; 0: there is none
+    n,
+    skipped,
+    scalars,
+    P: tl.constexpr,
+    G: tl.constexpr,
+    A: tl.constexpr,
+    T: tl.constexpr,
+    ZEROED: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """What is done to a chunk that gets no update: averages follow where there is no gradient, gradients are zeroed
+    where the step is skipped."""
+    if A is not None:
+        averaged = tl.where((grad == 0) & (skipped == 0), n, 0)
+        for first in range(0, averaged, BLOCK):
+            i = first + tl.arange(0, BLOCK)
+            p = tl.load(at(param, P, 0) + i, mask=i < averaged)
+            average_block(p, address, first, averaged, scalars, A, T, BLOCK, 0)
+    if ZEROED:
+        zeroed = tl.where((grad != 0) & (skipped != 0), n, 0)
+        for first in range(0, zeroed, BLOCK):
+            i = first + tl.arange(0, BLOCK)
+            tl.store(at(grad, G, 0) + i, tl.zeros([BLOCK], G), mask=i < zeroed)
 
 
 @triton.jit
@@ -194,9 +266,11 @@ def take_ticket(control):
 
 
 @triton.jit
-def is_skipped(found_inf, GUARDED: tl.constexpr):
-    """Whether the step changes nothing, int64."""
-    if GUARDED:
+def is_skipped(control, found_inf, GUARDED: tl.constexpr, MEASURED: tl.constexpr):
+    """Whether the step changes nothing, int64; ``MEASURED``: the header says so."""
+    if MEASURED:
+        return tl.load(control.to(tl.pointer_type(tl.int64)) + SKIPPED)
+    elif GUARDED:
         return (tl.load(found_inf) != 0.0).to(tl.int64)
     else:
         return tl.full((), 0, tl.int64)
@@ -263,6 +337,10 @@ def update_kernel(
     EXTRA: tl.constexpr,  # some parameter has the rule's optional state
     SCALED: tl.constexpr,
     GUARDED: tl.constexpr,
+    MEASURED: tl.constexpr,  # norm.py has said whether the step is skipped
+    CLIPPED: tl.constexpr,  # and by what gradients are multiplied
+    A: tl.constexpr,  # type of the averages; None without
+    ZEROED: tl.constexpr,  # zeros are left in gradients
     BOUND: tl.constexpr,  # some field of the control block follows a tensor
     LAST: tl.constexpr,  # this launch ends the step
     ADVANCE: tl.constexpr,  # runs the fused schedules; None without
@@ -271,17 +349,30 @@ def update_kernel(
     HINT16: tl.constexpr,  # bytes that addresses of 16-bit elements are a multiple of
 ):
     pid = tl.program_id(0)
-    skipped = is_skipped(found_inf, GUARDED)
+    skipped = is_skipped(control, found_inf, GUARDED, MEASURED)
     record = tl.load(chunks + 2 * pid)
     unit = tl.load(chunks + 2 * pid + 1)
     grad = tl.load(grads + 2 * record)
     count = tl.load(counts + tl.load(grads + 2 * record + 1))
     row, has_optional, addresses, n = locate_chunk(records, grad, record, unit, chunk_size, REQUIRED, P, G, S)
+    all_n = n
     n = tl.where((grad != 0) & (skipped == 0), n, 0)
-    aligned = ((addresses[0] | addresses[1] | addresses[2] | addresses[3] | addresses[4]) & 15) == 0
+    joined = addresses[0] | addresses[1] | addresses[2] | addresses[3] | addresses[4]
+    average = tl.full((), 0, tl.int64)
+    if A is not None:
+        words = records + record.to(tl.int64) * WIDTH
+        average = tl.load(words + AVERAGE) + unit.to(tl.int64) * (CHUNK_UNIT * (A.primitive_bitwidth // 8))
+        joined = joined | average
+    aligned = (joined & 15) == 0
     wide = tl.multiple_of(tl.where(aligned, (n // 8) * 8, 0), 8)
     # all that is read of the block
     scalars, keeps = SCALARS(control + GROUPS + row * STRIDE, count, has_optional, T, BOUND)
+    factor = 1.0
+    if CLIPPED:
+        factor = tl.load(control + GROUPS + row * STRIDE + CLIP_FACTOR).to(T)
+    follow = None
+    if A is not None:
+        follow = average_scalars(control + GROUPS + row * STRIDE, T, BOUND)
     ends_step = False
     if LAST:
         ends_step = take_ticket(control)  # before the stores, so that it does not wait for them
@@ -292,19 +383,27 @@ def update_kernel(
     extra_n = tl.where(keeps, n, 0)
     for i in range(0, wide, BLOCK):
         data = load_block(addresses, i, wide, extra_wide, REQUIRED, P, G, S, EXTRA, BLOCK, 16, HINT16)
-        update_block(
-            data, addresses, i, wide, extra_wide, scalars, scale,
-            COMPUTE, REQUIRED, P, G, S, T, EXTRA, SCALED, BLOCK, 16, HINT16,
+        p = update_block(
+            data, addresses, i, wide, extra_wide, scalars, scale, factor,
+            COMPUTE, REQUIRED, P, G, S, T, EXTRA, SCALED, CLIPPED, ZEROED, BLOCK, 16, HINT16,
         )  # fmt: skip
+        if A is not None:
+            average_block(p, average, i, wide, follow, A, T, BLOCK, HINT16 if A.primitive_bitwidth == 16 else 16)
     for i in range(wide, n, SMALL_BLOCK):
         data = load_block(addresses, i, n, extra_n, REQUIRED, P, G, S, EXTRA, SMALL_BLOCK, 0, 0)
-        update_block(
-            data, addresses, i, n, extra_n, scalars, scale,
-            COMPUTE, REQUIRED, P, G, S, T, EXTRA, SCALED, SMALL_BLOCK, 0, 0,
+        p = update_block(
+            data, addresses, i, n, extra_n, scalars, scale, factor,
+            COMPUTE, REQUIRED, P, G, S, T, EXTRA, SCALED, CLIPPED, ZEROED, SMALL_BLOCK, 0, 0,
         )  # fmt: skip
+        if A is not None:
+            average_block(p, average, i, n, follow, A, T, SMALL_BLOCK, 0)
+    if (A is not None) or ZEROED:
+        without_update(average, addresses[0], grad, all_n, skipped, follow, P, G, A, T, ZEROED, SMALL_BLOCK)
     if LAST:  # noqa: SIM102  # decided when the kernel is compiled, the other when it runs
         if ends_step:
-            skipped = is_skipped(found_inf, GUARDED)  # again: kept, it would cost the loops registers
+            skipped = is_skipped(
+                control, found_inf, GUARDED, MEASURED
+            )  # again: kept, it would cost the loops registers
             finish_step(control, counts, records, grads, schedules, skipped, n_records, COUNTS, BOUND, ADVANCE)
 
 
@@ -319,11 +418,12 @@ def finish_kernel(
     n_records,
     COUNTS: tl.constexpr,
     GUARDED: tl.constexpr,
+    MEASURED: tl.constexpr,
     BOUND: tl.constexpr,
     ADVANCE: tl.constexpr,
 ):
     """A step in which no tensor has elements; arguments as in :func:`update_kernel`."""
-    skipped = is_skipped(found_inf, GUARDED)
+    skipped = is_skipped(control, found_inf, GUARDED, MEASURED)
     finish_step(control, counts, records, grads, schedules, skipped, n_records, COUNTS, BOUND, ADVANCE)
 
 

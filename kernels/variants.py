@@ -8,7 +8,9 @@ from typing import Any
 import torch
 import triton.language as tl
 
-from ..memory.parameter_table import dtypes_of, widest_of
+from ..memory.parameter_table import average_of, dtypes_of, widest_of
+from ..step_options import SpikeRule
+from .norm import norm_kernel
 from .rules import RULES
 from .update import advance_kernel, finish_kernel, update_kernel
 
@@ -42,6 +44,9 @@ class Tuning:
 
 
 DEFAULT = Tuning()
+# Enough programs that the processor always has loads to wait for; what the last one does may be spilled.
+NORM_REGISTERS = 48
+FOR_AN_AVERAGE = 16  # registers, without which it would be spilled
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,7 @@ class Options:
         advance: jitted function that runs the fused schedules, or None.
         at_once: all programs of the launch can run at the same time.
         bound: some field of the control block follows a tensor.
+        measured, clipped, zeroes: as in :class:`Update`.
     """
 
     rule: str
@@ -66,6 +72,9 @@ class Options:
     advance: Any = None
     at_once: bool = True
     bound: bool = False
+    measured: bool = False
+    clipped: bool = False
+    zeroes: bool = False
 
 
 def block_shape(kind: int, warps: int = WARPS, warp_size: int = WARP_SIZE) -> tuple[int, int, int]:
@@ -84,12 +93,15 @@ def most_registers(kind: int, options: Options) -> int | None:
     most = RULES[options.rule].most_registers
     if most is None or torch.version.hip is not None:
         return None
-    return most(widest_of(kind), options)
+    registers = most(widest_of(kind), options)
+    averaged = average_of(kind) is not None
+    return registers + FOR_AN_AVERAGE if registers is not None and averaged else registers
 
 
 def update(kind: int, options: Options, warp_size: int = WARP_SIZE, tuning: Tuning = DEFAULT) -> Kernel:
     """The update kernel for one dtype signature."""
     param, grad, state = (_TYPES[dtype] for dtype in dtypes_of(kind))
+    average = average_of(kind)
     block, small_block, hint16 = block_shape(kind, tuning.warps, warp_size)
     rule = RULES[options.rule]
     return Kernel(
@@ -117,7 +129,11 @@ def update(kind: int, options: Options, warp_size: int = WARP_SIZE, tuning: Tuni
             ("T", tl.float64 if param is tl.float64 else tl.float32),
             ("EXTRA", options.optional_state),
             ("SCALED", options.scaled),
-            ("GUARDED", options.guarded),
+            ("GUARDED", options.guarded and not options.measured),
+            ("MEASURED", options.measured),
+            ("CLIPPED", options.clipped),
+            ("A", None if average is None else _TYPES[average]),
+            ("ZEROED", options.zeroes),
             ("BOUND", options.bound),
             ("LAST", options.last),
             ("ADVANCE", options.advance if options.last else None),
@@ -145,10 +161,72 @@ def finish(options: Options) -> Kernel:
         ),
         (
             ("COUNTS", RULES[options.rule].counts),
-            ("GUARDED", options.guarded),
+            ("GUARDED", options.guarded and not options.measured),
+            ("MEASURED", options.measured),
             ("BOUND", options.bound),
             ("ADVANCE", options.advance),
         ),
+    )
+
+
+@dataclass(frozen=True)
+class NormOptions:
+    """What a norm kernel is specialised for, besides the gradients' dtype.
+
+    Attributes:
+        each: a norm of each group's own gradients.
+        scaled, guarded, bound: as in :class:`Options`.
+        only_finite: a norm that is not finite skips the step.
+        spikes: a larger one than the rule lets expect does, too.
+        last: the launch sees what comes of it.
+    """
+
+    each: bool
+    scaled: bool
+    guarded: bool
+    only_finite: bool
+    spikes: SpikeRule | None
+    bound: bool
+    last: bool = True
+
+
+def norm(grad: torch.dtype | None, options: NormOptions, warp_size: int = WARP_SIZE) -> Kernel:
+    """The norm kernel for gradients of one dtype; None: for none that have elements."""
+    dtype = torch.float32 if grad is None else grad
+    rule = options.spikes
+    return Kernel(
+        norm_kernel,
+        (
+            ("control", "*fp64"),
+            ("records", "*i64"),
+            ("grads", "*i64"),
+            ("chunks", "*i32"),
+            ("sums", "*fp64"),
+            ("groups", "*i32"),
+            ("norms", "*fp64"),
+            ("grad_scale", "*fp32"),
+            ("found_inf", "*fp32"),
+            ("n_sums", "i32"),
+            ("n_groups", "i32"),
+            ("chunk_size", "i32"),
+        ),
+        (
+            ("G", _TYPES[dtype]),
+            ("T", tl.float64 if dtype == torch.float64 else tl.float32),
+            ("EACH", options.each),
+            ("SCALED", options.scaled),
+            ("GUARDED", options.guarded),
+            ("ONLY_FINITE", options.only_finite),
+            ("WINDOW", 0 if rule is None else rule.window),
+            ("LEAST", 0 if rule is None else rule.least),
+            ("DEVIATIONS", 0.0 if rule is None else float(rule.deviations)),
+            ("BOUND", options.bound),
+            ("LAST", options.last),
+            ("EMPTY", grad is None),
+            ("BLOCK", WARPS * warp_size * 16 // dtype.itemsize),
+            ("SMALL_BLOCK", WARPS * warp_size),
+        ),
+        registers=None if torch.version.hip is not None else NORM_REGISTERS,
     )
 
 

@@ -41,6 +41,7 @@ def test_control_block_is_the_same_in_cpp() -> None:
         ("kHeader", control_block.HEADER),
         ("kField", control_block.FIELDS),
         ("kFlag", control_block.FLAGS),
+        ("kMeasured", control_block.MEASURED),
     ):
         expected |= {_camel(prefix, name): value for name, value in table.items()}
     assert _constants(_source("control_block.h")) == expected
@@ -48,7 +49,9 @@ def test_control_block_is_the_same_in_cpp() -> None:
 
 def test_fields_fit_their_row_and_the_header() -> None:
     assert sorted(control_block.FIELDS.values()) == list(range(len(control_block.FIELDS)))
-    assert len(control_block.FIELDS) <= control_block.BOUND
+    after = len(control_block.FIELDS)
+    assert sorted(control_block.MEASURED.values()) == list(range(after, after + len(control_block.MEASURED)))
+    assert after + len(control_block.MEASURED) <= control_block.BOUND
     assert 2 * control_block.BOUND == control_block.GROUP_STRIDE
     assert max(control_block.HEADER.values()) < control_block.GROUPS_OFFSET
     bits = list(control_block.FLAGS.values())
@@ -84,7 +87,7 @@ def test_record_is_the_same_in_cpp() -> None:
 
 # A module may import what is to the left of it. `optim` and `lr_scheduler` are the user's side.
 LAYERS = (
-    ("rules", "_C"),
+    ("rules", "step_options", "_C"),
     ("memory",),
     ("program",),
     ("trace",),

@@ -53,9 +53,10 @@ def assert_unchanged(optimizer: torch.optim.Optimizer, before: list[Tensor]) -> 
 def test_signature_is_torchs_and_backend(name: str) -> None:
     ours = inspect.signature(getattr(fused_sched.optim, name)).parameters
     torchs = inspect.signature(getattr(torch.optim, name)).parameters
-    assert [(p.name, p.kind, p.default) for p in ours.values() if p.name != "backend"] == [
+    assert [(p.name, p.kind, p.default) for p in ours.values() if p.name not in ("backend", "step")] == [
         (p.name, p.kind, p.default) for p in torchs.values()
     ]
+    assert ours["step"].kind is inspect.Parameter.VAR_KEYWORD
     assert ours["backend"].kind is inspect.Parameter.KEYWORD_ONLY
     assert ours["backend"].default is None
 

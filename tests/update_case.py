@@ -79,7 +79,7 @@ class Case:
     def update_in_c(self, scale: torch.Tensor | None, found: torch.Tensor | None) -> None:
         pieces = [(i, s) for i, r in enumerate(self.records.tolist()) for s in range(0, r[RECORD["numel"]], CHUNK)]
         chunks = torch.tensor(pieces, dtype=torch.int64)
-        _C.update(RULES[self.rule].code, self.control, self.counts, self.records, chunks, CHUNK, scale, found, ())
+        _C.update(RULES[self.rule].code, self.control, self.counts, self.records, chunks, CHUNK, scale, found, (), 0)
 
     def device_table(self) -> DeviceTable:
         """The records as a launch has them; they are all of one kind, so there is one launch."""

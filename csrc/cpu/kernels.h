@@ -47,12 +47,30 @@ struct alignas(double) AnyScalars {
   unsigned char bytes[most_scalar_bytes(FUSED_SCHED_ISA::Rules{})];
 };
 
-// Updates elements [start, start + count) of a record. grad_scale is read by scaled variants only.
+// What is done to gradients before they are applied.
+enum Use : int {
+  kAsTheyAre,
+  kUnscaled,  // divided by GradScaler's scale, which is written back, then multiplied by the clip factor
+  kClipped,   // multiplied by the clip factor
+};
+constexpr int kUses = 3;
+struct GradientUse {
+  double scale;
+  double factor;
+};
+
+// Updates elements [start, start + count) of a record.
 using Kernel = void (*)(const Record& record, int64_t start, int64_t count,
-                        const AnyScalars& scalars, double grad_scale);
+                        const AnyScalars& scalars, const GradientUse& use);
+// Lets elements of the averaged copy follow those of the parameter.
+using AverageKernel = void (*)(const Record& record, int64_t start, int64_t count, double decay);
+// The sum of the squares of `count` elements from `start` on of the array at an address.
+using SumKernel = double (*)(int64_t address, int64_t start, int64_t count);
 
 struct KernelTable {
-  Kernel kernels[kRuleCount][kKindCount][2][kMostModes];  // the third index: scaled
+  Kernel kernels[kRuleCount][kKindCount][kUses][kMostModes];
+  AverageKernel averages[kDTypeCount][2];  // by dtype of the parameter; the average has it too, or is float32
+  SumKernel sums[kDTypeCount];             // by dtype
 };
 
 namespace portable {

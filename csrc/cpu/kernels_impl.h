@@ -8,30 +8,31 @@ namespace fused_sched {
 namespace FUSED_SCHED_ISA {
 namespace {
 
-// The gradient as T, divided by the scale (and written back) if a GradScaler gave one.
-template <bool kScaled, typename T, typename G>
-inline T load_gradient(G* grad, T scale) {
+// The gradient as T, as an update applies it.
+template <int kUse, typename T, typename G>
+inline T load_gradient(G* grad, T scale, T factor) {
   T g = load(*grad);
-  if (kScaled) {
+  if (kUse == kUnscaled) {
     g = g / scale;
     store(grad, g);
   }
-  return g;
+  return kUse == kAsTheyAre ? g : g * factor;
 }
 
-template <typename R, int kMode, bool kScaled, typename P, typename G, typename S>
+template <typename R, int kMode, int kUse, typename P, typename G, typename S>
 void update_loop(P* __restrict param, G* __restrict grad, S* __restrict state0, S* __restrict state1,
                  S* __restrict state2, int64_t count,
-                 const typename R::template Scalars<double>& scalars, double grad_scale) {
+                 const typename R::template Scalars<double>& scalars, const GradientUse& use) {
   using T = typename ComputeType<P>::type;
   const auto s = R::template rounded<T>(scalars);
-  const T scale = static_cast<T>(grad_scale);
+  const T scale = static_cast<T>(use.scale);
+  const T factor = static_cast<T>(use.factor);
   for (int64_t i = 0; i < count; ++i) {
     T p = load(param[i]);
     T a = reads<R, kMode>(0) ? load(state0[i]) : T(0);
     T b = reads<R, kMode>(1) ? load(state1[i]) : T(0);
     T c = reads<R, kMode>(2) ? load(state2[i]) : T(0);
-    R::template element<kMode>(s, load_gradient<kScaled>(grad + i, scale), p, a, b, c);
+    R::template element<kMode>(s, load_gradient<kUse>(grad + i, scale, factor), p, a, b, c);
     if (writes<R, kMode>(0)) store(state0 + i, a);
     if (writes<R, kMode>(1)) store(state1 + i, b);
     if (writes<R, kMode>(2)) store(state2 + i, c);
@@ -44,35 +45,99 @@ inline T* at(int64_t address, int64_t start) {
   return address == 0 ? nullptr : reinterpret_cast<T*>(address) + start;
 }
 
-template <typename R, int kMode, bool kScaled, typename P, typename G, typename S>
+template <typename R, int kMode, int kUse, typename P, typename G, typename S>
 void update(const Record& r, int64_t start, int64_t count, const AnyScalars& scalars,
-            double grad_scale) {
+            const GradientUse& use) {
   using Scalars = typename R::template Scalars<double>;
-  update_loop<R, kMode, kScaled>(
+  update_loop<R, kMode, kUse>(
       at<P>(r.param, start), at<G>(r.grad, start), at<S>(r.state[0], start),
       at<S>(r.state[1], start), at<S>(r.state[2], start), count,
-      *reinterpret_cast<const Scalars*>(scalars.bytes), grad_scale);
+      *reinterpret_cast<const Scalars*>(scalars.bytes), use);
+}
+
+template <typename P, typename A>
+void average_loop(const P* __restrict param, A* __restrict average, int64_t count, double decay) {
+  using T = typename ComputeType<P>::type;
+  const T share = static_cast<T>(1.0 - decay);
+  const bool near_average = share < T(0.5);  // as torch.lerp, from the nearer end
+  const T weight = near_average ? share : share - T(1);
+  for (int64_t i = 0; i < count; ++i) {
+    const T p = load(param[i]);
+    const T a = load(average[i]);
+    const T moved = multiply_add(weight, p - a, near_average ? a : p);
+    store(average + i, a != a ? p : moved);  // NaN: it holds nothing yet
+  }
+}
+
+template <typename P, typename A>
+void average(const Record& r, int64_t start, int64_t count, double decay) {
+  average_loop(at<P>(r.param, start), at<A>(r.average, start), count, decay);
+}
+
+// sum + g * g, with the same bits on every instruction set: the square of a float is exact in double,
+// so it does not matter whether it is rounded, and that of a double is rounded everywhere.
+template <typename G>
+inline double add_square(double g, double sum) {
+#if FUSED_SCHED_HARDWARE_FMA
+  if (sizeof(G) < sizeof(double)) return multiply_add(g, g, sum);
+#endif
+  return sum + g * g;
+}
+
+// Many sums side by side, which are added up in one order.
+template <typename G>
+double sum_of_squares(int64_t address, int64_t start, int64_t count) {
+  constexpr int kSums = 32;
+  const G* grad = at<G>(address, start);
+  double sums[kSums] = {};
+  int64_t i = 0;
+  for (; i + kSums <= count; i += kSums) {
+    for (int k = 0; k < kSums; ++k) {
+      sums[k] = add_square<G>(load(grad[i + k]), sums[k]);
+    }
+  }
+  for (int k = 0; i < count; ++i, ++k) {
+    sums[k] = add_square<G>(load(grad[i]), sums[k]);
+  }
+  for (int half = kSums / 2; half > 0; half /= 2) {
+    for (int k = 0; k < half; ++k) sums[k] += sums[k + half];
+  }
+  return sums[0];
 }
 
 template <typename R, typename K, int... kModes>
-constexpr void fill_kind(Kernel (&table)[2][kMostModes], std::integer_sequence<int, kModes...>) {
-  ((table[0][kModes] =
-        update<R, kModes, false, typename K::Param, typename K::Grad, typename K::State>),
-   ...);
-  ((table[1][kModes] =
-        update<R, kModes, true, typename K::Param, typename K::Grad, typename K::State>),
-   ...);
+constexpr void fill_kind(Kernel (&table)[kUses][kMostModes], std::integer_sequence<int, kModes...>) {
+  using P = typename K::Param;
+  using G = typename K::Grad;
+  using S = typename K::State;
+  ((table[kAsTheyAre][kModes] = update<R, kModes, kAsTheyAre, P, G, S>), ...);
+  ((table[kUnscaled][kModes] = update<R, kModes, kUnscaled, P, G, S>), ...);
+  ((table[kClipped][kModes] = update<R, kModes, kClipped, P, G, S>), ...);
 }
 
 template <typename R, typename... Ks>
-constexpr void fill_rule(Kernel (&table)[kKindCount][2][kMostModes], List<Ks...>) {
+constexpr void fill_rule(Kernel (&table)[kKindCount][kUses][kMostModes], List<Ks...>) {
   int kind = 0;
   (fill_kind<R, Ks>(table[kind++], std::make_integer_sequence<int, R::kModes>{}), ...);
+}
+
+template <typename T>
+constexpr void fill_dtype(KernelTable& table) {
+  constexpr int kCode = DTypeOf<T>::kCode;
+  table.sums[kCode] = sum_of_squares<T>;
+  table.averages[kCode][0] = average<T, T>;
+  if constexpr (sizeof(T) == 2) table.averages[kCode][1] = average<T, float>;
+}
+
+template <typename... Ts>
+constexpr void fill_dtypes(KernelTable& table, List<Ts...>) {
+  (fill_dtype<Ts>(table), ...);
 }
 
 template <typename... Rs>
 constexpr KernelTable make_table(List<Rs...>) {
   KernelTable table = {};
+  fill_dtypes(table, DTypes{});
   int rule = 0;
   (fill_rule<Rs>(table.kernels[rule++], Kinds{}), ...);
   return table;

@@ -1,6 +1,7 @@
 #include "update.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #include <algorithm>
 #include <atomic>
@@ -17,10 +18,13 @@ namespace {
 constexpr int64_t kSerialElements = 32768;
 constexpr int64_t kMostChunksAtOnce = 16;
 
-// What to do with a record: no kernel if it has no gradient or no elements.
+// What to do with a record: no kernel if it has no gradient or no elements, no average if it has none.
 struct Task {
   Kernel kernel;
+  AverageKernel average;
   int64_t scalars;
+  double factor;
+  double decay;
 };
 
 // Kept from step to step, so that a step allocates nothing.
@@ -93,9 +97,20 @@ const char* choose(const Update& u, const Record& r, int64_t count, Choice* choi
     plan.scalars.emplace_back();
     rule.compute(row, count, &plan.scalars.back());
   }
+  const int average = average_dtype(r.kind);
+  const int param = param_dtype(r.kind);
+  choice->task.average = nullptr;
+  if (average >= 0) {
+    if (average != param && average != kFloat32) return "has an average of another dtype than its own or float32";
+    choice->task.average = u.kernels->averages[param][average == param ? 0 : 1];
+    if (choice->task.average == nullptr) return "has an average of fewer digits than its own";
+    choice->task.decay = common::read_field(row, kFieldEmaDecay);
+  }
   const int mode = rule.mode(row, count);
+  const Use use = u.scaled ? kUnscaled : u.clipped ? kClipped : kAsTheyAre;
   choice->states_needed = rule.required_states + (mode != 0 ? 1 : 0);
-  choice->task.kernel = u.kernels->kernels[u.rule][kind][u.scaled][mode];
+  choice->task.kernel = u.kernels->kernels[u.rule][kind][use][mode];
+  choice->task.factor = u.clipped ? row[kMeasuredClipFactor] : 1.0;
   choice->task.scalars = static_cast<int64_t>(plan.scalars.size()) - 1;
   choice->row = r.row;
   choice->count = count;
@@ -120,6 +135,9 @@ const char* follow_record(const Update& u, const Record& r, Choice* choice) {
   if (problem == nullptr && r.numel != 0 && !has_pointers(r, choice->states_needed)) {
     return "lacks the parameter's or a state's address: create the state first";
   }
+  if (problem == nullptr && r.numel != 0 && choice->task.average != nullptr && r.average == 0) {
+    return "lacks the average's address: create it first";
+  }
   return problem;
 }
 
@@ -130,7 +148,7 @@ bool prepare_records(const Update& u, char* message, int message_size) {
   for (int64_t i = 0; i < u.n_records; ++i) {
     const Record& r = u.records[i];
     plan.tasks[i] = {};
-    if (r.grad == 0) continue;
+    if (u.skipped || (r.grad == 0 && average_dtype(r.kind) < 0)) continue;
     const char* problem = follow_record(u, r, &choice);
     if (problem != nullptr) {
       snprintf(message, message_size,
@@ -140,7 +158,9 @@ bool prepare_records(const Update& u, char* message, int message_size) {
                static_cast<long long>(r.numel), problem);
       return false;
     }
-    if (r.numel != 0) plan.tasks[i] = choice.task;
+    if (r.numel == 0) continue;
+    plan.tasks[i] = choice.task;
+    if (r.grad == 0) plan.tasks[i].kernel = nullptr;
   }
   return true;
 }
@@ -149,14 +169,25 @@ int64_t chunk_length(const Update& u, const Chunk& chunk) {
   return std::min(u.chunk_size, u.records[chunk.record].numel - chunk.start);
 }
 
+void zero(const Record& r, int64_t start, int64_t length) {
+  static constexpr int64_t kSizes[] = {4, 8, 2, 2};  // by DType
+  const int64_t size = kSizes[grad_dtype(r.kind)];
+  memset(reinterpret_cast<char*>(r.grad) + start * size, 0, length * size);
+}
+
 void run_chunks(const Work& work, int64_t begin, int64_t end) {
   const Update& u = *work.update;
   for (int64_t i = begin; i < end; ++i) {
     const Chunk& chunk = u.chunks[i];
     const Task& task = work.tasks[chunk.record];
-    if (task.kernel == nullptr) continue;
-    task.kernel(u.records[chunk.record], chunk.start, chunk_length(u, chunk),
-                work.scalars[task.scalars], u.grad_scale);
+    const Record& r = u.records[chunk.record];
+    const int64_t length = chunk_length(u, chunk);
+    if (task.kernel != nullptr) {
+      task.kernel(r, chunk.start, length, work.scalars[task.scalars], {u.grad_scale, task.factor});
+    }
+    // What follows finds the chunk in the core's cache.
+    if (task.average != nullptr) task.average(r, chunk.start, length, task.decay);
+    if (u.zeroes && r.grad != 0) zero(r, chunk.start, length);
   }
 }
 
@@ -173,20 +204,37 @@ void work_until_done(void* context) {
 
 }  // namespace
 
+bool check_chunks(const Record* records, int64_t n_records, const Chunk* chunks, int64_t n_chunks,
+                  char* message, int message_size) {
+  for (int64_t i = 0; i < n_chunks; ++i) {
+    const Chunk& chunk = chunks[i];
+    const bool known = chunk.record >= 0 && chunk.record < n_records;
+    if (known && chunk.start >= 0 && chunk.start < records[chunk.record].numel) continue;
+    snprintf(message, message_size,
+             "chunks[%lld] = (%lld, %lld) is outside of the records: rebuild the chunks",
+             static_cast<long long>(i), static_cast<long long>(chunk.record),
+             static_cast<long long>(chunk.start));
+    return false;
+  }
+  return true;
+}
+
 bool prepare_update(const Update& u, char* message, int message_size) {
-  if (!prepare_records(u, message, message_size)) return false;
+  if (!prepare_records(u, message, message_size) ||
+      !check_chunks(u.records, u.n_records, u.chunks, u.n_chunks, message, message_size)) {
+    return false;
+  }
   plan.elements = 0;
   for (int64_t i = 0; i < u.n_chunks; ++i) {
     const Chunk& chunk = u.chunks[i];
-    const bool known = chunk.record >= 0 && chunk.record < u.n_records;
-    if (!known || chunk.start < 0 || chunk.start >= u.records[chunk.record].numel) {
-      snprintf(message, message_size,
-               "chunks[%lld] = (%lld, %lld) is outside of the records: rebuild the chunks",
-               static_cast<long long>(i), static_cast<long long>(chunk.record),
-               static_cast<long long>(chunk.start));
+    const Task& task = plan.tasks[chunk.record];
+    const bool zeroed = u.zeroes && u.records[chunk.record].grad != 0;
+    if (zeroed && grad_dtype(u.records[chunk.record].kind) >= kDTypeCount) {
+      snprintf(message, message_size, "records[%lld] has an unknown kind: use a supported combination of dtypes",
+               static_cast<long long>(chunk.record));
       return false;
     }
-    if (plan.tasks[chunk.record].kernel != nullptr) plan.elements += chunk_length(u, chunk);
+    if (task.kernel != nullptr || task.average != nullptr || zeroed) plan.elements += chunk_length(u, chunk);
   }
   return true;
 }
@@ -198,6 +246,7 @@ void run_update(const Update& u) {
             std::clamp<int64_t>(share, 1, kMostChunksAtOnce), {0}};
   if (threads > 1) run_on_threads(threads, work_until_done, &work);
   work_until_done(&work);  // all that is left: everything if there is one thread, else nothing
+  if (u.skipped) return;
   const Facts& rule = facts_of(u);
   int64_t row = -1;  // consecutive records mostly share it
   bool counted = false;

@@ -15,9 +15,9 @@ import torch
 
 from ..memory.platforms import TORCH, Platform
 from ..notice import warn
-from .base import Backend, Update
+from .base import Backend, Measurement, Update
 
-__all__ = ["NAMES", "Backend", "Update", "choose", "make", "reason_unavailable", "why"]
+__all__ = ["NAMES", "Backend", "Measurement", "Update", "choose", "make", "reason_unavailable", "why"]
 
 ENVIRONMENT = "FUSED_SCHED_BACKEND"
 _MODULES = {"triton": "triton", "cuda": "cuda", "cpu": "cpu", "reference": "reference"}

@@ -12,9 +12,39 @@ from ..memory.control_block import ControlBlock
 from ..memory.parameter_table import ParameterTable
 from ..memory.platforms import TORCH, Platform
 from ..rules import Rule
+from ..step_options import StepOptions
 
 if TYPE_CHECKING:
     from ..program.schedule import Run, Schedule
+
+
+@dataclass(eq=False)
+class Measurement:
+    """What is to be known of the gradients before an update; what comes of it stands in the control block.
+
+    Attributes:
+        rule: of the update.
+        tables: all of a step.
+        block: whose header gets the norm of all gradients and whether the step is skipped, and whose rows get their
+            clip factors and norms; see :data:`MEASURED`.
+        groups: row of each group, and whether it has a ``max_grad_norm``.
+        options: what the norm is for.
+        norms: float64, one for each step of a SpikeRule's window: what it remembers; else None.
+        grad_scale, found_inf: as in :class:`Update`.
+    """
+
+    rule: Rule
+    tables: Sequence[ParameterTable]
+    block: ControlBlock
+    groups: Sequence[tuple[int, bool]]
+    options: StepOptions
+    norms: torch.Tensor | None
+    grad_scale: torch.Tensor | None = None
+    found_inf: torch.Tensor | None = None
+    groups_table: torch.Tensor = field(init=False)  # int64 CPU tensor of the groups
+
+    def __post_init__(self) -> None:
+        self.groups_table = torch.tensor(self.groups, dtype=torch.int64, device="cpu").reshape(-1, 2)
 
 
 @dataclass(slots=True)
@@ -28,7 +58,10 @@ class Update:
         grad_scale: one-element float32 tensor to divide the gradients by, or None.
         found_inf: one-element tensor; not 0 skips the update; or None.
         schedules: run afterwards, in this order.
-        launch_arguments: theirs.
+        measured: a :class:`Measurement` has said whether the update is skipped.
+        clipped: and by what the gradients of each group are multiplied.
+        zeroes: leave zeros in the gradients, also where the update is skipped.
+        launch_arguments: those of the schedules.
     """
 
     rule: Rule
@@ -37,6 +70,9 @@ class Update:
     grad_scale: torch.Tensor | None
     found_inf: torch.Tensor | None
     schedules: Sequence[Run]
+    measured: bool = False
+    clipped: bool = False
+    zeroes: bool = False
     launch_arguments: tuple[tuple[Any, ...], ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -78,6 +114,17 @@ class Backend:
     def discard(self, table: ParameterTable) -> None:
         """Take note that another table takes the place of this one."""
 
+    def measure(self, measurement: Measurement) -> None:
+        """Measure the gradients that an update will apply; nothing but the control block and ``norms`` changes."""
+        for table in measurement.tables:
+            if table.staged:
+                table.stage_in()
+        self._measure(measurement)
+
+    def _measure(self, measurement: Measurement) -> None:
+        """:meth:`measure`; what kernels cannot walk is staged."""
+        raise NotImplementedError
+
     def update(self, update: Update) -> None:
         """Apply one update to every tensor that has a gradient, then advance the fused schedules.
 
@@ -92,7 +139,7 @@ class Backend:
                 table.stage_in()
             self._update(update)
             if table.staged:
-                table.stage_out(update.grad_scale is not None)
+                table.stage_out(update.grad_scale is not None or update.zeroes)
         else:
             self._update_by_reference(update)
         if table.held:

@@ -10,7 +10,7 @@ import torch
 from ..memory.parameter_table import CHUNK, ParameterTable
 from ..memory.platforms import Platform
 from ..rules import RULES
-from .base import Backend, Update
+from .base import Backend, Measurement, Update
 
 try:
     from .. import _C
@@ -52,6 +52,23 @@ class CpuBackend(Backend):
             update.grad_scale,
             update.found_inf,
             update.launch_arguments,
+            update.measured + 2 * update.clipped + 4 * update.zeroes,
+        )
+
+    def _measure(self, measurement: Measurement) -> None:
+        m, rule = measurement, measurement.options.skip_spikes
+        _C.measure(
+            m.block.tensor,
+            tuple((table.records, table.chunks) for table in m.tables),
+            CHUNK,
+            m.groups_table,
+            int(m.options.norm_scope == "group"),
+            m.grad_scale,
+            m.found_inf,
+            int(m.options.may_skip),
+            m.norms,
+            0 if rule is None else rule.least,
+            0.0 if rule is None else float(rule.deviations),
         )
 
     def advance(self, schedule: Run) -> None:

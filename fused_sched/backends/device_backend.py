@@ -12,10 +12,13 @@ import torch
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ..memory import pointers
+from ..memory.control_block import ControlBlock
+from ..memory.device_measure import DeviceMeasurement
 from ..memory.device_table import DeviceTable, Launches
 from ..memory.parameter_table import ParameterTable
 from ..memory.platforms import TORCH, Platform
-from .base import Backend, Update
+from ..rules import Rule
+from .base import Backend, Measurement, Update
 
 if TYPE_CHECKING:
     from ..program.schedule import Run, Schedule
@@ -26,6 +29,7 @@ class DeviceBackend(Backend):
 
     Attributes:
         device_tables: what the device has of each parameter table, from its first update on.
+        measurements: launches that measure the gradients of an update.
         advances: launches of schedules that are not advanced by an update.
         captured: what captured launches point to, as long as a parameter (or a schedule) lives.
 
@@ -40,6 +44,7 @@ class DeviceBackend(Backend):
         super().__init__(platform)
         self._chunk_size = chunk_size
         self.device_tables: WeakKeyDictionary[ParameterTable, DeviceTable] = WeakKeyDictionary()
+        self.measurements: WeakKeyDictionary[Measurement, Launches] = WeakKeyDictionary()
         self.advances: WeakKeyDictionary[Run, Launches] = WeakKeyDictionary()
         self.captured: Any = WeakIdKeyDictionary()
 
@@ -59,8 +64,9 @@ class DeviceBackend(Backend):
         block = update.block
         with self.platform.current(block.device):
             capturing = self.platform.is_capturing(block.device)
-            table = self._device_table(update, capturing)
-            key = block.tensor, block.counts, update.rule, *self._compiled_for(update)
+            table = self._device_table(update.table, update.rule, block, capturing)
+            ways = update.measured, update.clipped, update.zeroes
+            key = block.tensor, block.counts, update.rule, *self._compiled_for(update), *ways
             for schedule in update.schedules:
                 key += (schedule.memory.tensor, schedule.program, schedule.guarded)
             launches = table.launches
@@ -78,6 +84,31 @@ class DeviceBackend(Backend):
             kept = [launches.kept, table.tensors, scale, found]
             hosted = [block, *(s.memory for s in update.schedules)]
             self._note_capture(entries[0].param if entries else block, kept, hosted)
+
+    def _measure(self, measurement: Measurement) -> None:
+        m, block = measurement, measurement.block
+        with self.platform.current(block.device):
+            capturing = self.platform.is_capturing(block.device)
+            tables = [self._device_table(table, m.rule, block, capturing) for table in m.tables]
+            key = block.tensor, *tables, *self._compiled_for(m)
+            launches = self.measurements.get(m)
+            if launches is None or not launches.serve(key):
+                make = partial(self._make_measurement, m, tables)
+                launches = self.measurements[m] = self._renewed(launches, key, make, capturing)
+            self._point_measurement_to(launches.prepared, [table.grads for table in tables])
+            scale = None if m.grad_scale is None else one_float(m.grad_scale, block.device)
+            found = None if m.found_inf is None else one_float(m.found_inf, block.device)
+            self._launch_measurement(launches.prepared, block.tensor, scale, found)
+        if capturing:
+            entries = m.tables[0].entries
+            kept = [launches.kept, *(table.tensors for table in tables), scale, found]
+            self._note_capture(entries[0].param if entries else block, kept, [block])
+
+    def _make_measurement(self, measurement: Measurement, tables: list[DeviceTable]) -> tuple[Any, list[Any]]:
+        m = measurement
+        on_device = DeviceMeasurement(tables, m.groups, self.platform, m.block.device, self._chunk_size)
+        prepared, made = self._prepare_measurement(m, on_device, tables)
+        return prepared, [on_device.tensors, m.norms, *made]
 
     def advance(self, schedule: Run) -> None:
         block = schedule.block
@@ -97,7 +128,22 @@ class DeviceBackend(Backend):
         for run in schedule.runs:
             self._drop(self.advances.pop(run, None))
 
-    def _compiled_for(self, update: Update) -> tuple[Any, ...]:
+    def _prepare_measurement(
+        self, measurement: Measurement, on_device: DeviceMeasurement, tables: list[DeviceTable]
+    ) -> tuple[Any, list[Any]]:
+        """The launches of a measurement, as yet without gradients, and what else was made for them to point to."""
+        raise NotImplementedError
+
+    def _point_measurement_to(self, prepared: Any, grads: list[torch.Tensor]) -> None:
+        """Let launches of a measurement read these addresses of gradients, those of each table."""
+        raise NotImplementedError
+
+    def _launch_measurement(
+        self, prepared: Any, control: torch.Tensor, scale: torch.Tensor | None, found: torch.Tensor | None
+    ) -> None:
+        raise NotImplementedError
+
+    def _compiled_for(self, update: Update | Measurement) -> tuple[Any, ...]:
         """What kernels are compiled for, besides rule, dtypes and programs: objects to compare by identity."""
         return ()
 
@@ -144,9 +190,8 @@ class DeviceBackend(Backend):
             prepared, made = make()
         return Launches(key, prepared, [*key, *made])
 
-    def _device_table(self, update: Update, capturing: bool) -> DeviceTable:
-        """What the device has of ``update.table``, up to date."""
-        table = update.table
+    def _device_table(self, table: ParameterTable, rule: Rule, block: ControlBlock, capturing: bool) -> DeviceTable:
+        """What the device has of a table, up to date."""
         found = self.device_tables.get(table)
         if found is None:
             if capturing:
@@ -154,7 +199,7 @@ class DeviceBackend(Backend):
                     "the optimizer's parameters, state or gradients changed in kind inside a CUDA graph capture: "
                     "run one optimizer.step() with all gradients before the capture, so that the graph finds its state"
                 )
-            found = DeviceTable(table, update.rule, update.block.device, self._chunk_size, self.platform)
+            found = DeviceTable(table, rule, block.device, self._chunk_size, self.platform)
             self.device_tables[table] = found
         elif table.moved or table.staged:
             found.follow(table)

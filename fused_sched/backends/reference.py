@@ -16,7 +16,8 @@ from ..memory.control_block import FIELDS, FLAGS, GROUP_STRIDE, GROUPS_OFFSET, H
 from ..memory.platforms import TORCH, Platform
 from ..program.program import FIELD_OPERATIONS, Operation, host_function
 from ..rules import Scalar, is_zero
-from .base import Backend, Update
+from .base import Backend, Measurement, Update
+from .reference_measure import measure
 
 if TYPE_CHECKING:
     from ..memory.parameter_table import Entry
@@ -70,17 +71,37 @@ class ReferenceBackend(Backend):
         super().__init__(platform)
         self._functions = TORCH_FUNCTIONS if functions is None else functions
 
+    def measure(self, measurement: Measurement) -> None:
+        measure(measurement)
+
     @torch.no_grad()
     def update(self, update: Update) -> None:
         block = update.block
-        skip = None if update.found_inf is None else update.found_inf.reshape(()) != 0
-        block.integers[HEADER["skipped"]] = 0 if skip is None else skip
-        entries = [e for e in update.table.entries if e.param.grad is not None and not e.inert]
+        skip = self._skip(update)
+        entries = [e for e in update.table.entries if not e.inert]
         rows = {index: Row(block, index) for index in {entry.row for entry in entries}}
         for entry in entries:
-            self._update_one(update, entry, rows[entry.row], block.counts[entry.count], skip)
+            row = rows[entry.row]
+            if entry.param.grad is not None:
+                self._update_one(update, entry, row, block.counts[entry.count], skip)
+            if entry.average is not None:
+                _average(entry.param, entry.average, row.ema_decay, skip)
+        if update.zeroes:
+            for entry in entries:
+                if entry.param.grad is not None:
+                    entry.param.grad.detach().zero_()
         for schedule in update.schedules:
             self.advance(schedule)
+
+    @staticmethod
+    def _skip(update: Update) -> torch.Tensor | None:
+        """Whether the update changes nothing, None if it cannot be; the header says so too."""
+        header = update.block.integers
+        if update.measured:
+            return header[HEADER["skipped"]] != 0
+        skip = None if update.found_inf is None else update.found_inf.reshape(()) != 0
+        header[HEADER["skipped"]] = 0 if skip is None else skip
+        return skip
 
     @staticmethod
     def _update_one(update: Update, entry: Entry, row: Row, count: torch.Tensor, skip: torch.Tensor | None) -> None:
@@ -90,6 +111,8 @@ class ReferenceBackend(Backend):
         unscaled = None
         if update.grad_scale is not None:
             g = unscaled = g / update.grad_scale.to(g.device)
+        if update.clipped:
+            g = g * update.block.measured(entry.row, "clip_factor").to(g.dtype)
         if row.flags["maximize"]:
             g = -g
         p = _wide(entry.param)
@@ -126,6 +149,17 @@ class ReferenceBackend(Backend):
             tensor[at] = value
         for field in schedule.program.fields_written & block.bindings.fields:
             _export(block, schedule.rows, field, skipped)
+
+
+def _average(param: torch.Tensor, average: torch.Tensor, decay: Scalar, skip: torch.Tensor | None) -> None:
+    """Let an average follow its parameter, as torch's ``get_ema_multi_avg_fn``; NaN begins with the parameter."""
+    p, a = _wide(param), _wide(average)
+    new = torch.lerp(a, p.to(a.dtype), torch.as_tensor(1 - decay, dtype=a.dtype, device=a.device))
+    new = torch.where(a.isnan(), p.to(a.dtype), new)
+    place = average.detach()
+    if place.is_complex():
+        new = torch.view_as_complex(new.contiguous())
+    place.copy_(new if skip is None else torch.where(skip, place, new))
 
 
 def _import(block: ControlBlock, rows: Sequence[int], field: str) -> torch.Tensor:

@@ -16,10 +16,11 @@ from ..kernels import rules as kernel_rules
 from ..kernels import variants
 from ..kernels.launcher import Launcher, make_launcher
 from ..kernels.program_source import advance_function
+from ..memory.device_measure import DeviceMeasurement
 from ..memory.device_table import DeviceTable
 from ..memory.platforms import TORCH, Platform
 from ..rules import RULES
-from .base import Backend, Update
+from .base import Backend, Measurement, Update
 from .device_backend import DeviceBackend
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class TritonBackend(DeviceBackend):
         self.launcher = make_launcher() if launcher is None else launcher
         self._tuning = tuning
 
-    def _compiled_for(self, update: Update) -> tuple[Any, ...]:
+    def _compiled_for(self, update: Update | Measurement) -> tuple[Any, ...]:
         bound = bool(update.block.bindings.fields)
         return update.grad_scale is not None, update.found_inf is not None, bound
 
@@ -98,6 +99,9 @@ class TritonBackend(DeviceBackend):
             guarded=update.found_inf is not None,
             advance=advance,
             bound=bool(update.block.bindings.fields),
+            measured=update.measured,
+            clipped=update.clipped,
+            zeroes=update.zeroes,
         )
         tensors = {
             "control": control,
@@ -118,6 +122,51 @@ class TritonBackend(DeviceBackend):
         if not launches:
             launches.append(self._launch(variants.finish(options), device, 1, tensors, numbers))
         return launches, [schedules]
+
+    def _prepare_measurement(
+        self, measurement: Measurement, on_device: DeviceMeasurement, tables: list[DeviceTable]
+    ) -> tuple[list[tuple[int, _Launch]], list[Any]]:
+        m, device = measurement, measurement.block.device
+        control = m.block.tensor
+        options = variants.NormOptions(
+            each=m.options.norm_scope == "group",
+            scaled=m.grad_scale is not None,
+            guarded=m.found_inf is not None,
+            only_finite=m.options.may_skip,
+            spikes=m.options.skip_spikes,
+            bound=bool(m.block.bindings.fields),
+        )
+        tensors = {
+            "control": control,
+            "sums": on_device.sums,
+            "groups": on_device.groups,
+            "norms": control if m.norms is None else m.norms,
+            # the launch of no gradients reads none of these
+            **dict.fromkeys(("records", "chunks", _GRADS, _GRAD_SCALE, _FOUND_INF), control),
+        }
+        numbers = {"n_sums": on_device.n_sums, "n_groups": on_device.n_groups, "chunk_size": 0}
+        launches = []
+        for part in on_device.parts:
+            kernel = variants.norm(part.grad, replace(options, last=part is on_device.parts[-1]))
+            given = {**tensors, "records": tables[part.table].records, "chunks": part.chunks}
+            given_numbers = {**numbers, "chunk_size": part.size}
+            launches.append((part.table, self._launch(kernel, device, len(part.chunks), given, given_numbers)))
+        if not launches:
+            launches.append((0, self._launch(variants.norm(None, options), device, 1, tensors, numbers)))
+        return launches, []
+
+    def _point_measurement_to(self, prepared: list[tuple[int, _Launch]], grads: list[torch.Tensor]) -> None:
+        for table, launch in prepared:
+            self._set(launch, _GRADS, grads[table])
+
+    def _launch_measurement(
+        self,
+        prepared: list[tuple[int, _Launch]],
+        control: torch.Tensor,
+        scale: torch.Tensor | None,
+        found: torch.Tensor | None,
+    ) -> None:
+        self._launch_update([launch for _, launch in prepared], control, scale, found)
 
     def _prepare_advance(self, schedule: Run) -> tuple[_Launch, list[Any]]:
         control = schedule.block.tensor

@@ -25,6 +25,9 @@ from .values import as_float
 HEADER: dict[str, int] = {
     "skipped": 0,  # int64: 1 when the last update was skipped because found_inf was not 0
     "ticket": 1,  # int64: programs of the running GPU update that are done; 0 between updates
+    "grad_norm": 2,  # the last norm of all gradients, where steps measure it
+    "skipped_steps": 3,  # int64: steps that measured, and were skipped
+    "norms_seen": 4,  # int64: norms that a SpikeRule has remembered so far
 }
 GROUPS_OFFSET = 8
 GROUP_STRIDE = 32
@@ -38,6 +41,13 @@ FIELDS: dict[str, int] = {
     "beta2": 5,
     "eps": 6,
     "flags": 7,  # a sum of FLAGS
+    "max_grad_norm": 8,
+    "ema_decay": 9,
+}
+# In a row, after its fields: what a step measured of the group's gradients.
+MEASURED: dict[str, int] = {
+    "clip_factor": 10,  # by which the update multiplies them
+    "group_norm": 11,  # the norm that the factor was made of
 }
 PAIRS: dict[str, tuple[str, ...]] = {"betas": ("beta1", "beta2")}  # keys of a param group that are several fields
 PARTS: dict[str, tuple[str, int]] = {part: (key, i) for key, parts in PAIRS.items() for i, part in enumerate(parts)}
@@ -144,6 +154,10 @@ class ControlBlock(HostedArray):
     def slot(row: int, field: str) -> int:
         """Index of a row's field in the block."""
         return GROUPS_OFFSET + row * GROUP_STRIDE + FIELDS[field]
+
+    def measured(self, row: int, name: str) -> torch.Tensor:
+        """The place of what a step measured for a row; see :data:`MEASURED`."""
+        return self.tensor[GROUPS_OFFSET + row * GROUP_STRIDE + MEASURED[name]]
 
     def read_field(self, row: int, field: str) -> float:
         """A field's value (looks at the tensor that it follows)."""

@@ -19,16 +19,17 @@ CHUNKS_PER_PROCESSOR = 32  # small enough chunks that the last wave of programs 
 PROGRAMS_AT_ONCE = 8  # that fit a processor
 
 
-def chunk_size(elements: int, width: int, processors: int) -> int:
+def chunk_size(elements: int, width: int, processors: int, largest: int = LARGEST_CHUNK) -> int:
     """Elements of a chunk: a power of two times ``UNIT``, smaller for fewer elements.
 
     Args:
         elements: to be cut up.
         width: bytes of the widest type that an element has.
         processors: of the device.
+        largest: bytes of one array of a chunk.
     """
     size = UNIT
-    while 2 * size * width <= LARGEST_CHUNK and 2 * size * processors * CHUNKS_PER_PROCESSOR <= elements:
+    while 2 * size * width <= largest and 2 * size * processors * CHUNKS_PER_PROCESSOR <= elements:
         size *= 2
     return size
 

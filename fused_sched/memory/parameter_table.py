@@ -37,19 +37,26 @@ KINDS = frozenset((d, d, d) for d in DTYPES) | {
 }
 
 
-def kind_code(param: torch.dtype, grad: torch.dtype, state: torch.dtype) -> int:
+def kind_code(param: torch.dtype, grad: torch.dtype, state: torch.dtype, average: torch.dtype | None = None) -> int:
     """The dtype word of a record."""
-    return DTYPES[param] + 16 * DTYPES[grad] + 256 * DTYPES[state]
+    averaged = 0 if average is None else 1 + DTYPES[average]
+    return DTYPES[param] + 16 * DTYPES[grad] + 256 * DTYPES[state] + 4096 * averaged
 
 
 def dtypes_of(kind: int) -> tuple[torch.dtype, torch.dtype, torch.dtype]:
     """Parameter, gradient and state dtype of a record's kind."""
-    return _BY_CODE[kind % 16], _BY_CODE[kind // 16 % 16], _BY_CODE[kind // 256]
+    return _BY_CODE[kind % 16], _BY_CODE[kind // 16 % 16], _BY_CODE[kind // 256 % 16]
+
+
+def average_of(kind: int) -> torch.dtype | None:
+    """Dtype of the averaged copy of a record's kind; None if there is none."""
+    return _BY_CODE[kind // 4096 - 1] if kind >= 4096 else None
 
 
 def widest_of(kind: int) -> int:
-    """Bytes of the widest of a kind's three types."""
-    return max(dtype.itemsize for dtype in dtypes_of(kind))
+    """Bytes of the widest of a kind's types."""
+    average = average_of(kind)
+    return max(dtype.itemsize for dtype in (*dtypes_of(kind), *([] if average is None else [average])))
 
 
 def real_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -110,6 +117,7 @@ class Entry:
         count: index of its state's count.
         needed: how many state tensors the rule keeps for it.
         state: those tensors, in the rule's order; empty until its first gradient.
+        average: its averaged copy, or None.
         staging: buffers the kernels use in its place, or None.
         sparse: its gradient is sparse, and torch's operations update it.
         asleep: it can have no update before the table is made anew: it has no gradient, and lacks what one would take.
@@ -117,12 +125,15 @@ class Entry:
         copied_count: owner of ``count``, where that is not the state's.
     """
 
-    __slots__ = ("asleep", "copied_count", "count", "elsewhere", "needed", "param", "row", "sparse", "staging", "state")
+    __slots__ = (
+        "asleep", "average", "copied_count", "count", "elsewhere", "needed", "param", "row", "sparse", "staging", "state",
+    )  # fmt: skip
 
     def __init__(self, param: torch.Tensor, row: int, needed: int) -> None:
         self.param, self.row, self.needed = param, row, needed
         self.count = NO_COUNT
         self.state: tuple[torch.Tensor, ...] = ()
+        self.average: torch.Tensor | None = None
         self.staging: Staging | None = None
         self.asleep = self.elsewhere = self.sparse = False
         self.copied_count: Slot | None = None
@@ -157,7 +168,8 @@ class Entry:
 
     def memory(self) -> list[tuple[int, int]]:
         """First byte, and the one after the last, of all that an update writes to."""
-        return [_span(t) for t in (self.param, *self.state) if t.numel() > 0]
+        averages = [] if self.average is None else [self.average]
+        return [_span(t) for t in (self.param, *self.state, *averages) if t.numel() > 0]
 
 
 def _span(tensor: torch.Tensor) -> tuple[int, int]:
@@ -255,9 +267,12 @@ class ParameterTable:
         grad_dtype = dtype if g is None else real_dtype(g.dtype)
         state_dtype = real_dtype(entry.state[0].dtype) if entry.state else dtype
         pointers = [s.data_ptr() for s in entry.state] + [0, 0, 0]
-        kind = kind_code(dtype, grad_dtype, state_dtype)
+        average = entry.average
+        averaged = None if average is None else real_dtype(average.dtype)
+        kind = kind_code(dtype, grad_dtype, state_dtype, averaged)
         grad = 0 if g is None else g.data_ptr() or 1  # an empty gradient is a gradient too
-        used = [p.data_ptr(), grad, *pointers[:3], numel, entry.row, entry.count, kind]
+        used = [p.data_ptr(), grad, *pointers[:3], numel, entry.row, entry.count, kind, 0]
+        used.append(0 if average is None else average.data_ptr())
         return used + [0] * (RECORD_WIDTH - len(used))
 
     def stage_in(self) -> None:
@@ -265,19 +280,20 @@ class ParameterTable:
         for i, entry in self.staged:
             assert entry.staging is not None
             g = entry.param.grad
+            if g is not None or entry.average is not None:
+                entry.staging.param.copy_(entry.param.detach())
             if g is None:
                 self.records[i, RECORD["grad"]] = 0
                 continue
-            entry.staging.param.copy_(entry.param.detach())
             entry.staging.grad.copy_(g.detach())
             self.records[i, RECORD["grad"]] = entry.staging.grad.data_ptr() or 1
 
-    def stage_out(self, unscaled: bool) -> None:
-        """Copy the updated buffers back; ``unscaled``: the gradients were rewritten too."""
+    def stage_out(self, gradients: bool) -> None:
+        """Copy the updated buffers back; ``gradients``: they were rewritten too."""
         for _, entry in self.staged:
             g = entry.param.grad
             if g is not None:
                 assert entry.staging is not None
                 entry.param.detach().copy_(entry.staging.param)
-                if unscaled:
+                if gradients:
                     g.detach().copy_(entry.staging.grad)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch.optim.optimizer import ParamsT
+from typing_extensions import Unpack
 
 from .. import rules
 from ..backends import Backend
+from ..step_options import StepKeywords
 from .fused_optimizer import FusedOptimizer
 
 
@@ -19,6 +21,7 @@ class Adam(FusedOptimizer, torch.optim.Adam):
         foreach, capturable, fused: accepted for torch's sake; the backend alone decides how the update runs.
         differentiable: not supported.
         backend: name of a backend, or a backend; default: the best one for the parameters' device.
+        step: what else a step does; see :class:`FusedOptimizer`.
 
     Raises:
         ValueError: a hyperparameter is out of range, or ``differentiable=True``.
@@ -43,6 +46,7 @@ class Adam(FusedOptimizer, torch.optim.Adam):
         fused: bool | None = None,
         decoupled_weight_decay: bool = False,
         backend: str | Backend | None = None,
+        **step: Unpack[StepKeywords],
     ) -> None:
         self._refuse_differentiable(differentiable)
         torch.optim.Adam.__init__(
@@ -59,4 +63,4 @@ class Adam(FusedOptimizer, torch.optim.Adam):
             fused=fused,
             decoupled_weight_decay=decoupled_weight_decay,
         )
-        self._start(backend)
+        self._start(backend, step)

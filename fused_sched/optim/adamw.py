@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch.optim.optimizer import ParamsT
+from typing_extensions import Unpack
 
 from ..backends import Backend
+from ..step_options import StepKeywords
 from .adam import Adam
 
 
@@ -31,6 +33,7 @@ class AdamW(Adam, torch.optim.AdamW):
         differentiable: bool = False,
         fused: bool | None = None,
         backend: str | Backend | None = None,
+        **step: Unpack[StepKeywords],
     ) -> None:
         Adam.__init__(
             self,
@@ -47,4 +50,5 @@ class AdamW(Adam, torch.optim.AdamW):
             fused=fused,
             decoupled_weight_decay=True,
             backend=backend,
+            **step,
         )

@@ -18,21 +18,37 @@ from ..memory.parameter_table import ParameterTable
 from ..memory.values import check_values, fake_mode, modes_on, refuse_fake_mode
 from ..program.schedule import Schedule
 from ..rules import Rule
+from ..step_options import OPTION_FIELDS, StepKeywords, split
 from .addition import is_torchs, narrow
-from .home import Home
+from .averaging import Averaging
 from .load import Load
+from .measuring import SAVED, Measuring
 from .param_group import ParamGroup
 from .param_state import OptimizerState, ParamState, take_back_steps
 from .sparse import check_sparse, update_sparse
 from .sync import Sync, check_gradients, check_params
 
 
-class FusedOptimizer(Home, Optimizer):
+class FusedOptimizer(Measuring, Averaging, Optimizer):
     """Base of the optimizers; a subclass also inherits torch's class of the same name.
 
     ``step`` reads hyperparameters from the control block, updates every tensor that has a gradient,
     and advances the schedules made with ``fused=True``. GradScaler's ``grad_scale`` and ``found_inf``
     are read by the update itself: a skipped step changes no parameter, state or count.
+
+    Beside torch's arguments, every optimizer takes these keywords. Clipping, skipping and averaging happen on the
+    device, right in a captured CUDA graph and without a wait; see ``measuring.py`` and ``averaging.py``.
+
+    * ``max_grad_norm``: clip the gradients' norm to this number, as ``torch.nn.utils.clip_grad_norm_``, without
+      rewriting the gradients. A field of param groups: it may be edited, scheduled, and differ between groups.
+    * ``norm_scope``: ``"all"`` (default), one norm of all gradients; ``"group"``, one of each group's.
+    * ``skip_nonfinite``: a step whose gradients have an infinity or a NaN changes nothing.
+    * ``skip_spikes``: a :class:`SpikeRule`; nor does a step whose norm is far larger than those before.
+    * ``ema_decay``: keep an exponential moving average of each parameter in its state, as torch's ``AveragedModel``
+      with ``get_ema_multi_avg_fn(ema_decay)``. A field of param groups.
+    * ``ema_dtype``: ``"float32"`` (default), averages of 16-bit parameters are float32; ``"parameter"``, they are of
+      the parameters' dtype.
+    * ``zero_grad_in_step``: leave zeros in the gradients, also where the step was skipped.
 
     As torch's ``fused=True``, and other than its default, an update does not count as a change in place for autograd:
     ``p._version`` stays what it was.
@@ -49,6 +65,7 @@ class FusedOptimizer(Home, Optimizer):
     _prepared_for: list[Schedule] | None = None
     _sparse = False  # some gradients of them are
     _staged = False  # some parameters of them are copied to where kernels can walk, and back
+    _loading: dict[str, Any] | None = None  # the state dict on its way in, as torch's hooks left it
 
     @staticmethod
     def _refuse_differentiable(differentiable: Any) -> None:
@@ -67,9 +84,11 @@ class FusedOptimizer(Home, Optimizer):
                 "override step() instead, or use torch.optim's class of the same name"
             )
 
-    def _start(self, backend: str | backends.Backend | None) -> None:
+    def _start(self, backend: str | backends.Backend | None, step: StepKeywords | None = None) -> None:
         """Move hyperparameters and state into the control block; ends every constructor."""
         self._refuse_init_group()
+        if step is not None:
+            self._take_options(step)
         device = check_params(self.param_groups) or torch.device("cpu")
         for group in self.param_groups:
             self._refuse_differentiable(group.get("differentiable"))
@@ -79,7 +98,15 @@ class FusedOptimizer(Home, Optimizer):
         self._note_groups()
         self.state = self._own_state(self.state)
         self._known_state = self.state
+        self._start_measuring()
         self.note_lrs_scheduled()
+
+    def _take_options(self, step: StepKeywords) -> None:
+        self._options, fields = split(step)
+        self.defaults.update(fields)
+        for group in self.param_groups:
+            for name, value in fields.items():
+                group.setdefault(name, value)
 
     @property
     def backend(self) -> backends.Backend:
@@ -127,6 +154,8 @@ class FusedOptimizer(Home, Optimizer):
         """
         if modes_on() and fake_mode() is not None:
             refuse_fake_mode("step()")
+        if self._averages_are_in is not None:
+            self._refuse_among_averages("step()")
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -148,7 +177,7 @@ class FusedOptimizer(Home, Optimizer):
         if changes.structure or self.state is not self._known_state or not self._tables_are_current():
             self.sync()
         found = getattr(self, "found_inf", None)
-        may_be_skipped = found is not None
+        may_be_skipped = found is not None or self._options.may_skip
         if may_be_skipped:
             for schedule in schedules:
                 schedule.prepare_skippable_update()
@@ -171,6 +200,11 @@ class FusedOptimizer(Home, Optimizer):
                 check_sparse(table, self._block, self.state)
         if schedules != self._prepared_for:
             self._prepare_updates(schedules)
+        if self._options.zero_grad_in_step:
+            self._check_gradients_apart()
+        if self._measurement is not None:
+            self._measurement.grad_scale, self._measurement.found_inf = scale, found
+            self._backend.measure(self._measurement)
         run = self._backend.update
         for update in self._updates:
             update.grad_scale, update.found_inf = scale, found
@@ -181,8 +215,14 @@ class FusedOptimizer(Home, Optimizer):
     def _prepare_updates(self, schedules: list[Schedule]) -> None:
         """What a step gives the backend, for as long as tables and schedules stay the same."""
         last = len(self.tables) - 1
+        runs = [s.in_update for s in schedules]
+        ways = {
+            "measured": self._measurement is not None,
+            "clipped": any("max_grad_norm" in group for group in self.groups_seen),
+            "zeroes": self._options.zero_grad_in_step,
+        }
         self._updates = [
-            backends.Update(self._rule, table, self._block, None, None, [s.in_update for s in schedules if i == last])
+            backends.Update(self._rule, table, self._block, None, None, runs if i == last else [], **ways)
             for i, table in enumerate(self.tables)
         ]
         self._prepared_for = list(schedules)
@@ -251,7 +291,7 @@ class FusedOptimizer(Home, Optimizer):
         groups = [self._own_group(g) for g in self.param_groups]
         state = self._own_state(self.state)
         unseen = self._scheduled_fields | self._block.bindings.fields
-        found = Sync(self._rule, self._block, state, unseen, self._backend.walks_memory)
+        found = Sync(self._rule, self._block, state, unseen, self._backend.walks_memory, self._options)
         with torch.no_grad():
             found.build(groups)
         self._take_groups(groups)
@@ -263,6 +303,7 @@ class FusedOptimizer(Home, Optimizer):
         for table in self.tables:
             self._backend.discard(table)
         self.tables, self._prepared_for = tuple(found.tables), None
+        self._prepare_measurement()
         self._staged = any(table.staged for table in self.tables)
         self._sparse = any(table.sparse for table in self.tables)
         for table in self.tables:
@@ -334,12 +375,38 @@ class FusedOptimizer(Home, Optimizer):
         """The state in torch's format; it loads into torch's class of the same name, and back.
 
         Hyperparameters are those that the device has, to the last place, so that a run goes on from them as it would.
+        Where steps measure the gradients, one more key, which torch's class does not look at, has what they know.
         """
+        self._refuse_among_averages("state_dict()")
         self._block.expire()
         with self._reserves_aside():
             packed = super().state_dict()
         packed["state"] = self._plain_state(packed["state"])
+        measured = self._measured_so_far()
+        if measured is not None:
+            packed[SAVED] = measured
         return packed
+
+    @not_compiled
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continue from a state dict, of this class or of torch's class of the same name.
+
+        A group in it that says nothing of ``max_grad_norm`` or ``ema_decay`` leaves them as they are.
+
+        Raises:
+            KeyError, TypeError, ValueError, RuntimeError: see :class:`Load`; nothing was changed.
+        """
+        self._refuse_among_averages("load_state_dict()")
+
+        def look(optimizer: Optimizer, given: dict[str, Any]) -> None:
+            self._loading = given
+
+        last = self.register_load_state_dict_pre_hook(look)  # of those hooks
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            last.remove()
+            self._loading = None
 
     @contextmanager
     def _reserves_aside(self) -> Iterator[None]:
@@ -378,12 +445,16 @@ class FusedOptimizer(Home, Optimizer):
             "state": defaultdict(dict, self._plain_state(self.state)),
             "param_groups": self.param_groups,
             "_backend_given": self._backend_given,
+            "_options": self._options,
+            "_measured": self._measured_so_far(),
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if "_block" not in self.__dict__:
+            measured = state.pop("_measured", None)
             super().__setstate__(state)
             self._start(self.__dict__.get("_backend_given"))
+            self._go_on_measuring(measured)
             return
         self.sync_groups()
         self.state = self._own_state(self.state)
@@ -391,6 +462,12 @@ class FusedOptimizer(Home, Optimizer):
         by_hand = self._changes.lr_by_hand
         try:
             super().__setstate__(state)
+            for group, present in zip(self.param_groups, before[0], strict=True):
+                for name in OPTION_FIELDS:
+                    if name in present:
+                        group.setdefault(name, present[name])
+            if self._loading is not None:
+                self._with_wide_averages(self.param_groups, self.state, self._loading)
             load = Load(self._rule, before[1], tuple(self.defaults), self._block.captured)
             load.check(self.param_groups, self.state)
         except BaseException:
@@ -403,4 +480,5 @@ class FusedOptimizer(Home, Optimizer):
                 group.replace(values)
         self._changes.lr_by_hand = by_hand
         self.state = self._known_state = load.take()
+        self._go_on_measuring(None if self._loading is None else self._loading.get(SAVED))
         self._changes.structure = True

@@ -11,6 +11,7 @@ from ..memory.bindings import is_bindable
 from ..memory.control_block import FIELDS, FLAGS, PAIRS, ControlBlock
 from ..memory.values import has_values
 from ..notice import warn
+from ..step_options import OPTION_FIELDS, check_field
 from .live_dict import Changes, LiveDict
 
 Number = float | torch.Tensor
@@ -36,7 +37,7 @@ class ParamGroup(LiveDict):
 
     def __init__(self, values: Mapping[str, Any], keys: Sequence[str], block: ControlBlock, changes: Changes) -> None:
         super().__init__()
-        self.live = frozenset(k for k in keys if k in FIELDS or k in PAIRS)
+        self.live = frozenset(k for k in keys if k in FIELDS or k in PAIRS).union(OPTION_FIELDS)
         self.flags = frozenset(k for k in keys if k in FLAGS)
         self._needed = _needed(keys)
         _check_keys(values, self._needed)  # values are checked as they are assigned
@@ -86,6 +87,8 @@ class ParamGroup(LiveDict):
     def _write(self, key: str, value: Any) -> Any:
         if key in self.live:
             numbers = check_value(key, value)  # all of it, before any of it is written
+            if key in OPTION_FIELDS and key not in self:
+                self._note_switch(key, "switched on")
             self._write_numbers(PAIRS.get(key, (key,)), numbers)
             if key == "lr":
                 self._changes.lr_by_hand = True
@@ -104,7 +107,21 @@ class ParamGroup(LiveDict):
             self._changes.values += 1
         return value
 
+    def __delitem__(self, key: str) -> None:
+        if key in OPTION_FIELDS and key in self:
+            self._note_switch(key, "switched off")
+        super().__delitem__(key)
+
     def _removed(self, key: str) -> None:
+        self._changes.structure = True
+
+    def _note_switch(self, key: str, what: str) -> None:
+        """The group has, or has no more, a field that only some groups have."""
+        if self._block.captured:
+            raise RuntimeError(
+                f"{key} was {what} after a CUDA graph was captured, whose replays would not see it: have {key} in the "
+                "param group before the capture; what it is may change later"
+            )
         self._changes.structure = True
 
     def _followable(self, field: str, number: Number) -> Number:
@@ -139,11 +156,13 @@ def check_value(key: str, value: Any) -> list[Number]:
 
     Raises:
         TypeError: it is not a number or a one-element tensor, or, for ``betas``, a pair of those.
-        ValueError: it is a tensor with more elements, or none.
+        ValueError: it is a tensor with more elements, or none; or out of the range that the key has.
     """
     if key not in PAIRS:
         if isinstance(value, torch.Tensor) and value.numel() != 1:
             raise ValueError(f"{key} is a tensor with {value.numel()} elements: give a one-element tensor")
+        if key in OPTION_FIELDS:
+            check_field(key, value)
         number = _number(value)
         if number is None:
             raise TypeError(f"{key}={value!r} must be a number or a one-element tensor: assign a float")
@@ -166,7 +185,7 @@ def check_group(values: Mapping[str, Any], keys: Sequence[str]) -> None:
     """
     needed = _needed(keys)
     _check_keys(values, needed)
-    for key in needed:
+    for key in {*needed, *(k for k in OPTION_FIELDS if k in values)}:
         if key not in FLAGS:
             check_value(key, values[key])
 

@@ -13,6 +13,7 @@ from torch.optim.optimizer import _get_scalar_dtype
 
 from ..memory.control_block import ControlBlock
 from ..rules import Rule
+from ..step_options import AVERAGE
 from .live_dict import Changes, LiveDict
 
 _MOST_STEPS = 2**53  # float64, in which bias corrections are computed, has all whole numbers up to here
@@ -91,9 +92,9 @@ class ParamState(LiveDict):
 
     def reset(self) -> None:
         """Be as at the start, in the tensors that there are."""
-        for tensor in self.values():
+        for key, tensor in self.items():
             if isinstance(tensor, torch.Tensor):
-                tensor.zero_()
+                start_anew(key, tensor)
         self._block.counts[self.index] = 0
         self._lent, self._given = None, False
 
@@ -150,7 +151,7 @@ class ParamState(LiveDict):
             return None
         if isinstance(value, torch.Tensor):
             self._changes.hand_out(value)
-        if not self.live:
+        if not self.live and key != AVERAGE:
             self._block.counts[self.index] = 0 if value is None else 1
         self._changes.structure = True
         return value
@@ -159,9 +160,18 @@ class ParamState(LiveDict):
         self._block.counts[self.index] = whole_step(value)
 
     def _removed(self, key: str) -> None:
-        if key in self.live or not self.live:
+        if key in self.live or (not self.live and key != AVERAGE):
             self._block.counts[self.index] = 0
         self._changes.structure = True
+
+
+def start_anew(key: str, tensor: torch.Tensor) -> torch.Tensor:
+    """Let a state tensor mean "nothing yet": zeros, and NaN in an average, which then begins with the parameter."""
+    if key == AVERAGE:
+        real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+        real.fill_(math.nan)
+        return tensor
+    return tensor.zero_()
 
 
 def whole_step(value: Any) -> int:

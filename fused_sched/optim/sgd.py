@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch.optim.optimizer import ParamsT
+from typing_extensions import Unpack
 
 from .. import rules
 from ..backends import Backend
+from ..step_options import StepKeywords
 from .fused_optimizer import FusedOptimizer
 
 
@@ -19,6 +21,7 @@ class SGD(FusedOptimizer, torch.optim.SGD):
         foreach, fused: accepted for torch's sake; the backend alone decides how the update runs.
         differentiable: not supported.
         backend: name of a backend, or a backend; default: the best one for the parameters' device.
+        step: what else a step does; see :class:`FusedOptimizer`.
 
     Raises:
         ValueError: a hyperparameter is out of range, or ``differentiable=True``.
@@ -41,6 +44,7 @@ class SGD(FusedOptimizer, torch.optim.SGD):
         differentiable: bool = False,
         fused: bool | None = None,
         backend: str | Backend | None = None,
+        **step: Unpack[StepKeywords],
     ) -> None:
         self._refuse_differentiable(differentiable)
         torch.optim.SGD.__init__(
@@ -55,4 +59,4 @@ class SGD(FusedOptimizer, torch.optim.SGD):
             foreach=foreach,
             fused=fused,
         )
-        self._start(backend)
+        self._start(backend, step)

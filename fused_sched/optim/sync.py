@@ -25,8 +25,9 @@ from ..memory.parameter_table import (
 )
 from ..memory.values import USE_TORCHS, check_values
 from ..rules import Rule
+from ..step_options import AVERAGE, StepOptions
 from .param_group import ParamGroup
-from .param_state import OptimizerState, ParamState
+from .param_state import OptimizerState, ParamState, start_anew
 from .sparse import reserve_buffer
 
 WARM_UP = "run one optimizer.step() with all gradients before the capture"
@@ -129,6 +130,7 @@ class Sync:
     state: OptimizerState
     scheduled: Collection[str]
     walks_memory: bool
+    options: StepOptions
     tables: list[ParameterTable] = field(default_factory=list)
     states: dict[torch.Tensor, ParamState] = field(default_factory=dict)
     tensors: dict[tuple[int, str], tuple[ParamState, torch.Tensor]] = field(default_factory=dict)
@@ -145,7 +147,7 @@ class Sync:
             params = group["params"]
             lists.append(params if isinstance(params, list) else list(params))
             needed = self.rule.states_needed(group, self.scheduled)
-            entries += [self._entry(p, group.row, needed) for p in lists[-1]]
+            entries += [self._entry(p, group, needed) for p in lists[-1]]
         self._make_tables(lists, entries)
 
     def _make_tables(self, lists: list[list[torch.Tensor]], entries: list[Entry]) -> None:
@@ -182,9 +184,10 @@ class Sync:
             else:
                 first.setdefault(entry.count, entry.row)
 
-    def _entry(self, p: torch.Tensor, row: int, needed: int) -> Entry:
+    def _entry(self, p: torch.Tensor, group: ParamGroup, needed: int) -> Entry:
         values = self.states[p] if p in self.states else self.state.get(p)
-        entry = Entry(p, row, needed)
+        entry = Entry(p, group.row, needed)
+        averaged = "ema_decay" in group
         if p.grad is None:
             unfit = why_not_trainable(p, self.block.device) is not None
             if unfit or not values:
@@ -194,16 +197,23 @@ class Sync:
         check_values("a parameter", p)
         if self._is_sparse(p, values):
             entry.sparse = True
+            if averaged:
+                raise RuntimeError(
+                    "ema_decay with a sparse gradient, whose parameter is not averaged: put the parameter into a group "
+                    "without ema_decay, or use dense gradients"
+                )
             if needed:
                 state = self._state_of(p, values)
                 entry.count = state.index
                 if p.grad is not None:
                     reserve_buffer(p.grad, state, self.tensors)
             return entry
-        if needed:
+        if needed or averaged:
             state = self._state_of(p, values)
             entry.count = state.index
             entry.state = self._state_tensors(p, state, needed)
+            if averaged:
+                entry.average = self._state_tensor(p, state, AVERAGE, self.options.average_dtype(p.dtype))
         if self.walks_memory and entry.needs_staging():
             _refuse_shared_elements(p)
             entry.staging = Staging.like(p)
@@ -239,7 +249,7 @@ class Sync:
             tensor = None
         if tensor is None:
             self.block.refuse_in_capture(f"the optimizer's state {key!r} was made", WARM_UP)
-            tensor = torch.zeros_like(p, dtype=dtype, memory_format=memory_format)
+            tensor = start_anew(key, torch.empty_like(p, dtype=dtype, memory_format=memory_format, requires_grad=False))
             self.tensors[place] = state, tensor
             return tensor.detach()
         check_shape(p, key, tensor)

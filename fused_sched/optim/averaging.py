@@ -1,0 +1,143 @@
+"""Averaged copies of the parameters, which updates keep in the state, in the place of the parameters for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from ..memory.parameter_table import is_dense, same_layout
+from ..step_options import AVERAGE, StepOptions
+from .home import Home
+from .param_state import ParamState
+
+PIECE = 2**20  # elements that are exchanged at a time
+
+
+class Averaging(Home):
+    """The part of an optimizer that has averages; see :class:`FusedOptimizer` for the keywords."""
+
+    state: Any
+    _options: StepOptions
+    _averages_are_in: str | None = None  # what holds them there
+
+    @contextmanager
+    def ema_weights(self) -> Iterator[None]:
+        """Within the block, parameters have the values of their averages, in place: ``with optimizer.ema_weights():``.
+
+        A parameter that was never averaged stays as it is. Afterwards parameters and averages are what they were, also
+        where the block raises. What the block itself writes to them is lost. It waits for the device once. Averages of
+        another dtype than the parameter's need a copy of the parameter for as long as the block takes, others do not.
+
+        Raises:
+            RuntimeError: no group has ``ema_decay``, a block is entered within another, or inside a CUDA graph capture.
+                Within the block, so do ``step()``, ``state_dict()`` and ``load_state_dict()``.
+        """
+        if not any("ema_decay" in group for group in self.groups_seen):
+            raise RuntimeError("there are no averages: make the optimizer with ema_decay=, such as 0.999")
+        self._refuse_among_averages("ema_weights()")
+        self.refuse_in_capture("ema_weights() was entered")
+        exchanges = [Exchange(p, average) for p, average in self._begun_averages()]
+        self._averages_are_in = "ema_weights()"
+        done: list[Exchange] = []
+        try:
+            for exchange in exchanges:
+                done.append(exchange)
+                exchange.enter()
+            yield
+        finally:
+            for exchange in done:
+                exchange.leave()
+            self._averages_are_in = None
+
+    @torch.no_grad()
+    def _begun_averages(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Parameters and their averages, where those hold something."""
+        pairs = {}
+        for group in self.groups_seen:
+            for p in group["params"]:
+                state = self.state.get(p)
+                average = state.stored(AVERAGE) if isinstance(state, ParamState) else None
+                if average is not None and average.numel() > 0:
+                    pairs[id(p)] = p.detach(), average.detach()
+        if not pairs:
+            return []
+        first = [_real(average).as_strided((1,), (1,)).double() for _, average in pairs.values()]
+        begun = (~torch.cat(first).isnan()).tolist()
+        return [pair for pair, there in zip(pairs.values(), begun, strict=True) if there]
+
+    def _refuse_among_averages(self, what: str) -> None:
+        if self._averages_are_in is not None:
+            raise RuntimeError(
+                f"{what} was called inside of {self._averages_are_in}, where the parameters are averages: leave that "
+                "block first"
+            )
+
+    def _with_wide_averages(self, groups: Any, state: dict[Any, Any], given: Mapping[str, Any]) -> None:
+        """Undo that torch's load_state_dict made averages of a 16-bit parameter 16-bit.
+
+        Args:
+            groups: param groups, as loaded.
+            state: by parameter, as loaded; changed in place.
+            given: the state dict itself.
+        """
+        for group, saved in zip(groups, given["param_groups"], strict=True):
+            for p, key in zip(group["params"], saved["params"], strict=True):
+                there = given["state"].get(key)
+                average = there.get(AVERAGE) if isinstance(there, Mapping) else None
+                if isinstance(average, torch.Tensor) and isinstance(state.get(p), dict):
+                    state[p][AVERAGE] = average.to(p.device, self._options.average_dtype(p.dtype))
+
+
+class Exchange:
+    """One parameter and its average, which change places.
+
+    Args:
+        param, average: without gradients.
+    """
+
+    def __init__(self, param: torch.Tensor, average: torch.Tensor) -> None:
+        self.param, self.average = param, average
+        alike = param.dtype == average.dtype and is_dense(param) and same_layout(param, average)
+        self._pieces = (
+            [] if not alike else list(zip(_flat(param).split(PIECE), _flat(average).split(PIECE), strict=True))
+        )
+        self._kept: torch.Tensor | None = None
+        self._entered = 0
+
+    @torch.no_grad()
+    def enter(self) -> None:
+        """Let the parameter have the average's values."""
+        if not self._pieces:
+            self._kept = self.param.clone()
+            self.param.copy_(self.average)
+        for p, average in self._pieces:
+            _exchange(p, average)
+            self._entered += 1
+
+    @torch.no_grad()
+    def leave(self) -> None:
+        """Undo what of :meth:`enter` was done."""
+        if self._kept is not None:
+            self.param.copy_(self._kept)
+            self._kept = None
+        for p, average in self._pieces[: self._entered]:
+            _exchange(p, average)
+        self._entered = 0
+
+
+def _exchange(a: torch.Tensor, b: torch.Tensor) -> None:
+    kept = a.clone()
+    a.copy_(b)
+    b.copy_(kept)
+
+
+def _real(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
+
+
+def _flat(tensor: torch.Tensor) -> torch.Tensor:
+    """All elements of a dense tensor in the order of memory."""
+    return tensor.as_strided((tensor.numel(),), (1,))

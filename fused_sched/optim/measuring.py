@@ -1,0 +1,119 @@
+"""What steps measure of the gradients before they apply them: norms, and how many steps were skipped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .. import backends
+from ..memory.control_block import HEADER
+from ..memory.parameter_table import ParameterTable
+from ..rules import Rule
+from ..step_options import StepOptions
+from .home import Home
+
+SAVED = "fused_sched"  # in a state dict, beside torch's "state" and "param_groups"
+
+
+class Measuring(Home):
+    """The part of an optimizer that measures; see :class:`FusedOptimizer` for the keywords."""
+
+    _rule: Rule
+    tables: tuple[ParameterTable, ...]
+    _options = StepOptions()
+    _measurement: backends.Measurement | None = None  # None: steps measure nothing
+    _norms: torch.Tensor | None = None  # what a SpikeRule remembers
+
+    @property
+    def grad_norm(self) -> torch.Tensor:
+        """The norm of all gradients of the last step, before clipping: 0-d, float64, on the device.
+
+        It is live: every step, and every replay of a captured one, writes it. Ask for it anew after groups were added.
+
+        Raises:
+            RuntimeError: steps measure nothing.
+        """
+        self._refuse_unmeasured("grad_norm")
+        return self._block.tensor[HEADER["grad_norm"]]
+
+    @property
+    def group_grad_norms(self) -> list[torch.Tensor]:
+        """As :attr:`grad_norm`, for each group what it was clipped by; all the same with ``norm_scope="all"``."""
+        self._refuse_unmeasured("group_grad_norms")
+        return [self._block.measured(row, "group_norm") for row in self.rows]
+
+    @property
+    def skipped_steps(self) -> torch.Tensor:
+        """How many steps were skipped so far: 0-d, int64, on the device; live as :attr:`grad_norm`.
+
+        Raises:
+            RuntimeError: steps measure nothing.
+        """
+        self._refuse_unmeasured("skipped_steps")
+        return self._block.integers[HEADER["skipped_steps"]]
+
+    def _refuse_unmeasured(self, what: str) -> None:
+        if not self._measures():
+            raise RuntimeError(
+                f"{what} is not known, as steps do not measure the gradients: make the optimizer with max_grad_norm= "
+                "(math.inf clips nothing), skip_nonfinite=True or skip_spikes="
+            )
+
+    def _measures(self) -> bool:
+        return self._options.may_skip or any("max_grad_norm" in group for group in self.groups_seen)
+
+    def _start_measuring(self) -> None:
+        rule = self._options.skip_spikes
+        if rule is not None:
+            self._norms = torch.zeros(rule.window, dtype=torch.float64, device=self._block.device)
+
+    def _prepare_measurement(self) -> None:
+        """What a step gives the backend, for as long as tables and groups stay the same."""
+        self._measurement = None
+        if not self._measures():
+            return
+        if any(table.sparse for table in self.tables):
+            raise RuntimeError(
+                "a sparse gradient cannot be measured for max_grad_norm, skip_nonfinite or skip_spikes, nor can torch "
+                "clip it: use dense gradients, or an optimizer of its own for the embedding"
+            )
+        groups = [(group.row, "max_grad_norm" in group) for group in self.groups_seen]
+        self._measurement = backends.Measurement(
+            self._rule, self.tables, self._block, groups, self._options, self._norms
+        )
+
+    def _check_gradients_apart(self) -> None:
+        """Raise RuntimeError if gradients share memory: zeros in one would be what the other's parameter gets."""
+        spans = []
+        for table in self.tables:
+            for entry in table.entries:
+                g = entry.param.grad
+                if g is not None and not entry.inert and g.numel() > 0:
+                    spans.append((g.data_ptr(), g.numel() * g.itemsize))
+        spans.sort()
+        if any(a + size > b for (a, size), (b, _) in zip(spans, spans[1:], strict=False)):
+            raise RuntimeError(
+                "the gradients of two parameters share memory, and zero_grad_in_step would zero one before the other "
+                "was used: clone() one of them, or call zero_grad()"
+            )
+
+    def _measured_so_far(self) -> dict[str, Any] | None:
+        """What a state dict has to have of it; None for nothing (waits for the device)."""
+        if not self._measures():
+            return None
+        header = self._block.integers
+        saved: dict[str, Any] = {name: int(header[HEADER[name]]) for name in ("skipped_steps", "norms_seen")}
+        if self._norms is not None:
+            saved["norms"] = self._norms.clone()
+        return saved
+
+    def _go_on_measuring(self, saved: dict[str, Any] | None) -> None:
+        """Take over what another optimizer has measured; nothing without it."""
+        if saved is None or not self._measures():
+            return
+        header, norms = self._block.integers, saved.get("norms")
+        header[HEADER["skipped_steps"]] = saved["skipped_steps"]
+        if self._norms is not None and norms is not None and norms.shape == self._norms.shape:
+            self._norms.copy_(norms)
+            header[HEADER["norms_seen"]] = saved["norms_seen"]

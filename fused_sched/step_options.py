@@ -1,0 +1,152 @@
+"""What a step does beside the update, chosen when an optimizer is made: measure, clip, skip, average, zero.
+
+``max_grad_norm`` and ``ema_decay`` are fields of param groups: numbers that may be edited and scheduled. The rest is
+the same for all groups and stays as it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict, get_args
+
+import torch
+
+NormScope = Literal["all", "group"]
+EmaDtype = Literal["float32", "parameter"]
+AVERAGE = "average"  # key of the averaged copy in a parameter's state
+LONGEST_WINDOW = 4096  # norms, all of which one block of a GPU looks through in each step
+
+
+@dataclass(frozen=True)
+class SpikeRule:
+    """Skip a step whose gradient is far larger than those before it, after OLMo's ``SkipStepOptimizer``.
+
+    The norm is compared with the mean of the last ``window`` norms, and skipped if it is larger by more than
+    ``deviations`` standard deviations (the unbiased estimate). Until half a window, and at least three norms, the
+    present one among them, have been seen, no step is. Norms of skipped steps are remembered, those that are not finite
+    are not, and such a step is skipped.
+
+    Args:
+        window: number of steps, from 2 to 4096.
+        deviations: how many, at least 0.
+
+    Raises:
+        TypeError, ValueError: they are not.
+    """
+
+    window: int = 128
+    deviations: float = 6.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.window, bool) or not isinstance(self.window, int):
+            raise TypeError(f"window={self.window!r} must be a number of steps: give a whole number, such as 128")
+        if not 2 <= self.window <= LONGEST_WINDOW:
+            raise ValueError(f"window={self.window} must be from 2 to {LONGEST_WINDOW} steps")
+        if not isinstance(self.deviations, (int, float)):
+            raise TypeError(f"deviations={self.deviations!r} must be a number, such as 6.0")
+        if not self.deviations >= 0:
+            raise ValueError(f"deviations={self.deviations} must be at least 0")
+
+    @property
+    def least(self) -> int:
+        """Norms, the present one among them, from which on a step may be skipped."""
+        return max(3, self.window // 2)
+
+
+class StepKeywords(TypedDict, total=False):
+    """Keywords that every optimizer takes; see :class:`FusedOptimizer`."""
+
+    max_grad_norm: float | torch.Tensor | None
+    norm_scope: NormScope
+    skip_nonfinite: bool
+    skip_spikes: SpikeRule | None
+    ema_decay: float | torch.Tensor | None
+    ema_dtype: EmaDtype
+    zero_grad_in_step: bool
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """Those of the keywords that are no fields of param groups.
+
+    Raises:
+        TypeError, ValueError: a value is none of those that there are.
+    """
+
+    norm_scope: NormScope = "all"
+    skip_nonfinite: bool = False
+    skip_spikes: SpikeRule | None = None
+    ema_dtype: EmaDtype = "float32"
+    zero_grad_in_step: bool = False
+
+    def __post_init__(self) -> None:
+        for name, choices in (("norm_scope", get_args(NormScope)), ("ema_dtype", get_args(EmaDtype))):
+            value = getattr(self, name)
+            if value not in choices:
+                raise ValueError(f"{name}={value!r} must be one of {', '.join(map(repr, choices))}")
+        for name in ("skip_nonfinite", "zero_grad_in_step"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name}={getattr(self, name)!r} must be True or False")
+        if not isinstance(self.skip_spikes, SpikeRule | None):
+            raise TypeError(
+                f"skip_spikes={self.skip_spikes!r} must be a SpikeRule, such as SpikeRule(128, 6.0), or None"
+            )
+
+    @property
+    def may_skip(self) -> bool:
+        """Whether the gradients decide if a step is skipped."""
+        return self.skip_nonfinite or self.skip_spikes is not None
+
+    def average_dtype(self, param: torch.dtype) -> torch.dtype:
+        """Of the averaged copy of a parameter."""
+        narrow = param in (torch.bfloat16, torch.float16)
+        return torch.float32 if narrow and self.ema_dtype == "float32" else param
+
+
+def split(keywords: StepKeywords) -> tuple[StepOptions, dict[str, Any]]:
+    """The options, and what becomes of the others in param groups.
+
+    Raises:
+        TypeError, ValueError: see :class:`StepOptions`, and :func:`check_field`.
+    """
+    unknown = [name for name in keywords if name not in StepKeywords.__annotations__]
+    if unknown:
+        known = ", ".join(StepKeywords.__annotations__)
+        raise TypeError(f"unknown keyword {unknown[0]!r}: beside those of torch's class there are {known}")
+    values: dict[str, Any] = dict(keywords)
+    fields = {name: values.pop(name) for name in OPTION_FIELDS if name in values}
+    fields = {name: value for name, value in fields.items() if value is not None}
+    for name, value in fields.items():
+        check_field(name, value)
+    return StepOptions(**values), fields
+
+
+def _is_norm(x: float) -> bool:
+    return x >= 0
+
+
+def _is_share(x: float) -> bool:
+    return 0 <= x <= 1
+
+
+# Fields that a group has only where they are in use: what they must be, and how that is said.
+OPTION_FIELDS: Mapping[str, tuple[Any, str]] = {
+    "max_grad_norm": (_is_norm, "at least 0; math.inf clips nothing"),
+    "ema_decay": (_is_share, "from 0 to 1, such as 0.999"),
+}
+
+
+def check_field(name: str, value: Any) -> None:
+    """Raise ValueError if a number is not what one of :data:`OPTION_FIELDS` must be; tensors are not looked into."""
+    is_valid, rule = OPTION_FIELDS[name]
+    if isinstance(value, torch.Tensor):
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        try:
+            value = float(value)
+        except (TypeError, ValueError):
+            raise TypeError(f"{name}={value!r} must be a number or a one-element tensor: assign a float") from None
+    if math.isnan(value) or not is_valid(value):
+        raise ValueError(f"{name}={value} must be {rule}")
