@@ -15,7 +15,7 @@ import torch
 
 NormScope = Literal["all", "group"]
 EmaDtype = Literal["float32", "parameter"]
-AVERAGE = "average"  # key of the averaged copy in a parameter's state
+AVERAGE = "ema"  # key of the averaged copy in a parameter's state
 LONGEST_WINDOW = 4096  # norms, all of which one block of a GPU looks through in each step
 
 

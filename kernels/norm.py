@@ -1,8 +1,8 @@
 """The norm of the gradients: one program a chunk, and the program that takes the last ticket sees what comes of it.
 
-A program adds up the squares of its elements in the type computed in, one sum a lane, and these in float64. It writes its
-sum to a place of its own, then takes its ticket. Whoever takes the last one reads all the sums in one order, so that
-the same gradients always have the same norm.
+A program adds up the squares of its elements in the type computed in, one sum a lane, and these in float64. It writes
+its sum to a place of its own, then takes its ticket. Whoever takes the last one reads all the sums in one order, so
+that the same gradients always have the same norm.
 """
 
 import triton

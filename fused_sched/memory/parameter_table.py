@@ -126,8 +126,9 @@ class Entry:
     """
 
     __slots__ = (
-        "asleep", "average", "copied_count", "count", "elsewhere", "needed", "param", "row", "sparse", "staging", "state",
-    )  # fmt: skip
+        *("asleep", "average", "copied_count", "count", "elsewhere", "needed", "param", "row", "sparse", "staging"),
+        "state",
+    )
 
     def __init__(self, param: torch.Tensor, row: int, needed: int) -> None:
         self.param, self.row, self.needed = param, row, needed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -92,7 +93,7 @@ class Measuring(Home):
                 if g is not None and not entry.inert and g.numel() > 0:
                     spans.append((g.data_ptr(), g.numel() * g.itemsize))
         spans.sort()
-        if any(a + size > b for (a, size), (b, _) in zip(spans, spans[1:], strict=False)):
+        if any(a + size > b for (a, size), (b, _) in pairwise(spans)):
             raise RuntimeError(
                 "the gradients of two parameters share memory, and zero_grad_in_step would zero one before the other "
                 "was used: clone() one of them, or call zero_grad()"
