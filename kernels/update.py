@@ -196,9 +196,10 @@ def average_block(
 
 @triton.jit
 def without_update(
-    address,  # int64: of the average
-    param,  # int64: of the parameter
-    grad,  # int64: of the gradient; 0: there is none
+    average,  # int64: of it, of the parameter and of the gradient, at the chunk's first element
+    param,
+    grad,
+    has_grad,
     n,
     skipped,
     scalars,
@@ -212,13 +213,13 @@ def without_update(
     """What is done to a chunk that gets no update: averages follow where there is no gradient, gradients are zeroed
     where the step is skipped."""
     if A is not None:
-        averaged = tl.where((grad == 0) & (skipped == 0), n, 0)
+        averaged = tl.where(has_grad | (skipped != 0), 0, n)
         for first in range(0, averaged, BLOCK):
             i = first + tl.arange(0, BLOCK)
             p = tl.load(at(param, P, 0) + i, mask=i < averaged)
-            average_block(p, address, first, averaged, scalars, A, T, BLOCK, 0)
+            average_block(p, average, first, averaged, scalars, A, T, BLOCK, 0)
     if ZEROED:
-        zeroed = tl.where((grad != 0) & (skipped != 0), n, 0)
+        zeroed = tl.where(has_grad & (skipped != 0), n, 0)
         for first in range(0, zeroed, BLOCK):
             i = first + tl.arange(0, BLOCK)
             tl.store(at(grad, G, 0) + i, tl.zeros([BLOCK], G), mask=i < zeroed)
@@ -398,7 +399,10 @@ def update_kernel(
         if A is not None:
             average_block(p, average, i, n, follow, A, T, SMALL_BLOCK, 0)
     if (A is not None) or ZEROED:
-        without_update(average, addresses[0], grad, all_n, skipped, follow, P, G, A, T, ZEROED, SMALL_BLOCK)
+        without_update(
+            average, addresses[0], addresses[1], grad != 0, all_n, skipped, follow,
+            P, G, A, T, ZEROED, SMALL_BLOCK,
+        )  # fmt: skip
     if LAST:  # noqa: SIM102  # decided when the kernel is compiled, the other when it runs
         if ends_step:
             skipped = is_skipped(

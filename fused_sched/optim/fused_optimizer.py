@@ -25,7 +25,7 @@ from .load import Load
 from .measuring import SAVED, Measuring
 from .param_group import ParamGroup
 from .param_state import OptimizerState, ParamState, take_back_steps
-from .sparse import check_sparse, update_sparse
+from .sparse import check_sparse, update_sparse, zero_sparse
 from .sync import Sync, check_gradients, check_params
 
 
@@ -210,6 +210,8 @@ class FusedOptimizer(Measuring, Averaging, Optimizer):
             update.grad_scale, update.found_inf = scale, found
             if self._sparse:
                 update_sparse(update, self.state)
+                if update.zeroes:
+                    zero_sparse(update.table)
             run(update)
 
     def _prepare_updates(self, schedules: list[Schedule]) -> None:

@@ -56,6 +56,14 @@ def check_sparse(table: ParameterTable, block: ControlBlock, state: Mapping[Any,
 
 
 @torch.no_grad()
+def zero_sparse(table: ParameterTable) -> None:
+    """Leave zeros in the sparse gradients, as the kernels in the others."""
+    for entry in table.sparse:
+        if entry.param.grad is not None:
+            entry.param.grad.zero_()  # the very tensor: a detached one would have zeros alone
+
+
+@torch.no_grad()
 def update_sparse(update: Update, state: Mapping[Any, Any]) -> None:
     """Update the parameters of ``update.table`` whose gradients are sparse; the rest of it is the backend's.
 

@@ -1,0 +1,131 @@
+"""An optimizer of ours that measures, clips and averages, and torch's with what users write around its step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from tolerances import UPDATE_RELATIVE
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+import fused_sched
+from fused_sched import backends
+
+SIZES = ((3,), (70, 3), (), (0,), (1031,), (35,))
+LARGE = ((16385,), (5, 7000))  # several chunks on every backend
+RULES: dict[str, tuple[str, dict[str, Any]]] = {
+    "SGD": ("SGD", {"lr": 0.1}),
+    "SGD momentum": ("SGD", {"lr": 0.1, "momentum": 0.9, "dampening": 0.3, "weight_decay": 0.1}),
+    "Adam": ("Adam", {"lr": 0.01, "amsgrad": True, "weight_decay": 0.1}),
+    "AdamW": ("AdamW", {"lr": 0.01}),
+}
+
+
+class AroundTwins:
+    """Both sides with equal parameters, in groups; gradients are the same.
+
+    Args:
+        name: in :data:`RULES`.
+        backend: of ours.
+        shapes: of the parameters of each group.
+        dtype: of the parameters.
+        options: of ours, beside those of the rule.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        backend: str | backends.Backend,
+        shapes: Sequence[Sequence[tuple[int, ...]]] = (SIZES[:3], SIZES[3:]),
+        dtype: torch.dtype = torch.float64,
+        **options: Any,
+    ) -> None:
+        cls, arguments = RULES[name]
+        self.dtype, self.options = dtype, options
+        values = [[torch.randn(shape, dtype=torch.float64).to(dtype) for shape in group] for group in shapes]
+        self.groups = [[torch.nn.Parameter(v.clone()) for v in group] for group in values]
+        self.torch_groups = [[torch.nn.Parameter(v.clone()) for v in group] for group in values]
+        groups = [{"params": group} for group in self.groups]
+        self.ours: Any = getattr(fused_sched.optim, cls)(groups, backend=backend, **arguments, **options)
+        torchs = [{"params": group} for group in self.torch_groups]
+        self.torchs: Any = getattr(torch.optim, cls)(torchs, foreach=False, **arguments)
+        self.model = torch.nn.ParameterList(self.torch_params)
+        decay = options.get("ema_decay")
+        self.averaged = None if decay is None else AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+
+    @property
+    def params(self) -> list[torch.nn.Parameter]:
+        return [p for group in self.groups for p in group]
+
+    @property
+    def torch_params(self) -> list[torch.nn.Parameter]:
+        return [p for group in self.torch_groups for p in group]
+
+    def set_grads(self, size: float = 1.0, without: Sequence[int] = ()) -> None:
+        """Random gradients of about this norm an element; some parameters have none."""
+        for i, (p, q) in enumerate(zip(self.params, self.torch_params, strict=True)):
+            if i in without:
+                p.grad = q.grad = None
+                continue
+            g = (torch.randn(p.shape, dtype=torch.float64) * size).to(p.dtype)
+            p.grad, q.grad = g.clone(), g
+
+    def norm(self, group: int | None = None) -> float:
+        """Of torch's gradients, in float64."""
+        params = self.torch_params if group is None else self.torch_groups[group]
+        squares = [p.grad.double().square().sum().item() for p in params if p.grad is not None]
+        return math.sqrt(math.fsum(squares))
+
+    def torch_step(self) -> None:
+        """Clip, step, average, as users of torch write it."""
+        if self.options.get("norm_scope") == "group":
+            for ours, group in zip(self.ours.param_groups, self.torch_groups, strict=True):
+                torch.nn.utils.clip_grad_norm_(group, ours["max_grad_norm"], foreach=False)
+        elif "max_grad_norm" in self.ours.param_groups[0]:
+            most = self.ours.param_groups[0]["max_grad_norm"]
+            torch.nn.utils.clip_grad_norm_(self.torch_params, most, foreach=False)
+        self.torchs.step()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.model)
+
+    def step(self) -> None:
+        self.ours.step()
+        self.torch_step()
+
+    def assert_same(self, relative: float | None = None) -> None:
+        """Parameters, and averages where there are some, within the update's tolerance."""
+        tolerance = UPDATE_RELATIVE[self.dtype] if relative is None else relative
+        for p, q in zip(self.params, self.torch_params, strict=True):
+            close(p, q, tolerance)
+        if self.averaged is None:
+            return
+        for p, a in zip(self.params, self.averaged.module, strict=True):
+            state = self.ours.state.get(p, {})
+            if "ema" in state and p.numel() > 0:
+                close(state["ema"], a, tolerance)
+
+    def snapshot(self) -> list[torch.Tensor]:
+        """Parameters, states and counts of ours."""
+        states = self.ours.state_dict()["state"].values()
+        return [p.detach().clone() for p in self.params] + [t.clone() for s in states for t in s.values()]
+
+
+def close(ours: torch.Tensor, torchs: torch.Tensor, relative: float) -> None:
+    """Within ``relative`` of an element plus the root mean square of all."""
+    a, b = ours.detach().double(), torchs.detach().double()
+    if b.numel() == 0:
+        return
+    scale = b.abs() + b.square().mean().sqrt()
+    assert not bool((a - b).isnan().any())
+    worst = float(((a - b).abs() / scale).max())
+    assert worst <= relative, f"off by {worst:.3g}, {relative:.3g} is allowed"
+
+
+def same_bits(before: Sequence[torch.Tensor], after: Sequence[torch.Tensor]) -> bool:
+    """Whether all elements are equal; a NaN equals a NaN."""
+    return len(before) == len(after) and all(
+        a.shape == b.shape and bool(((a == b) | (a.isnan() & b.isnan())).all())
+        for a, b in zip(before, after, strict=True)
+    )

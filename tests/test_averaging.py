@@ -1,0 +1,295 @@
+"""Averaged copies of the parameters, on every backend, beside torch's AveragedModel."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from around_twins import RULES, AroundTwins, close, same_bits
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from fused_sched import backends
+from fused_sched.lr_scheduler import ParamScheduler
+from fused_sched.optim import SGD, AdamW
+
+Backend = str | backends.Backend
+every_rule = pytest.mark.parametrize("name", RULES)
+
+
+@pytest.mark.thin("triton")
+@every_rule
+@pytest.mark.parametrize("decay", [0.999, 0.3, 1.0, 0.0])
+def test_averages_are_those_of_torchs_averaged_model(name: str, decay: float, backend: Backend, seed: int) -> None:
+    """The first update copies; one whose parameter has no gradient goes on all the same."""
+    twins = AroundTwins(name, backend, ema_decay=decay)
+    for step in range(6):
+        twins.set_grads(without=[1, 4] if step in (2, 3) else [])
+        twins.step()
+        twins.assert_same(1e-13)
+
+
+@pytest.mark.thin
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kept", ["float32", "parameter"])
+@pytest.mark.parametrize("name", ["SGD momentum", "AdamW"])
+def test_dtypes_of_averages(dtype: torch.dtype, kept: str, name: str, backend: Backend, seed: int) -> None:
+    """An average in float32 is that of the parameter as it is stored, in float32 arithmetic."""
+    twins = AroundTwins(name, backend, dtype=dtype, ema_decay=0.75, ema_dtype=kept)
+    expected: list[torch.Tensor] = []
+    for step in range(6):
+        twins.set_grads()
+        twins.ours.step()
+        now = [p.detach().float() for p in twins.params]
+        if step == 0:
+            expected = now
+        expected = [torch.lerp(a, p, 0.25) for a, p in zip(expected, now, strict=True)]
+        if kept == "parameter":
+            expected = [a.to(dtype).float() for a in expected]
+    for p, a in zip(twins.params, expected, strict=True):
+        average = twins.ours.state[p]["ema"]
+        assert average.dtype == (torch.float32 if kept == "float32" else dtype)
+        close(average, a, 1e-6 if kept == "float32" or dtype == torch.float32 else 8e-3)
+
+
+def test_complex_parameters_and_gaps(backend: Backend, seed: int) -> None:
+    storage = torch.randn(6, 8)
+    params = [torch.nn.Parameter(torch.randn(5, dtype=torch.complex64)), torch.nn.Parameter(storage[:, ::2])]
+    copies = torch.nn.ParameterList([torch.nn.Parameter(p.detach().clone()) for p in params])
+    averaged = AveragedModel(copies, multi_avg_fn=get_ema_multi_avg_fn(0.5))
+    ours = SGD(params, lr=0.1, ema_decay=0.5, backend=backend)
+    torchs = torch.optim.SGD(copies, lr=0.1, foreach=False)
+    for step in range(4):
+        for p, q in zip(params, copies, strict=True):
+            p.grad, q.grad = (None, None) if step == 2 else (torch.ones_like(p), torch.ones_like(q))
+        ours.step()
+        torchs.step()
+        averaged.update_parameters(copies)
+    before = [p.detach().clone() for p in params]
+    with ours.ema_weights():
+        for p, a in zip(params, averaged.module, strict=True):
+            torch.testing.assert_close(p.detach(), a.detach(), rtol=1e-6, atol=1e-7)
+    assert same_bits(before, [p.detach() for p in params])
+
+
+def test_edits_and_schedules_of_the_decay(backend: Backend, seed: int) -> None:
+    p = torch.nn.Parameter(torch.randn(40, dtype=torch.float64))
+    optimizer = SGD([p], lr=0.1, ema_decay=0.5, backend=backend)
+    scheduler = ParamScheduler(optimizer, "ema_decay", lambda step: min(0.999, (1 + step) / (10 + step)))
+    expected = None
+    for step in range(8):
+        p.grad = torch.randn_like(p)
+        if step == 5:
+            optimizer.param_groups[0]["ema_decay"] = 0.25
+        decay = 0.25 if step == 5 else min(0.999, (1 + step) / (10 + step))
+        assert optimizer.param_groups[0]["ema_decay"] == decay
+        optimizer.step()
+        scheduler.step()
+        now = p.detach().clone()
+        expected = now if expected is None else decay * expected + (1 - decay) * now
+    torch.testing.assert_close(optimizer.state[p]["ema"], expected, rtol=1e-13, atol=1e-14)
+
+
+# -- ema_weights -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.thin("triton")
+@every_rule
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_weights_change_places_and_come_back(name: str, dtype: torch.dtype, backend: Backend, seed: int) -> None:
+    twins = AroundTwins(name, backend, dtype=dtype, ema_decay=0.9)
+    for _ in range(3):
+        twins.set_grads()
+        twins.ours.step()
+    before = twins.snapshot()
+    memory = [p.data_ptr() for p in twins.params]
+    averages = [twins.ours.state[p]["ema"].to(dtype, copy=True) for p in twins.params]
+    with contextlib.suppress(KeyError), twins.ours.ema_weights():
+        assert same_bits(averages, [p.detach() for p in twins.params])
+        assert memory == [p.data_ptr() for p in twins.params]
+        raise KeyError("evaluation")
+    assert same_bits(before, twins.snapshot())
+
+
+def test_nothing_is_done_among_averages(backend: Backend) -> None:
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = AdamW([p], ema_decay=0.9, backend=backend)
+    p.grad = torch.ones(3)
+    optimizer.step()
+    saved = optimizer.state_dict()
+    for name, call in (
+        ("step()", optimizer.step),
+        ("state_dict()", optimizer.state_dict),
+        ("load_state_dict()", lambda: optimizer.load_state_dict(saved)),
+    ):
+        with optimizer.ema_weights(), pytest.raises(RuntimeError, match=rf"{name[:-2]}.*leave that block first"):
+            call()
+    with optimizer.ema_weights(), pytest.raises(RuntimeError, match="leave that block"), optimizer.ema_weights():
+        pass
+    optimizer.step()
+
+
+def test_without_averages_there_are_none() -> None:
+    optimizer = SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)
+    with pytest.raises(RuntimeError, match="there are no averages: .* ema_decay"), optimizer.ema_weights():
+        pass
+
+
+def test_parameters_that_were_never_averaged_stay(backend: Backend) -> None:
+    """Those without a gradient so far, and those of a group without ema_decay."""
+    p, q, r = (torch.nn.Parameter(torch.full((3,), float(i))) for i in range(3))
+    groups = [{"params": [p, q], "ema_decay": 0.5}, {"params": [r]}]
+    optimizer = SGD(groups, lr=1.0, backend=backend)
+    for _ in range(2):
+        p.grad, r.grad = torch.ones(3), torch.ones(3)
+        optimizer.step()
+    assert "ema" not in optimizer.state[r]
+    with optimizer.ema_weights():
+        assert [x.tolist() for x in (p, q, r)] == [[-1.5] * 3, [1.0] * 3, [0.0] * 3]
+    assert [x.tolist() for x in (p, q, r)] == [[-2.0] * 3, [1.0] * 3, [0.0] * 3]
+
+
+def test_a_large_parameter_changes_places_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fused_sched.optim import averaging
+
+    monkeypatch.setattr(averaging, "PIECE", 7)
+    p = torch.nn.Parameter(torch.arange(40.0).view(5, 8).t())
+    optimizer = SGD([p], lr=1.0, ema_decay=0.5)
+    for _ in range(2):
+        p.grad = torch.ones_like(p)
+        optimizer.step()
+    before, average = p.detach().clone(), optimizer.state[p]["ema"].clone()
+    with optimizer.ema_weights():
+        assert torch.equal(p, average)
+        assert torch.equal(optimizer.state[p]["ema"], before)
+    assert torch.equal(p, before)
+    assert torch.equal(optimizer.state[p]["ema"], average)
+
+
+# -- saving, loading, copying ------------------------------------------------------------------------------
+
+
+@pytest.mark.thin("triton")
+@every_rule
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("way", ["state dict", "deepcopy", "pickle"])
+def test_averages_go_on_from_a_checkpoint(name: str, dtype: torch.dtype, way: str, backend: Backend, seed: int) -> None:
+    """Bit for bit: float32 averages of 16-bit parameters stay float32 through torch's load_state_dict."""
+    twins = AroundTwins(name, backend, dtype=dtype, ema_decay=0.9, max_grad_norm=1.0)
+    for _ in range(3):
+        twins.set_grads()
+        twins.ours.step()
+    if way == "state dict":
+        other = AroundTwins(name, backend, dtype=dtype, ema_decay=0.1, max_grad_norm=9.0)
+        for p, q in zip(other.params, twins.params, strict=True):
+            p.data.copy_(q.data)
+        other.ours.load_state_dict(copy.deepcopy(twins.ours.state_dict()))
+        optimizer = other.ours
+    else:
+        optimizer = copy.deepcopy(twins.ours) if way == "deepcopy" else pickle.loads(pickle.dumps(twins.ours))
+    copies = [p for group in optimizer.param_groups for p in group["params"]]
+    for _ in range(3):
+        twins.set_grads()
+        for p, q in zip(copies, twins.params, strict=True):
+            p.grad = q.grad.clone()
+        twins.ours.step()
+        optimizer.step()
+    assert same_bits([p.detach() for p in twins.params], [p.detach() for p in copies])
+    for p, q in zip(copies, twins.params, strict=True):
+        mine, theirs = optimizer.state[p]["ema"], twins.ours.state[q]["ema"]
+        assert mine.dtype == theirs.dtype == torch.float32
+        assert same_bits([mine], [theirs])
+
+
+def test_switched_on_in_mid_run_it_begins_with_the_next_update(backend: Backend, seed: int) -> None:
+    twins = AroundTwins("AdamW", backend)
+    for step in range(6):
+        twins.set_grads()
+        if step == 2:
+            for group in twins.ours.param_groups:
+                group["ema_decay"] = 0.5
+            twins.averaged = AveragedModel(twins.model, multi_avg_fn=get_ema_multi_avg_fn(0.5))
+        twins.step()
+    twins.assert_same(1e-13)
+
+
+def test_torchs_class_takes_a_checkpoint_with_averages(backend: Backend, seed: int) -> None:
+    twins = AroundTwins("SGD", backend, ema_decay=0.5)  # whose state has nothing but averages
+    twins.set_grads()
+    twins.step()
+    twins.torchs.load_state_dict(copy.deepcopy(twins.ours.state_dict()))
+    theirs = copy.deepcopy(twins.torchs.state_dict())
+    twins.ours.load_state_dict(theirs)
+    for _ in range(3):
+        twins.set_grads()
+        twins.step()
+    twins.assert_same(1e-13)
+
+
+def test_a_dampened_buffer_begins_anew_beside_a_loaded_average(backend: Backend, seed: int) -> None:
+    """An average says nothing of whether a momentum buffer holds anything."""
+    twins = AroundTwins("SGD", backend, ema_decay=0.5)
+    twins.set_grads()
+    twins.step()
+    state = {i: {"ema": s["ema"]} for i, s in copy.deepcopy(twins.ours.state_dict())["state"].items()}
+    other = AroundTwins("SGD momentum", backend, ema_decay=0.5)
+    other.ours.load_state_dict({**other.ours.state_dict(), "state": state})
+    other.averaged = None
+    for _ in range(3):
+        other.set_grads()
+        other.step()
+    other.assert_same(1e-13)
+
+
+@pytest.mark.parametrize(
+    ("average", "error"), [(torch.ones(4), ValueError), (3.0, TypeError), (torch.ones(3, dtype=torch.float64), None)]
+)
+def test_averages_assigned_by_hand(average: Any, error: type[Exception] | None, backend: Backend) -> None:
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = SGD([p], lr=1.0, ema_decay=0.5, backend=backend)
+    p.grad = torch.ones(3)
+    optimizer.step()
+    optimizer.state[p]["ema"] = average
+    if error is not None:
+        with pytest.raises(error, match="state 'ema'"):
+            optimizer.step()
+        assert p.tolist() == [0.0] * 3
+        return
+    optimizer.step()
+    assert p.tolist() == [-1.0] * 3
+    assert optimizer.state[p]["ema"].tolist() == [0.0] * 3
+    assert optimizer.state[p]["ema"].dtype == torch.float32
+
+
+def test_a_nan_in_an_average_begins_anew(backend: Backend) -> None:
+    p = torch.nn.Parameter(torch.zeros(3))
+    optimizer = SGD([p], lr=1.0, ema_decay=0.5, backend=backend)
+    for _ in range(2):
+        p.grad = torch.ones(3)
+        optimizer.step()
+    optimizer.state[p]["ema"][1] = math.nan
+    optimizer.step()
+    assert optimizer.state[p]["ema"].tolist() == [-2.25, -3.0, -2.25]
+
+
+def test_sparse_gradients_are_refused(backend: Backend) -> None:
+    embedding = torch.nn.Embedding(5, 2, sparse=True)
+    optimizer = SGD(embedding.parameters(), lr=1.0, ema_decay=0.5, backend=backend)
+    embedding(torch.tensor([1])).sum().backward()
+    with pytest.raises(RuntimeError, match="ema_decay with a sparse gradient"):
+        optimizer.step()
+
+
+def test_a_parameter_that_is_there_twice(backend: Backend) -> None:
+    """In two groups, as torch allows after construction: updated twice, averaged twice."""
+    p = torch.nn.Parameter(torch.zeros(3))
+    optimizer = SGD([p], lr=1.0, ema_decay=0.5, backend=backend)
+    optimizer.param_groups[0]["params"].append(p)
+    p.grad = torch.ones(3)
+    optimizer.step()
+    assert p.tolist() == [-2.0] * 3
+    assert optimizer.state[p]["ema"].tolist() == [-1.5] * 3
