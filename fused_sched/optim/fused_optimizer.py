@@ -264,12 +264,14 @@ class FusedOptimizer(Measuring, Averaging, Optimizer):
 
     def groups_changed(self) -> bool:
         groups, known = self.param_groups, self.groups_seen
-        if groups is not self._known_groups or len(groups) != len(known) or self._changes.rebound:
+        if groups is not self._known_groups or self._changes.rebound:
             return True
         bindings = self._block.bindings
         if bindings.fields and bindings.moved():
             return True
-        return groups[0] is not known[0] if len(groups) == 1 else not all(map(is_, groups, known))
+        if len(groups) == 1 == len(known):
+            return groups[0] is not known[0]
+        return len(groups) != len(known) or not all(map(is_, groups, known))
 
     def _tables_are_current(self) -> bool:
         """Whether they hold the parameters and state that are there; brings their gradients up to date."""
