@@ -34,17 +34,7 @@ bool read_schedules(PyObject* tuple, const Control& control) {
   const Py_ssize_t count = PyTuple_Size(tuple);
   schedules.resize(count);
   for (Py_ssize_t i = 0; i < count; ++i) {
-    PyObject* item = PyTuple_GetItem(tuple, i);
-    if (!PyTuple_Check(item) || PyTuple_Size(item) != kScheduleArguments) {
-      PyErr_Format(PyExc_TypeError,
-                   "schedules[%zd]=%R must be a tuple "
-                   "(code, n_uniform, memory, n_lanes, rows_offset, guarded)",
-                   i, item);
-      return false;
-    }
-    PyObject* arguments[kScheduleArguments];
-    for (int k = 0; k < kScheduleArguments; ++k) arguments[k] = PyTuple_GetItem(item, k);
-    if (!read_schedule(arguments, &schedules[i]) || !check_rows(schedules[i], control)) return false;
+    if (!read_schedule(PyTuple_GetItem(tuple, i), control, &schedules[i])) return false;
   }
   return true;
 }
@@ -174,9 +164,10 @@ PyMethodDef methods[] = {
      "a norm of each group's own gradients. norms: what a SpikeRule remembers, or None."},
     {"advance", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(advance_schedule)),
      METH_FASTCALL,
-     "advance(control, code, n_uniform, memory, n_lanes, rows_offset, guarded) -> None\n\n"
-     "One advance of a schedule. The code is trusted: see check_program. Of its memory, n_lanes\n"
-     "numbers from rows_offset on are the rows of the control block that it drives."},
+     "advance(control, schedule) -> None\n\n"
+     "One advance of a schedule (code, n_uniform, memory, n_lanes, rows_offset, guarded). The code\n"
+     "is trusted: see check_program. Of its memory, n_lanes numbers from rows_offset on are the rows\n"
+     "of the control block that it drives."},
     {"check_program", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(check_program)),
      METH_FASTCALL,
      "check_program(code, n_uniform, memory_size, n_lanes, rows_offset) -> None\n\n"

@@ -42,6 +42,17 @@ void refuse_row(int lane, double row, int64_t n_rows) {
   Py_DecRef(number);
 }
 
+// Whether the control block has the rows that a schedule drives.
+bool check_rows(const Schedule& schedule, const Control& control) {
+  for (int lane = 0; lane < schedule.n_lanes; ++lane) {
+    const double row = schedule.rows[lane];
+    if (row >= 0.0 && row < control.n_rows && row == floor(row)) continue;
+    refuse_row(lane, row, control.n_rows);
+    return false;
+  }
+  return true;
+}
+
 }  // namespace
 
 bool read_control(PyObject* object, Control* control) {
@@ -53,7 +64,16 @@ bool read_control(PyObject* object, Control* control) {
   return true;
 }
 
-bool read_schedule(PyObject* const* arguments, Schedule* schedule) {
+bool read_schedule(PyObject* tuple, const Control& control, Schedule* schedule) {
+  if (!PyTuple_Check(tuple) || PyTuple_Size(tuple) != kScheduleArguments) {
+    PyErr_Format(PyExc_TypeError,
+                 "schedule=%R must be a tuple "
+                 "(code, n_uniform, memory, n_lanes, rows_offset, guarded)",
+                 tuple);
+    return false;
+  }
+  PyObject* arguments[kScheduleArguments];
+  for (int k = 0; k < kScheduleArguments; ++k) arguments[k] = PyTuple_GetItem(tuple, k);
   Argument code, memory;
   int64_t uniform, n_lanes, rows_offset, guarded;
   if (!read_code(arguments[0], &code)) return false;
@@ -68,17 +88,7 @@ bool read_schedule(PyObject* const* arguments, Schedule* schedule) {
   *schedule = {static_cast<const int32_t*>(code.data), static_cast<int>(n_ops),
                static_cast<int>(uniform), data, data + rows_offset, static_cast<int>(n_lanes),
                guarded != 0};
-  return true;
-}
-
-bool check_rows(const Schedule& schedule, const Control& control) {
-  for (int lane = 0; lane < schedule.n_lanes; ++lane) {
-    const double row = schedule.rows[lane];
-    if (row >= 0.0 && row < control.n_rows && row == floor(row)) continue;
-    refuse_row(lane, row, control.n_rows);
-    return false;
-  }
-  return true;
+  return check_rows(*schedule, control);
 }
 
 void run_schedule(const Schedule& schedule, double* control) {
@@ -92,9 +102,8 @@ void run_schedule(const Schedule& schedule, double* control) {
 PyObject* advance_schedule(PyObject*, PyObject* const* args, Py_ssize_t n_args) {
   Control control;
   Schedule schedule;
-  if (!check_argument_count("advance", n_args, 1 + kScheduleArguments) ||
-      !read_control(args[0], &control) || !read_schedule(args + 1, &schedule) ||
-      !check_rows(schedule, control)) {
+  if (!check_argument_count("advance", n_args, 2) || !read_control(args[0], &control) ||
+      !read_schedule(args[1], control, &schedule)) {
     return nullptr;
   }
   run_schedule(schedule, control.data);

@@ -23,11 +23,10 @@ struct Control {
   int64_t n_rows;
 };
 
-// All return false with a Python exception set. The code is trusted: see check_program.
+// Both return false with a Python exception set. The code of a schedule is trusted: see
+// check_program. Whether the control block has the rows that it drives is looked at each time.
 bool read_control(PyObject* object, Control* control);
-bool read_schedule(PyObject* const* arguments, Schedule* schedule);
-// Whether the control block has the rows that a schedule drives.
-bool check_rows(const Schedule& schedule, const Control& control);
+bool read_schedule(PyObject* tuple, const Control& control, Schedule* schedule);
 
 void run_schedule(const Schedule& schedule, double* control);
 

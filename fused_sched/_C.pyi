@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+Schedule = tuple[Tensor, int, Tensor, int, int, int]  # code, n_uniform, memory, n_lanes, rows_offset, guarded
+
 def scan(
     groups: Sequence[Sequence[Tensor]],
     ids: Tensor,
@@ -32,13 +34,13 @@ def update(
     chunk: int,
     grad_scale: Tensor | None,
     found_inf: Tensor | None,
-    schedules: tuple[tuple[Tensor, int, Tensor, int, int, int], ...],
+    schedules: tuple[Schedule, ...],
     ways: int,
 ) -> None:
     """One optimizer step by the rule at that position of :func:`rules`, then the fused schedules.
 
-    schedules: of each, what :func:`advance` takes after control. ways: a sum; 1: :func:`measure` has said whether the
-    step is skipped; 2: and what gradients are multiplied by; 4: leave zeros in them.
+    ways: a sum; 1: :func:`measure` has said whether the step is skipped;
+    2: and what gradients are multiplied by; 4: leave zeros in them.
     """
 
 def measure(
@@ -60,9 +62,7 @@ def measure(
     own norm. norms: what a SpikeRule remembers.
     """
 
-def advance(
-    control: Tensor, code: Tensor, n_uniform: int, memory: Tensor, n_lanes: int, rows_offset: int, guarded: int
-) -> None:
+def advance(control: Tensor, schedule: Schedule, /) -> None:
     """Run a program once. Its memory has, from ``rows_offset`` on, the row of the control block that each lane drives.
 
     Raises IndexError, with nothing changed, if the control block has no such row.

@@ -133,7 +133,8 @@ class Evaluators:
         code = program.encode()
         _C.check_program(code, program.n_uniform, len(memory), 1, program.rows_offset)
         self._memory["cpu"] = memory.numpy()
-        self._run["cpu"] = lambda _: _C.advance(control, code, program.n_uniform, memory, 1, program.rows_offset, 0)
+        schedule = code, program.n_uniform, memory, 1, program.rows_offset, 0
+        self._run["cpu"] = lambda _: _C.advance(control, schedule)
         self._result, self._step, self._trap = at["result0"], at["step"], at.get("trap")
 
     def __call__(self, step: int) -> dict[str, Outcome]:

@@ -213,13 +213,13 @@ def test_cpp_changes_nothing_where_a_row_is_not_there(bad: float) -> None:
     before = memory.clone(), block.tensor.clone()
     arguments = program.encode(), program.n_uniform, memory, 3, program.rows_offset, 0
     with pytest.raises(IndexError, match=r"^lane 1 .* drives row .*, but the control block has rows 0 to 6: name"):
-        _C.advance(block.tensor, *arguments)
+        _C.advance(block.tensor, arguments)
     assert [t.view(torch.int64).tolist() for t in (memory, block.tensor)] == [
         t.view(torch.int64).tolist() for t in before
     ]
     for n_lanes, offset in ((4, program.rows_offset), (3, program.rows_offset + 1), (1, 2**62)):
         with pytest.raises(ValueError, match=r"^rows_offset=\d+ \+ n_lanes=\d is beyond the \d+ element"):
-            _C.advance(block.tensor, *arguments[:3], n_lanes, offset, 0)
+            _C.advance(block.tensor, (*arguments[:3], n_lanes, offset, 0))
 
 
 @pytest.mark.parametrize("bad", [-1.0, 0.5, math.nan, 1e300])

@@ -136,7 +136,7 @@ def run_both(case: Case, code: torch.Tensor, rng: random.Random) -> bool:
     for _ in range(case.n_rows):  # no field follows a tensor
         control += [*(rng.choice(NUMBERS) for _ in range(BOUND)), *[0.0] * (GROUP_STRIDE - BOUND)]
     found = [torch.tensor(x, dtype=torch.float64) for x in (memory, control)]
-    _C.advance(found[1], code, case.n_uniform, found[0], case.n_lanes, case.rows_offset, 0)
+    _C.advance(found[1], (code, case.n_uniform, found[0], case.n_lanes, case.rows_offset, 0))
     if LIBM & {NAMES[word[0]] for word in case.code}:
         return False
     by_hand(case, memory, control)
@@ -182,4 +182,5 @@ def test_unused_words_of_a_program_are_not_read_on_the_cpu() -> None:
     code = torch.tensor([[0, 0, 0, 0, 0], [OP_CODES["not"], 0, -(2**31), -(2**31), 0]], dtype=torch.int32)
     with pytest.raises(ValueError, match="has a word that it does not use and that is not 0"):
         _C.check_program(code, 2, 1, 0, 1)
-    _C.advance(torch.zeros(GROUPS_OFFSET, dtype=torch.float64), code, 2, torch.zeros(1, dtype=torch.float64), 0, 1, 0)
+    memory = torch.zeros(1, dtype=torch.float64)
+    _C.advance(torch.zeros(GROUPS_OFFSET, dtype=torch.float64), (code, 2, memory, 0, 1, 0))

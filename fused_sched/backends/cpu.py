@@ -72,7 +72,7 @@ class CpuBackend(Backend):
         )
 
     def advance(self, schedule: Run) -> None:
-        _C.advance(schedule.block.tensor, *schedule.launch_arguments)
+        _C.advance(schedule.block.tensor, schedule.launch_arguments)
 
     def check_program(self, schedule: Run) -> None:
         program, size = schedule.program, schedule.memory.tensor.numel()
