@@ -172,6 +172,10 @@ PyMethodDef methods[] = {
      METH_FASTCALL,
      "check_program(code, n_uniform, memory_size, n_lanes, rows_offset) -> None\n\n"
      "Raise ValueError if the code would touch what is not its own."},
+    {"outdated", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(outdated)), METH_FASTCALL,
+     "outdated(alike, *facts) -> bool\n\n"
+     "Whether one of the facts, of which each is how, owner, key, value, does not hold any more, or\n"
+     "asking raises. alike(now, value) is called where what was asked for is another object."},
     {"rules", rules, METH_NOARGS, "rules() -> tuple[str, ...]\n\nThe update rules."},
     {"capability", capability, METH_NOARGS,
      "capability() -> str\n\nThe instruction set in use: portable, avx2 or avx512."},

@@ -101,6 +101,7 @@ PyObject* layout(PyObject* module, PyObject* tensor);
 PyObject* update(PyObject* module, PyObject* const* args, Py_ssize_t n_args);
 PyObject* advance_schedule(PyObject* module, PyObject* const* args, Py_ssize_t n_args);
 PyObject* check_program(PyObject* module, PyObject* const* args, Py_ssize_t n_args);
+PyObject* outdated(PyObject* module, PyObject* const* args, Py_ssize_t n_args);
 PyObject* rules(PyObject* module, PyObject* unused);
 PyObject* capability(PyObject* module, PyObject* unused);
 

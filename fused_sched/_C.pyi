@@ -1,6 +1,7 @@
 """The C++ extension (csrc/). Every tensor is contiguous and on the CPU unless a line says otherwise."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -70,6 +71,13 @@ def advance(control: Tensor, schedule: Schedule, /) -> None:
 
 def check_program(code: Tensor, n_uniform: int, memory_size: int, n_lanes: int, rows_offset: int) -> None:
     """Raise ValueError unless all that a program reads and writes is its own."""
+
+def outdated(alike: Callable[[Any, Any], bool], /, *facts: Any) -> bool:
+    """Whether one of the facts of :mod:`fused_sched.facts` does not hold any more, or asking raises an Exception.
+
+    alike: called with what is there and what was, where these are two objects.
+    facts: of each how, owner, key and value.
+    """
 
 def rules() -> tuple[str, ...]:
     """The update rules, in the order of their codes."""

@@ -228,17 +228,11 @@ class Bound(HostSteps):
             self._take_groups()
             if self._schedule is None:
                 return
-        changed = self._touched
-        for cls, present, seen in self._methods_seen:  # as _methods_changed, without a call
-            if present(cls) != seen:
-                changed = True
-        if self._watches:
-            for container, copied in self._containers_seen:
-                if container != copied:
-                    changed = True
-            changed = changed or (self._watches_itself and self._constants_changed())
-            for one in self._watched_parts:
-                changed = changed or one._constants_changed()
+        changed = self._touched or self._outdated()
+        if self._watches_groups:
+            changed = changed or self._groups_values_changed()
+        for one in self._watched_parts:
+            changed = changed or one._groups_values_changed()
         if changed:
             self._refresh()
             if self._schedule is None:  # only Python can run it now
@@ -303,7 +297,7 @@ class Bound(HostSteps):
         assert self._schedule is not None
         others = self._part_with_others()
         self._take_values()
-        others = others or self._methods_touched or self._methods_changed()
+        others = others or self._methods_touched or self._methods_outdated()
         if others or self._why_on_host() is not None or not self._schedule.take_constants(self._build()):
             self._bind()
         self._note_all_constants()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
+from ..facts import ANSWER, EQUAL, Fact, look_at
 from .attributes import kept
 from .overrides import OF_ITSELF
 from .programmed import Programmed
@@ -51,7 +54,7 @@ class EditedByHand(Programmed):
 
     def _note_constants(self) -> None:
         self._touched, self._values_seen = False, self._home.values_assigned()
-        self._seen, self._seen_in_groups = self._look(), self._look_at_groups()
+        self._seen_in_groups = self._look_at_groups()
 
     def _note_all_constants(self) -> None:
         members = tuple(self._family())
@@ -59,32 +62,31 @@ class EditedByHand(Programmed):
         for one in members:
             one._note_constants()
         of_parts = self._stand_in.asked_of_parts
-        classes = {(type(one), one._stand_in.present(of_parts, calls_step=True)) for one in members[1:]}
-        classes.add((type(self), self._stand_in.present(OF_ITSELF, calls_step=self._fused)))
-        self._methods_seen = tuple((cls, present, present(cls)) for cls, present in classes)
+        asked = {(type(one), of_parts, True) for one in members[1:]} | {(type(self), OF_ITSELF, self._fused)}
+        methods = [fact for cls, names, steps in asked for fact in cls._stand_in.facts(cls, names, calls_step=steps)]
+        self._methods_outdated = look_at(methods)
+        self._outdated = look_at([*methods, *(fact for one in members for fact in one._facts_read())])
         self._methods_touched = False
         self._tabulates = any(one._source is not None and not one._source.traced for one in members)
         self._comparing = any(one._compares() for one in members)
-        own = {one for one in members if type(one)._constants_changed is not EditedByHand._constants_changed}
-        pairs = [(kept(one, name), copied) for one in members if one not in own for name, copied in one._seen.items()]
-        self._containers_seen = tuple(pairs)
-        watched = [one for one in members if one in own or one._source or one._traced_get_lr or one._group_constants]
-        self._watches_itself = self in watched
-        self._watched_parts = tuple(one for one in watched if one is not self)
-        self._watches = bool(watched or self._containers_seen)
+        self._watches_groups = bool(self._group_constants)
+        self._watched_parts = tuple(one for one in members[1:] if one._group_constants)
 
-    def _methods_changed(self) -> bool:
-        """Whether a class has other methods than it had: the user's, ours or torch's."""
-        return any(present(cls) != seen for cls, present, seen in self._methods_seen)
+    def _facts_read(self) -> Iterator[Fact]:
+        """What no assignment to an attribute tells of: what is in containers, and what functions read."""
+        for name, copied in self._look().items():
+            if isinstance(copied, dict):  # a Counter compares in Python, entry by entry
+                yield ANSWER, kept(self, name), partial(dict.__eq__, copied), True
+            else:
+                yield EQUAL, kept(self, name), None, copied
+        if self._source is not None:
+            yield from self._source.facts()
+        if self._traced_get_lr is not None:
+            yield from self._traced_get_lr.watch.facts
 
-    def _constants_changed(self) -> bool:
-        """Whether something changed that no assignment to an attribute tells of, but for what is in containers."""
-        if self._source is not None and self._source.changed():
-            return True
-        if self._traced_get_lr is not None and self._traced_get_lr.changed():
-            return True
-        if self._group_constants and (now := self._home.values_assigned()) != self._values_seen:
+    def _groups_values_changed(self) -> bool:
+        """Whether another number was assigned to what torch keeps in the groups."""
+        if (now := self._home.values_assigned()) != self._values_seen:
             self._values_seen = now
-            if self._look_at_groups() != self._seen_in_groups:
-                return True
+            return self._look_at_groups() != self._seen_in_groups
         return False

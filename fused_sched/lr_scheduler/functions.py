@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from operator import is_
 from typing import Any, Protocol
 
+from ..facts import Fact
 from ..notice import warn
 from ..program.builder import Builder, Value
 from ..program.schedule import Schedule
@@ -103,7 +104,7 @@ class StepFunctions:
         if len(functions) != len(self._known) or not all(map(is_, functions, self._known)):
             self._restless = 0
             self._trace()
-        elif self.changed():
+        elif any(traced.changed() for traced in self._distinct):
             self._restless = 0 if self.audit.done else self._restless + 1
             self._trace()
             if self._restless > RESTLESS and self._traces is not None:
@@ -123,12 +124,9 @@ class StepFunctions:
         """Whether the functions are operations of the program."""
         return self._traces is not None
 
-    def changed(self) -> bool:
-        """Whether something that a traced function reads is no longer what it was."""
-        for traced in self._distinct:  # noqa: SIM110  # on the step path: any() costs more
-            if traced.watch.changed():
-                return True
-        return False
+    def facts(self) -> list[Fact]:
+        """What traced functions read."""
+        return [fact for traced in self._distinct for fact in traced.watch.facts]
 
     def emit(self, b: Builder, epoch: Value, step: Value | None = None, *, shared: bool = False) -> tuple[Value, ...]:
         """The functions' values, or what is tabulated of them, for ``epoch``.

@@ -10,9 +10,10 @@ import dis
 import functools
 import inspect
 from collections.abc import Callable, Iterator
-from operator import attrgetter
 from types import CodeType, FunctionType
 from typing import Any
+
+from ..facts import ATTRIBUTE, Fact
 
 CLOSED_FORM = "_get_closed_form_lr"  # of a step to an epoch, which torch's code makes, and of a start at a milestone
 OF_ITSELF = frozenset({"step"})  # what is asked of a scheduler that is no part of another
@@ -94,25 +95,27 @@ class StandIn:
         self.methods = frozenset(methods | {CLOSED_FORM})
         self._hooks = {name: getattr(cls, name, None) for name in _HOOKS}
         self._step_behind = torchs.step  # type: ignore[attr-defined]  # ours goes before it
-        self._present: dict[tuple[frozenset[str], bool], Callable[[type], Any]] = {}
+        self._names_for: dict[tuple[frozenset[str], bool], list[str]] = {}
 
-    def present(self, asked: frozenset[str], *, calls_step: bool) -> Callable[[type], Any]:
-        """Gives the methods that a class of the user's or ours has for a step, to be compared with those of later.
+    def facts(self, cls: type, asked: frozenset[str], *, calls_step: bool) -> list[Fact]:
+        """The methods that a class of the user's or ours, and torch's behind it, have for a step.
 
         Args:
+            cls: the class.
             asked: what is asked of a scheduler for a step.
             calls_step: it is not the user who calls ``step``.
         """
         key = asked, calls_step
-        if key not in self._present:
+        if key not in self._names_for:
             names = _asked(self._torchs, asked & self.methods, frozenset())[0] & self.methods
             if "_update_lr" not in asked:  # a step to an epoch is torch's code's
                 names -= {CLOSED_FORM}
             if not calls_step:
                 names -= {"step"}
             there = sorted(name for name in names if self._originals.get(name, _MISSING) is not _MISSING)
-            self._present[key] = attrgetter(*there, "_torch_class.step")
-        return self._present[key]
+            self._names_for[key] = there
+        methods = [*((cls, name) for name in self._names_for[key]), (self._torchs, "step")]
+        return [(ATTRIBUTE, owner, name, getattr(owner, name)) for owner, name in methods]
 
     @property
     def is_step_replaced(self) -> bool:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
+from ..facts import look_at
 from ..memory.values import as_float
 from ..program.account import MADE
 from ..program.builder import Builder, Operand, Value
@@ -44,11 +45,11 @@ class Programmed:
 
     # In slots, so that state_dict(), which is all of __dict__, has torch's keys and no others.
     __slots__ = (
-        "__weakref__", "_bases", "_comparing", "_containers_seen", "_fused", "_get_lr_audit", "_get_lr_differs",
-        "_get_lr_given", "_groups_seen", "_home", "_horizon", "_host_reason", "_is_first_step", "_lrs_lent",
-        "_methods_seen", "_methods_touched", "_order_checked", "_outer_reference", "_parts_seen", "_restarts",
-        "_schedule", "_scope", "_seen", "_seen_in_groups", "_skip_with_optimizer", "_source", "_step_was_made",
-        "_tabulates", "_touched", "_traced_get_lr", "_values_seen", "_watched_parts", "_watches", "_watches_itself",
+        "__weakref__", "_bases", "_comparing", "_fused", "_get_lr_audit", "_get_lr_differs", "_get_lr_given",
+        "_groups_seen", "_home", "_horizon", "_host_reason", "_is_first_step", "_lrs_lent", "_methods_outdated",
+        "_methods_touched", "_order_checked", "_outdated", "_outer_reference", "_parts_seen", "_restarts", "_schedule",
+        "_scope", "_seen_in_groups", "_skip_with_optimizer", "_source", "_step_was_made", "_tabulates", "_touched",
+        "_traced_get_lr", "_values_seen", "_watched_parts", "_watches_groups",
     )  # fmt: skip
 
     # Attributes of the torch class that are constants of the program; users may change them at any time.
@@ -102,12 +103,11 @@ class Programmed:
         self._host_reason: str | None = None
         self._traced_get_lr: TracedGetLR | None = None  # of a subclass that overrides it
         self._is_first_step = False
-        self._containers_seen: tuple[Any, ...] = ()  # of the constants of all members, and copies of them
-        self._seen: dict[str, Any] = {}
+        # say whether facts that the program was built on hold no more, here and in the parts; of classes' methods alone
+        self._outdated = self._methods_outdated = look_at(())
         self._seen_in_groups: list[list[Any]] = []
         self._values_seen = -1
         self._parts_seen: tuple[Any, ...] = ()  # at any depth, as the program was built
-        self._methods_seen: tuple[Any, ...] = ()
         self._lrs_lent: Any = None  # as of when: see GroupRegister
         self._methods_touched = False  # a method was assigned or deleted since
         self._touched = False  # a constant was assigned since the program was built
@@ -118,8 +118,8 @@ class Programmed:
         self._comparing = False  # functions of the user's are called to compare them with the program
         self._get_lr_audit = Audit(done=True)
         self._get_lr_differs: str | None = None
-        # in which of this one and its parts a change has to be looked for
-        self._watches_itself = self._watches = False
+        # in which of this one and its parts a change of what torch keeps in the groups has to be looked for
+        self._watches_groups = False
         self._watched_parts: tuple[Any, ...] = ()
         self._groups_seen: Any = None  # the groups that the program drives, as the optimizer knew them
         self._order_checked = False

@@ -61,10 +61,6 @@ class MultiStepLR(OnDevice, lr_scheduler.MultiStepLR):
     ) -> None:
         super().__init__(optimizer, milestones, gamma, last_epoch, fused=fused, skip_with_optimizer=skip_with_optimizer)
 
-    def _constants_changed(self) -> bool:
-        # a Counter compares in Python, entry by entry
-        return not dict.__eq__(self.milestones, self._seen["milestones"])
-
     def _next_lr(self, b: Builder, epoch: Value) -> Value:
         lr = b.field("lr")
         epochs = sorted(self.milestones)
