@@ -177,7 +177,7 @@ class FusedOptimizer(Measuring, Averaging, Optimizer):
         if changes.structure or self.state is not self._known_state or not self._tables_are_current():
             self.sync()
         found = getattr(self, "found_inf", None)
-        may_be_skipped = found is not None or self._options.may_skip
+        may_be_skipped = found is not None or self._may_skip
         if may_be_skipped:
             for schedule in schedules:
                 schedule.prepare_skippable_update()
@@ -200,7 +200,7 @@ class FusedOptimizer(Measuring, Averaging, Optimizer):
                 check_sparse(table, self._block, self.state)
         if schedules != self._prepared_for:
             self._prepare_updates(schedules)
-        if self._options.zero_grad_in_step:
+        if self._zeroes:
             self._check_gradients_apart()
         if self._measurement is not None:
             self._measurement.grad_scale, self._measurement.found_inf = scale, found
@@ -221,7 +221,7 @@ class FusedOptimizer(Measuring, Averaging, Optimizer):
         ways = {
             "measured": self._measurement is not None,
             "clipped": any("max_grad_norm" in group for group in self.groups_seen),
-            "zeroes": self._options.zero_grad_in_step,
+            "zeroes": self._zeroes,
         }
         self._updates = [
             backends.Update(self._rule, table, self._block, None, None, runs if i == last else [], **ways)

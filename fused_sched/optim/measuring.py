@@ -25,6 +25,7 @@ class Measuring(Home):
     _options = StepOptions()
     _measurement: backends.Measurement | None = None  # None: steps measure nothing
     _norms: torch.Tensor | None = None  # what a SpikeRule remembers
+    _may_skip = _zeroes = False  # of the options: attributes, as every step asks
 
     @property
     def grad_norm(self) -> torch.Tensor:
@@ -65,6 +66,7 @@ class Measuring(Home):
         return self._options.may_skip or any("max_grad_norm" in group for group in self.groups_seen)
 
     def _start_measuring(self) -> None:
+        self._may_skip, self._zeroes = self._options.may_skip, self._options.zero_grad_in_step
         rule = self._options.skip_spikes
         if rule is not None:
             self._norms = torch.zeros(rule.window, dtype=torch.float64, device=self._block.device)
