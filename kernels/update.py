@@ -405,9 +405,10 @@ def update_kernel(
         )  # fmt: skip
     if LAST:  # noqa: SIM102  # decided when the kernel is compiled, the other when it runs
         if ends_step:
-            skipped = is_skipped(
-                control, found_inf, GUARDED, MEASURED
-            )  # again: kept, it would cost the loops registers
+            # again: kept, it would cost the loops registers
+            skipped = is_skipped(control, found_inf, GUARDED, MEASURED)
+            if MEASURED:
+                tl.debug_barrier()  # all threads have read what is written next
             finish_step(control, counts, records, grads, schedules, skipped, n_records, COUNTS, BOUND, ADVANCE)
 
 
@@ -428,6 +429,8 @@ def finish_kernel(
 ):
     """A step in which no tensor has elements; arguments as in :func:`update_kernel`."""
     skipped = is_skipped(control, found_inf, GUARDED, MEASURED)
+    if MEASURED:
+        tl.debug_barrier()
     finish_step(control, counts, records, grads, schedules, skipped, n_records, COUNTS, BOUND, ADVANCE)
 
 

@@ -179,6 +179,8 @@ def test_a_large_parameter_changes_places_in_pieces(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("way", ["state dict", "deepcopy", "pickle"])
 def test_averages_go_on_from_a_checkpoint(name: str, dtype: torch.dtype, way: str, backend: Backend, seed: int) -> None:
     """Bit for bit: float32 averages of 16-bit parameters stay float32 through torch's load_state_dict."""
+    if way != "state dict" and not isinstance(backend, str):
+        pytest.skip("a backend is copied by its name")
     twins = AroundTwins(name, backend, dtype=dtype, ema_decay=0.9, max_grad_norm=1.0)
     for _ in range(3):
         twins.set_grads()

@@ -319,13 +319,14 @@ def test_what_a_rule_remembers_is_saved(backend: Backend, rng: Any) -> None:
     q, loaded = make()
     q.data.copy_(p.data)
     loaded.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    pickled = pickle.loads(pickle.dumps(optimizer))
-    r = pickled.param_groups[0]["params"][0]
+    # a backend is copied by its name
+    others = [loaded, *([pickle.loads(pickle.dumps(optimizer))] if isinstance(backend, str) else [])]
     for norm in norms[20:]:
-        for param, other in ((p, optimizer), (q, loaded), (r, pickled)):
-            step(param, other, norm)
-    assert p.item() == q.item() == r.item()
-    assert optimizer.skipped_steps.item() == loaded.skipped_steps.item() == pickled.skipped_steps.item() > 0
+        for other in (optimizer, *others):
+            step(other.param_groups[0]["params"][0], other, norm)
+    for other in others:
+        assert other.param_groups[0]["params"][0].item() == p.item()
+        assert other.skipped_steps.item() == optimizer.skipped_steps.item() > 0
 
 
 # -- bad input, and what is not known ----------------------------------------------------------------------

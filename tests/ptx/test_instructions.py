@@ -204,7 +204,9 @@ def test_constants_and_local_memory() -> None:
 @pytest.mark.parametrize(
     "statement",
     [
-        "shfl.sync.bfly.b32 %x, %x, 1, 31, -1;",  # an instruction
+        "match.any.sync.b32 %x, %x, -1;",  # an instruction
+        "shfl.bfly.b32 %x, %x, 1, 31;",  # of threads that need not be there
+        "redux.sync.or.b32 %x, %x, -1;",
         "add.rz.f32 %x, %x, %x;",  # a rounding
         "div.approx.f32 %x, %x, %x;",
         "ld.acquire.gpu.global.b32 %x, [%a];",  # an order that races would have to know

@@ -144,6 +144,51 @@ def test_a_barrier_that_some_threads_miss() -> None:
         run("setp.lt.s32 %p, %t, 32;\n@%p bar.sync 0;", mode="fibers")
 
 
+# of lane i, where it takes from: by way, distance and c of PTX's shfl
+SHUFFLES = {
+    ("bfly", 5, 31): lambda i: i ^ 5,
+    ("down", 3, 31): lambda i: min(i + 3, i if i + 3 > 31 else i + 3),
+    ("up", 3, 0): lambda i: i - 3 if i >= 3 else i,
+    ("idx", 7, 31): lambda i: 7,
+    ("bfly", 9, 0x181F): lambda i: i ^ 9 if (i ^ 9) <= (i | 7) else i,  # segments of eight lanes
+}
+
+
+@pytest.mark.parametrize(("way", "distance", "c"), SHUFFLES)
+@pytest.mark.parametrize("mode", ["fibers", "races"])
+def test_shuffles(way: str, distance: int, c: int, mode: str) -> None:
+    body = f"mul.lo.u32 %x, %t, 10;\nshfl.sync.{way}.b32 %y|%p, %x, {distance}, {c}, -1;\nst.global.u32 [%s], %y;"
+    source = SHUFFLES[way, distance, c]
+    assert run(body, mode=mode) == [10 * (t // 32 * 32 + source(t % 32)) for t in range(THREADS)]
+
+
+def test_shuffles_one_after_the_other_and_reductions() -> None:
+    steps = "".join(f"shfl.sync.bfly.b32 %y, %x, {n}, 31, -1;\nadd.u32 %x, %x, %y;\n" for n in (16, 8, 4, 2, 1))
+    expected = [sum(range(t // 32 * 32, t // 32 * 32 + 32)) for t in range(THREADS)]
+    for seed in range(4):
+        assert run(f"mov.u32 %x, %t;\n{steps}st.global.u32 [%s], %x;", seed=seed) == expected
+    assert run("redux.sync.add.u32 %x, %t, -1;\nst.global.u32 [%s], %x;") == expected
+    assert run("redux.sync.max.s32 %x, %t, -1;\nst.global.u32 [%s], %x;") == [t | 31 for t in range(THREADS)]
+
+
+def test_a_shuffle_that_some_threads_miss() -> None:
+    with pytest.raises(Fault, match="warp part at a shuffle"):
+        run("@!%p shfl.sync.bfly.b32 %y, %x, 1, 31, -1;", mode="fibers")
+    with pytest.raises(Fault, match="part of a warp"):
+        run("shfl.sync.bfly.b32 %y, %x, 1, 31, 15;", mode="fibers")
+
+
+def test_one_write_of_many_threads_is_no_race() -> None:
+    """Of equal values by one instruction: in a warp anywhere, in a block to shared memory."""
+    run("mov.u32 %x, 5;\nst.shared.u32 [s], %x;", shared=16)
+    same_place = "setp.lt.u32 %p, %t, 32;\nsub.u64 %s, %s, %s;\nadd.u64 %s, %s, %a;\nmov.u32 %x, 5;\n"
+    run(f"{same_place}@%p st.global.u32 [%s], %x;")
+    with pytest.raises(Fault, match="race: write after write"):
+        run(f"{same_place}st.global.u32 [%s], %x;")
+    with pytest.raises(Fault, match="race: write after write"):
+        run("st.shared.u32 [s], %t;", shared=16)
+
+
 def test_a_process_has_one_way_of_running_threads() -> None:
     run("")
     with pytest.raises(RuntimeError, match="use another process"):

@@ -15,8 +15,10 @@ constexpr size_t kStack = 256 << 10;
 struct Fiber {
   Thread t;
   ucontext_t context;
-  const char* where = nullptr;  // the barrier it waits at
+  const char* where = nullptr;  // the barrier or shuffle it waits at
   bool done = false;
+  bool shuffles = false;
+  uint32_t offered = 0, source = 0, taken = 0;  // in a shuffle
 };
 
 struct Block {
@@ -96,15 +98,53 @@ int check_turn(const Block& block) {
   return done;
 }
 
+void resume(Fiber& f) {
+  f.where = nullptr;
+  f.shuffles = false;
+  running = &f;
+  swapcontext(&scheduler, &f.context);
+}
+
+// Lets a warp of which some thread waits at a shuffle exchange what it offers; false if it cannot.
+bool exchange(Block& block, int first) {
+  Fiber* lanes = &block.fibers[first];
+  for (int i = 0; i < 32; ++i) {
+    if (lanes[i].shuffles && lanes[i].where == lanes[0].where) continue;
+    char text[512];
+    snprintf(text, sizeof text, "block %u: threads %d and %d of a warp part at a shuffle: %s, %s", block.index, first,
+             first + i, lanes[0].where ? lanes[0].where : "ended", lanes[i].where ? lanes[i].where : "ended");
+    report(text);
+    return false;
+  }
+  for (int i = 0; i < 32; ++i) lanes[i].taken = lanes[lanes[i].source].offered;
+  return true;
+}
+
+bool shuffles(const Block& block, int first) {
+  for (int i = first; i < first + 32 && i < launch->threads; ++i) {
+    if (block.fibers[i].shuffles) return true;
+  }
+  return false;
+}
+
+// Runs a warp on from shuffle to shuffle, until its threads wait at a barrier or have ended.
+void shuffle_on(Block& block, int first, uint64_t* seed) {
+  while (shuffles(block, first)) {
+    const bool whole = first + 32 <= launch->threads && exchange(block, first);
+    for (int i : shuffled(32, seed)) {
+      Fiber& f = block.fibers[first + i];
+      if (f.shuffles && whole) resume(f);
+      f.shuffles = f.shuffles && whole;  // after a fault, the others are left where they are
+    }
+  }
+}
+
 // Runs a block to its next barrier; returns whether it has ended.
 bool take_turn(Block& block, uint64_t* seed) {
   for (int i : shuffled(launch->threads, seed)) {
-    Fiber& f = block.fibers[i];
-    if (f.done) continue;
-    f.where = nullptr;
-    running = &f;
-    swapcontext(&scheduler, &f.context);
+    if (!block.fibers[i].done) resume(block.fibers[i]);
   }
+  for (int first = 0; first < launch->threads; first += 32) shuffle_on(block, first, seed);
   if (ptx_racing) races::barrier(block.index);
   return check_turn(block) == launch->threads;
 }
@@ -112,6 +152,15 @@ bool take_turn(Block& block, uint64_t* seed) {
 }  // namespace
 
 extern "C" {
+
+uint32_t ptx_shuffle(Thread&, uint32_t offered, uint32_t source, const char* where) {
+  Fiber* f = running;
+  f->offered = offered, f->source = source, f->taken = offered;
+  f->shuffles = true;
+  f->where = where;
+  swapcontext(&f->context, &scheduler);
+  return f->taken;
+}
 
 void ptx_barrier(Thread&, const char* where) {
   Fiber* f = running;

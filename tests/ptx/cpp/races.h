@@ -116,6 +116,13 @@ bool check(const char* what, const std::vector<Event>& events, const Thread& t, 
   return true;
 }
 
+// Whether a write of what is there already is one that others make by the same instruction. That of a warp is one write
+// of them all; in shared memory, compilers let the warps of a block write what all of them have computed.
+bool same_write(const Event& a, const Thread& t, bool shared, const char* where) {
+  if (a.block != t.ctaid || a.phase != groups[t.ctaid].phase || a.where != where) return false;
+  return shared || a.thread / 32 == t.tid / 32;
+}
+
 void note(std::vector<Event>& events, const Event& now) {
   // a thread has one turn a phase, so what it did in this one comes last
   if (!events.empty()) {
@@ -141,10 +148,12 @@ void ptx_access(Thread& t, uint64_t address, uint32_t size, Access kind, const c
   const Group& g = groups[t.ctaid];
   const Event now = {t.ctaid, t.tid, g.phase, g.members[t.tid].tick, where};
   const uint64_t first = unique_address(t, address);
+  const bool shared = first != address;
   bool fine = true;  // one text an access is enough
   for (uint64_t a = first; a < first + size; ++a) {
     Cell& c = cell_of(a);
-    if (fine && c.written) fine = check(kind == kRead ? "read after write" : "write after write", c.write, t, a, where);
+    const bool repeated = kind == kRepeat && c.written && same_write(c.write, t, shared, where);
+    if (fine && c.written && !repeated) fine = check(kind == kRead ? "read after write" : "write after write", c.write, t, a, where);
     if (fine) fine = check(kind == kRead ? "read after atomic" : "write after atomic", c.atomics, t, a, where);
     if (kind == kRead) {
       note(c.reads, now);

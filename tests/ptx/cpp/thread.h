@@ -26,10 +26,12 @@ struct Local {
 };
 
 enum Space { kGeneric, kGlobal, kConst, kShared, kLocal };
-enum Access { kRead, kWrite };
+enum Access { kRead, kWrite, kRepeat };  // kRepeat: a write of what is there already
 
 extern "C" {
 void ptx_barrier(Thread& t, const char* where);
+// What lane `source` of the warp offers at the same place; all lanes have to come there.
+uint32_t ptx_shuffle(Thread& t, uint32_t offered, uint32_t source, const char* where);
 void ptx_fault(Thread& t, const char* what, uint64_t address, uint32_t size, const char* where);
 // Whether no live memory has all of these bytes.
 int ptx_outside(uint64_t address, uint32_t size);
@@ -45,6 +47,17 @@ template <typename U, int N>
 struct Words {
   U x[N];
 };
+
+// Shuffles as PTX has them: the lane that one takes from, and whether that is another's.
+enum Shuffle { kUp, kDown, kButterfly, kIndex };
+template <Shuffle kWay>
+static inline uint32_t shuffle(Thread& t, uint32_t offered, uint32_t b, uint32_t c, bool* valid, const char* where) {
+  const uint32_t lane = t.tid % 32, segment = c >> 8 & 31, last = (lane & segment) | (c & 31 & ~segment);
+  uint32_t from = kWay == kUp ? lane - (b & 31) : kWay == kDown ? lane + (b & 31) : lane ^ (b & 31);
+  if (kWay == kIndex) from = (lane & segment) | (b & 31 & ~segment);
+  *valid = kWay == kUp ? static_cast<int32_t>(from) >= static_cast<int32_t>(last) : from <= last;
+  return ptx_shuffle(t, offered, *valid ? from : lane, where);
+}
 
 static inline bool within(uint64_t address, uint32_t size, const unsigned char* base, uint32_t length) {
   const uint64_t from = reinterpret_cast<uint64_t>(base);
@@ -88,7 +101,10 @@ template <Space kSpace, typename U, int N>
 static inline void store(Thread& t, uint64_t address, Words<U, N> words, const char* where) {
   const uint64_t place = locate<kSpace>(t, address, sizeof words, where);
   if (__builtin_expect(place == 0, 0)) return;
-  if (kSpace != kLocal && ptx_racing) ptx_access(t, place, sizeof words, kWrite, where);
+  if (kSpace != kLocal && ptx_racing) {
+    const bool there = memcmp(reinterpret_cast<const void*>(place), &words, sizeof words) == 0;
+    ptx_access(t, place, sizeof words, there ? kRepeat : kWrite, where);
+  }
   for (int i = 0; i < N; ++i) memcpy(reinterpret_cast<U*>(place) + i, &words.x[i], sizeof(U));
 }
 

@@ -5,8 +5,14 @@
 
 namespace {
 
+struct Warp {
+  pthread_barrier_t barrier;
+  uint32_t offered[32];
+};
+
 struct Block {
   pthread_barrier_t barrier;
+  std::vector<Warp> warps;
   unsigned char* memory;
 };
 
@@ -27,6 +33,8 @@ void run_blocks(const Launch& launch, int first, int count, const pthread_attr_t
   std::vector<pthread_t> ids(starts.size());
   for (int b = 0; b < count; ++b) {
     pthread_barrier_init(&blocks[b].barrier, nullptr, launch.threads);
+    blocks[b].warps.resize((launch.threads + 31) / 32);
+    for (Warp& w : blocks[b].warps) pthread_barrier_init(&w.barrier, nullptr, 32);
     blocks[b].memory = static_cast<unsigned char*>(aligned_alloc(1024, (launch.shared + 2047) / 1024 * 1024));
     memset(blocks[b].memory, 0xCD, launch.shared);
   }
@@ -44,6 +52,7 @@ void run_blocks(const Launch& launch, int first, int count, const pthread_attr_t
   for (pthread_t id : ids) pthread_join(id, nullptr);
   for (Block& b : blocks) {
     pthread_barrier_destroy(&b.barrier);
+    for (Warp& w : b.warps) pthread_barrier_destroy(&w.barrier);
     free(b.memory);
   }
 }
@@ -53,6 +62,14 @@ void run_blocks(const Launch& launch, int first, int count, const pthread_attr_t
 extern "C" {
 
 void ptx_barrier(Thread& t, const char*) { pthread_barrier_wait(&static_cast<Block*>(t.block)->barrier); }
+uint32_t ptx_shuffle(Thread& t, uint32_t offered, uint32_t source, const char*) {
+  Warp& w = static_cast<Block*>(t.block)->warps[t.tid / 32];
+  w.offered[t.tid % 32] = offered;
+  pthread_barrier_wait(&w.barrier);
+  const uint32_t taken = w.offered[source];
+  pthread_barrier_wait(&w.barrier);
+  return taken;
+}
 void ptx_access(Thread&, uint64_t, uint32_t, Access, const char*) {}
 void ptx_atomic(Thread&, uint64_t, uint32_t, int, int, const char*) {}
 
