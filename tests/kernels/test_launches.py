@@ -241,3 +241,46 @@ def test_gradients_that_moved_leave_their_addresses_to_the_stream(triton: Triton
         p.grad = torch.ones_like(p)
     optimizer.step()
     assert platform.recorded == {id(grads)}
+
+
+AROUND = {"max_grad_norm": 1.0, "skip_nonfinite": True, "ema_decay": 0.9, "zero_grad_in_step": True}
+
+
+def groups_of(params: list[torch.nn.Parameter], n: int) -> list[dict[str, Any]]:
+    return [{"params": params[i::n], "max_grad_norm": 1.0 + i} for i in range(n)]
+
+
+@pytest.mark.parametrize("tensors", [6, pytest.param(148, marks=pytest.mark.slow)])
+def test_a_measured_step_is_two_launches(triton: TritonBackend, tensors: int) -> None:
+    """And one without the norm; edits compile nothing."""
+    plain = {k: v for k, v in AROUND.items() if k in ("ema_decay", "zero_grad_in_step")}
+    for options, launches in ((AROUND, 2), (plain, 1), ({}, 1)):
+        params = parameters(tensors)
+        listed = groups_of(params, 2) if "max_grad_norm" in options else two_groups(params)
+        optimizer = AdamW(listed, backend=triton, **options)
+        CosineAnnealingLR(optimizer, T_max=10, fused=True)
+        optimizer.step()
+        before, compiled = triton.launcher.launches, triton.launcher.compilations
+        optimizer.param_groups[0].update(lr=0.5, **({"max_grad_norm": 0.25} if launches == 2 else {}))
+        optimizer.step()
+        assert triton.launcher.launches - before == launches
+        assert triton.launcher.compilations == compiled
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scope", ["all", "group"])
+def test_a_measured_step_of_465_groups_is_two_launches(triton: TritonBackend, scope: str) -> None:
+    optimizer = SGD(groups_of(parameters(465), 465), lr=0.1, backend=triton, norm_scope=scope)
+    optimizer.step()
+    before = triton.launcher.launches
+    optimizer.step()
+    assert triton.launcher.launches - before == 2
+
+
+def test_each_dtype_signature_has_its_launches(triton: TritonBackend) -> None:
+    params = [*parameters(3), *parameters(3, dtype=torch.bfloat16), *parameters(2, dtype=torch.float64)]
+    optimizer = SGD(params, lr=0.1, backend=triton, **AROUND)
+    optimizer.step()
+    before = triton.launcher.launches
+    optimizer.step()
+    assert triton.launcher.launches - before == 2 * 3
