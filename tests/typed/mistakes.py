@@ -47,4 +47,7 @@ SGD(model.parameters(), backend=3)  # wrong
 Adam(model.parameters(), betas=0.9)  # wrong
 AdamW(model.parameters(), decoupled_weight_decay=True)  # wrong
 AdamW(model.parameters(), rl=0.1)  # wrong
+AdamW(model.parameters(), max_grad_norm="1")  # wrong
+SGD(model.parameters(), norm_scope="groups")  # wrong
+Adam(model.parameters(), skip_spikes=6.0)  # wrong
 scheduler.explane()  # wrong

@@ -33,7 +33,7 @@ from fused_sched.lr_scheduler import (
     get_scheduler,
     on_device,
 )
-from fused_sched.optim import SGD, Adam, AdamW
+from fused_sched.optim import SGD, Adam, AdamW, SpikeRule
 
 
 def schedulers(o: Optimizer) -> list[LRScheduler]:
@@ -116,6 +116,16 @@ def optimizers(weights: torch.nn.Parameter) -> list[Optimizer]:
         Adam(groups, lr=torch.tensor(0.1), betas=(0.9, 0.99), eps=1e-8, weight_decay=0, amsgrad=True, **flags),
         AdamW(iter([weights]), capturable=False, backend="reference", **flags),
         AdamW(named, 1e-2),
+        Adam(
+            [weights],
+            max_grad_norm=1.0,
+            norm_scope="group",
+            skip_nonfinite=True,
+            skip_spikes=SpikeRule(64, 5.0),
+            ema_decay=0.99,
+            ema_dtype="parameter",
+            zero_grad_in_step=True,
+        ),
         Clipped([weights], clip=0.5),
         make(SGD, [weights], 0.1),
     ]
