@@ -83,6 +83,7 @@ class Proof:
 
 _NESTED, _PROGRAMS, _TRACE = "tests/parity/test_nested.py", "tests/test_program.py", "tests/test_trace.py"
 _MACHINE = "tests/identity/test_machine.py"
+_AROUND = ("tests/test_measuring.py", "tests/test_averaging.py", "tests/test_zeroing.py")
 _RACES, _FIBERS = {"FUSED_SCHED_TEST_PTX": "races"}, {"FUSED_SCHED_TEST_PTX": "fibers"}
 PROOFS = {
     "nestings": Proof([_NESTED, "-k", "have_torchs_bits"], "nestings", 200, size=4000, part=200),
@@ -109,13 +110,25 @@ PROOFS = {
         whole=True,
     ),
     "sanitizers": Proof(
-        ["tests/parity", _PROGRAMS, "tests/test_program_check.py", "tests/test_lanes.py", "-k", "cpu and not triton"],
+        [
+            "tests/parity",
+            *_AROUND,
+            _PROGRAMS,
+            "tests/test_program_check.py",
+            "tests/test_lanes.py",
+            "-k",
+            "cpu and not triton",
+        ],
         *("runs", 1, 2, 1, {"FUSED_SCHED_TEST_PROGRAMS": "100000"}),
         prepare=sanitized,
         whole=True,
     ),
-    "races": Proof(["tests/kernels", "tests/parity"], "runs", 1, 3, 1, environment=_RACES, whole=True),
-    "replays": Proof(["tests/gpu/test_long_replays.py"], "replays", 40_000, 40_000, 40_000, _FIBERS, whole=True),
+    "races": Proof(["tests/kernels", "tests/parity", *_AROUND], "runs", 1, 3, 1, environment=_RACES, whole=True),
+    "replays": Proof(
+        ["tests/gpu/test_long_replays.py", "tests/gpu/test_long_replays_around.py", "-k", "thousand"],
+        *("replays", 48_000, 48_000, 48_000, _FIBERS),
+        whole=True,
+    ),
 }
 
 
