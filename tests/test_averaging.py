@@ -295,3 +295,14 @@ def test_a_parameter_that_is_there_twice(backend: Backend) -> None:
     optimizer.step()
     assert p.tolist() == [-2.0] * 3
     assert optimizer.state[p]["ema"].tolist() == [-1.5] * 3
+
+
+@every_rule
+def test_a_first_gradient_that_comes_late(name: str, backend: Backend, seed: int) -> None:
+    """The average of such a parameter begins with those of the others, as what the parameter is."""
+    twins = AroundTwins(name, backend, ema_decay=0.75)
+    for step in range(5):
+        twins.set_grads(without=[0, 4] if step < 3 else [])
+        twins.step()
+    assert all("ema" in twins.ours.state[p] for p in twins.params)
+    twins.assert_same(1e-13)

@@ -12,6 +12,7 @@ from ..memory.parameter_table import is_dense, same_layout
 from ..step_options import AVERAGE, StepOptions
 from .home import Home
 from .param_state import ParamState
+from .sync import first_number
 
 PIECE = 2**20  # elements that are exchanged at a time
 
@@ -64,8 +65,8 @@ class Averaging(Home):
                     pairs[id(p)] = p.detach(), average.detach()
         if not pairs:
             return []
-        first = [_real(average).as_strided((1,), (1,)).double() for _, average in pairs.values()]
-        begun = (~torch.cat(first).isnan()).tolist()
+        first = [first_number(average).double() for _, average in pairs.values()]
+        begun = (~torch.stack(first).isnan()).tolist()
         return [pair for pair, there in zip(pairs.values(), begun, strict=True) if there]
 
     def _refuse_among_averages(self, what: str) -> None:
@@ -132,10 +133,6 @@ def _exchange(a: torch.Tensor, b: torch.Tensor) -> None:
     kept = a.clone()
     a.copy_(b)
     b.copy_(kept)
-
-
-def _real(tensor: torch.Tensor) -> torch.Tensor:
-    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
 def _flat(tensor: torch.Tensor) -> torch.Tensor:

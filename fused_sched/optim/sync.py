@@ -134,6 +134,7 @@ class Sync:
     tables: list[ParameterTable] = field(default_factory=list)
     states: dict[torch.Tensor, ParamState] = field(default_factory=dict)
     tensors: dict[tuple[int, str], tuple[ParamState, torch.Tensor]] = field(default_factory=dict)
+    begun: dict[int, torch.Tensor | None] = field(default_factory=dict)  # by identity of a group, as _begun_average
 
     def build(self, groups: Sequence[ParamGroup]) -> None:
         """Make the tables.
@@ -191,7 +192,8 @@ class Sync:
         if p.grad is None:
             unfit = why_not_trainable(p, self.block.device) is not None
             if unfit or not values:
-                entry.asleep = unfit or p.numel() == 0
+                # without states that would be missed, a scan would not see that an average has to be made
+                entry.asleep = unfit or p.numel() == 0 or (averaged and needed == 0)
                 return entry
         check_trainable(p, self.block.device)
         check_values("a parameter", p)
@@ -213,7 +215,7 @@ class Sync:
             entry.count = state.index
             entry.state = self._state_tensors(p, state, needed)
             if averaged:
-                entry.average = self._state_tensor(p, state, AVERAGE, self.options.average_dtype(p.dtype))
+                entry.average = self._average(p, state, group)
         if self.walks_memory and entry.needs_staging():
             _refuse_shared_elements(p)
             entry.staging = Staging.like(p)
@@ -264,6 +266,38 @@ class Sync:
             tensor = torch.empty_like(p, dtype=dtype, memory_format=memory_format).copy_(tensor)
             self.tensors[place] = state, tensor
         return tensor.detach()
+
+    def _average(self, p: torch.Tensor, state: ParamState, group: ParamGroup) -> torch.Tensor:
+        """The averaged copy of a parameter.
+
+        Torch's AveragedModel begins with all parameters at once. So where the others of a group have begun, one whose
+        first gradient comes later begins as what it has been so far. The device alone may know whether they have.
+        """
+        is_new = state.stored(AVERAGE) is None and (id(state), AVERAGE) not in self.tensors
+        average = self._state_tensor(p, state, AVERAGE, self.options.average_dtype(p.dtype))
+        if is_new and p.numel() > 0:
+            if id(group) not in self.begun:
+                self.begun[id(group)] = self._begun_average(group)
+            first = self.begun[id(group)]
+            if first is not None:
+                stored = self.tensors[id(state), AVERAGE][1]
+                stored.copy_(torch.where(first.isnan(), stored, p.detach().to(stored.dtype)))
+        return average
+
+    def _begun_average(self, group: ParamGroup) -> torch.Tensor | None:
+        """An element of an average that some parameter of a group has had already; None if none has."""
+        for p in group["params"]:
+            state = self.state.get(p)
+            average = state.stored(AVERAGE) if isinstance(state, ParamState) else None
+            if isinstance(average, torch.Tensor) and average.numel() > 0:
+                return first_number(average)
+        return None
+
+
+def first_number(tensor: torch.Tensor) -> torch.Tensor:
+    """The first of a tensor's numbers, 0-d."""
+    real = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
+    return real.as_strided((), ())
 
 
 def check_complete(rule: Rule, state: Mapping[str, Any], keys: Iterable[str]) -> None:

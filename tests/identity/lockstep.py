@@ -19,20 +19,23 @@ from torch.nn import Parameter
 
 import fused_sched
 from fused_sched.backends import Backend
+from identity import around
 
 REFUSALS = (ValueError, TypeError, KeyError, RuntimeError, IndexError, ArithmeticError)
 RELATIVE = 1e-12  # float64, after some tens of updates
 # Which of torch's implementations runs: not what it computes.
 IMPLEMENTATION = {"foreach", "fused", "capturable", "differentiable"}
+AROUND = {"max_grad_norm": 0.5, "ema_decay": 0.75}  # fields of groups, which torch's side has from identity.around
 OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "SGD": {
         "plain": {},
         "momentum": {"momentum": 0.9},
         "dampening": {"momentum": 0.8, "dampening": 0.25, "weight_decay": 0.01},
         "nesterov": {"momentum": 0.7, "nesterov": True},
+        "around": {"momentum": 0.8, "dampening": 0.25, **AROUND},
     },
-    "Adam": {"plain": {}, "amsgrad": {"amsgrad": True, "weight_decay": 0.1}},
-    "AdamW": {"plain": {}, "amsgrad": {"amsgrad": True}},
+    "Adam": {"plain": {}, "amsgrad": {"amsgrad": True, "weight_decay": 0.1}, "around": AROUND},
+    "AdamW": {"plain": {}, "amsgrad": {"amsgrad": True}, "around": AROUND},
 }
 EVERY = [(kind, case) for kind, cases in OPTIONS.items() for case in cases]
 STATEFUL = [("SGD", "momentum"), ("Adam", "plain"), ("AdamW", "amsgrad")]
@@ -98,7 +101,13 @@ def started(kind: str, side: Side, groups: Sequence[dict[str, Any]], backend: An
         return getattr(fused_sched.optim, kind)(given, backend=backend, **options)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*duplicate parameters")
-        return getattr(torch.optim, kind)(given, foreach=False, fused=False, **options)
+        fields = {key: options[key] for key in AROUND if key in options}
+        others = {key: value for key, value in options.items() if key not in fields}
+        made = getattr(around if fields else torch.optim, kind)(given, foreach=False, fused=False, **others)
+        made.defaults.update(fields)
+        for group in made.param_groups:
+            group.update(fields)
+        return made
 
 
 def both_or_neither(act: Act, torchs: Side, ours: Side, what: object = "") -> bool:
@@ -247,7 +256,7 @@ def states_of(side: Side) -> dict[int, dict[str, Any]]:
 def _leave_out_reserved(mine: dict[int, dict[str, Any]], theirs: dict[int, dict[str, Any]]) -> None:
     """Leave out states of zeros, which an update makes that then was skipped, or that a captured graph points to."""
     for name in mine.keys() - theirs.keys():
-        if not any(isinstance(value, Tensor) and value.any() for value in mine[name].values()):
+        if not any(isinstance(value, Tensor) and value.nan_to_num().any() for value in mine[name].values()):
             del mine[name]
 
 

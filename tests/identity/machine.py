@@ -14,6 +14,7 @@ What it leaves out, because ours differs from torch there, and says so (README, 
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 import warnings
 from collections import defaultdict
@@ -66,6 +67,7 @@ HYPERPARAMETERS: dict[str, dict[str, list[Any]]] = {
     },
 }  # fmt: skip
 HYPERPARAMETERS["AdamW"] = HYPERPARAMETERS["Adam"]
+AROUND: dict[str, list[Any]] = {"max_grad_norm": [0.1, 2.0, math.inf], "ema_decay": [0.5, 0.9]}
 
 
 class Machine(RuleBasedStateMachine):
@@ -73,6 +75,7 @@ class Machine(RuleBasedStateMachine):
 
     backend: Any = None
     where: dict[str, Any] = {}
+    around = False  # the optimizers clip and average
 
     @initialize(which=st.sampled_from(EVERY), sizes=st.lists(st.integers(1, 2), min_size=1, max_size=3))
     def start(self, which: tuple[str, str], sizes: list[int]) -> None:
@@ -81,6 +84,7 @@ class Machine(RuleBasedStateMachine):
     def begin(self, which: tuple[str, str], sizes: list[int]) -> None:
         """A new optimizer with groups of so many parameters."""
         self.kind, case = which
+        self.around = case == "around"
         names = iter(range(6))
         groups = [{"params": [next(names) for _ in range(n)], "lr": 0.1 / (1 + i)} for i, n in enumerate(sizes)]
         self.pair = Lockstep(self.kind, groups, self.backend, shapes=SHAPES, **self.where, **OPTIONS[self.kind][case])
@@ -168,6 +172,7 @@ class Machine(RuleBasedStateMachine):
     def train_with_a_scaler(self, n: int, skipped: bool, steps: int) -> None:
         """GradScaler does not call torch's optimizer where a gradient is infinite; ours sees it on the device."""
         self.gradients(n)
+        skipped = skipped and not self.around  # averages of parameters without a gradient would begin in ours alone
         optimizer = self.pair.ours.optimizer
         optimizer.found_inf = torch.full((), float(skipped), device=self.pair.ours.device)
         try:
@@ -336,7 +341,7 @@ class Machine(RuleBasedStateMachine):
     @rule(n=N, m=N)
     def list_twice(self, n: int, m: int) -> None:
         spot = self.spot(n)
-        if spot is not None and n % 4 == 0:
+        if spot is not None and n % 4 == 0 and not self.around:  # torch's side would average after the second update
             (g, i), to = spot, self.place(m)
             self.pair.both(lambda side: side.groups[to]["params"].append(side.groups[g]["params"][i]))
 
@@ -350,7 +355,8 @@ class Machine(RuleBasedStateMachine):
         same = how == "state moves"
         new = self.pair.parameter(tuple(old.shape) if same else shape)
         held = bool(self.pair.torchs.state.get(old))  # ours may have a buffer in reserve
-        fresh = {key: self.pair.draw(tuple(shape)).square() for key in (*MOMENTS[self.kind], "max_exp_avg_sq")}
+        keys = (*MOMENTS[self.kind], "max_exp_avg_sq", *(["ema"] if self.around else []))
+        fresh = {key: self.pair.draw(tuple(shape)).square() for key in keys}
 
         def act(side: Side) -> None:
             params, q = side.groups[g]["params"], side.params[new]
@@ -502,7 +508,7 @@ class Machine(RuleBasedStateMachine):
     @rule(n=N, m=N, v=N)
     def edit(self, n: int, m: int, v: int) -> None:
         if self.groups:
-            choices = HYPERPARAMETERS[self.kind]
+            choices = HYPERPARAMETERS[self.kind] | (AROUND if self.around else {})
             i, key = self.place(n), [*choices][m % len(choices)]
             self.pair.both(lambda side: side.groups[i].__setitem__(key, choices[key][v % len(choices[key])]))
 
