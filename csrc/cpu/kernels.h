@@ -52,17 +52,20 @@ enum Use : int {
   kAsTheyAre,
   kUnscaled,  // divided by GradScaler's scale, which is written back, then multiplied by the clip factor
   kClipped,   // multiplied by the clip factor
+  kAveraged,  // so, and the average, of the parameter's dtype, follows in the same loop
+  kAveragedWide,  // so, and it is float32 beside a parameter of 16 bits
 };
-constexpr int kUses = 3;
+constexpr int kUses = 5;
 struct GradientUse {
   double scale;
   double factor;
+  double decay;  // of the average
 };
 
-// Updates elements [start, start + count) of a record.
+// Updates elements [start, start + count) of a record. Null for kAveragedWide and a parameter of more bits.
 using Kernel = void (*)(const Record& record, int64_t start, int64_t count,
                         const AnyScalars& scalars, const GradientUse& use);
-// Lets elements of the averaged copy follow those of the parameter.
+// Lets elements of the averaged copy follow those of the parameter, where no update does it.
 using AverageKernel = void (*)(const Record& record, int64_t start, int64_t count, double decay);
 // The sum of the squares of `count` elements from `start` on of the array at an address.
 using SumKernel = double (*)(int64_t address, int64_t start, int64_t count);

@@ -1,5 +1,6 @@
 // The update loops. Each kernels_*.cpp includes this once, with a namespace (FUSED_SCHED_ISA) and
 // compiler flags of its own; the compiler vectorises the loops.
+#include <type_traits>
 #include <utility>
 
 #include "kernels.h"
@@ -19,14 +20,32 @@ inline T load_gradient(G* grad, T scale, T factor) {
   return kUse == kAsTheyAre ? g : g * factor;
 }
 
-template <typename R, int kMode, int kUse, typename P, typename G, typename S>
+// How an average of a decay follows its parameter, as torch.lerp, from the nearer end.
+template <typename T>
+struct Follow {
+  bool near_average;
+  T weight;
+  explicit Follow(double decay) {
+    const T share = static_cast<T>(1.0 - decay);
+    near_average = share < T(0.5);
+    weight = near_average ? share : share - T(1);
+  }
+  T operator()(T p, T a) const {
+    const T moved = multiply_add(weight, p - a, near_average ? a : p);
+    return a != a ? p : moved;  // NaN: it holds nothing yet
+  }
+};
+
+// A: type of the average that follows in the same loop; void for none.
+template <typename R, int kMode, int kUse, typename P, typename G, typename S, typename A>
 void update_loop(P* __restrict param, G* __restrict grad, S* __restrict state0, S* __restrict state1,
-                 S* __restrict state2, int64_t count,
+                 S* __restrict state2, A* __restrict average, int64_t count,
                  const typename R::template Scalars<double>& scalars, const GradientUse& use) {
   using T = typename ComputeType<P>::type;
   const auto s = R::template rounded<T>(scalars);
   const T scale = static_cast<T>(use.scale);
   const T factor = static_cast<T>(use.factor);
+  const Follow<T> follow(use.decay);
   for (int64_t i = 0; i < count; ++i) {
     T p = load(param[i]);
     T a = reads<R, kMode>(0) ? load(state0[i]) : T(0);
@@ -37,6 +56,11 @@ void update_loop(P* __restrict param, G* __restrict grad, S* __restrict state0, 
     if (writes<R, kMode>(1)) store(state1 + i, b);
     if (writes<R, kMode>(2)) store(state2 + i, c);
     store(param + i, p);
+    if constexpr (!std::is_void_v<A>) {
+      P stored;
+      store(&stored, p);
+      store(average + i, follow(load(stored), load(average[i])));
+    }
   }
 }
 
@@ -45,28 +69,26 @@ inline T* at(int64_t address, int64_t start) {
   return address == 0 ? nullptr : reinterpret_cast<T*>(address) + start;
 }
 
-template <typename R, int kMode, int kUse, typename P, typename G, typename S>
+template <typename A>
+inline A* average_at(const Record& r, int64_t start) {
+  if constexpr (std::is_void_v<A>) return nullptr;
+  else return at<A>(r.average, start);
+}
+
+template <typename R, int kMode, int kUse, typename P, typename G, typename S, typename A = void>
 void update(const Record& r, int64_t start, int64_t count, const AnyScalars& scalars,
             const GradientUse& use) {
   using Scalars = typename R::template Scalars<double>;
   update_loop<R, kMode, kUse>(
       at<P>(r.param, start), at<G>(r.grad, start), at<S>(r.state[0], start),
-      at<S>(r.state[1], start), at<S>(r.state[2], start), count,
+      at<S>(r.state[1], start), at<S>(r.state[2], start), average_at<A>(r, start), count,
       *reinterpret_cast<const Scalars*>(scalars.bytes), use);
 }
 
 template <typename P, typename A>
 void average_loop(const P* __restrict param, A* __restrict average, int64_t count, double decay) {
-  using T = typename ComputeType<P>::type;
-  const T share = static_cast<T>(1.0 - decay);
-  const bool near_average = share < T(0.5);  // as torch.lerp, from the nearer end
-  const T weight = near_average ? share : share - T(1);
-  for (int64_t i = 0; i < count; ++i) {
-    const T p = load(param[i]);
-    const T a = load(average[i]);
-    const T moved = multiply_add(weight, p - a, near_average ? a : p);
-    store(average + i, a != a ? p : moved);  // NaN: it holds nothing yet
-  }
+  const Follow<typename ComputeType<P>::type> follow(decay);
+  for (int64_t i = 0; i < count; ++i) store(average + i, follow(load(param[i]), load(average[i])));
 }
 
 template <typename P, typename A>
@@ -113,6 +135,10 @@ constexpr void fill_kind(Kernel (&table)[kUses][kMostModes], std::integer_sequen
   ((table[kAsTheyAre][kModes] = update<R, kModes, kAsTheyAre, P, G, S>), ...);
   ((table[kUnscaled][kModes] = update<R, kModes, kUnscaled, P, G, S>), ...);
   ((table[kClipped][kModes] = update<R, kModes, kClipped, P, G, S>), ...);
+  ((table[kAveraged][kModes] = update<R, kModes, kClipped, P, G, S, P>), ...);
+  if constexpr (sizeof(P) == 2) {
+    ((table[kAveragedWide][kModes] = update<R, kModes, kClipped, P, G, S, float>), ...);
+  }
 }
 
 template <typename R, typename... Ks>

@@ -18,7 +18,8 @@ namespace {
 constexpr int64_t kSerialElements = 32768;
 constexpr int64_t kMostChunksAtOnce = 16;
 
-// What to do with a record: no kernel if it has no gradient or no elements, no average if it has none.
+// What to do with a record: no kernel if it has no gradient or no elements, no average if it has none, or if the
+// kernel lets it follow.
 struct Task {
   Kernel kernel;
   AverageKernel average;
@@ -77,6 +78,7 @@ struct Choice {
   int64_t kind = -1;
   int states_needed = 0;
   Task task = {};
+  AverageKernel without_update = nullptr;  // for a record of it that has no gradient
 };
 
 bool same_choice(const Choice& c, const Record& r, int64_t count) {
@@ -99,15 +101,17 @@ const char* choose(const Update& u, const Record& r, int64_t count, Choice* choi
   }
   const int average = average_dtype(r.kind);
   const int param = param_dtype(r.kind);
-  choice->task.average = nullptr;
+  choice->without_update = nullptr;
+  Use use = u.scaled ? kUnscaled : u.clipped ? kClipped : kAsTheyAre;
   if (average >= 0) {
     if (average != param && average != kFloat32) return "has an average of another dtype than its own or float32";
-    choice->task.average = u.kernels->averages[param][average == param ? 0 : 1];
-    if (choice->task.average == nullptr) return "has an average of fewer digits than its own";
+    choice->without_update = u.kernels->averages[param][average == param ? 0 : 1];
+    if (choice->without_update == nullptr) return "has an average of fewer digits than its own";
     choice->task.decay = common::read_field(row, kFieldEmaDecay);
+    if (!u.scaled) use = average == param ? kAveraged : kAveragedWide;
   }
+  choice->task.average = u.scaled ? choice->without_update : nullptr;
   const int mode = rule.mode(row, count);
-  const Use use = u.scaled ? kUnscaled : u.clipped ? kClipped : kAsTheyAre;
   choice->states_needed = rule.required_states + (mode != 0 ? 1 : 0);
   choice->task.kernel = u.kernels->kernels[u.rule][kind][use][mode];
   choice->task.factor = u.clipped ? row[kMeasuredClipFactor] : 1.0;
@@ -135,7 +139,7 @@ const char* follow_record(const Update& u, const Record& r, Choice* choice) {
   if (problem == nullptr && r.numel != 0 && !has_pointers(r, choice->states_needed)) {
     return "lacks the parameter's or a state's address: create the state first";
   }
-  if (problem == nullptr && r.numel != 0 && choice->task.average != nullptr && r.average == 0) {
+  if (problem == nullptr && r.numel != 0 && choice->without_update != nullptr && r.average == 0) {
     return "lacks the average's address: create it first";
   }
   return problem;
@@ -160,7 +164,9 @@ bool prepare_records(const Update& u, char* message, int message_size) {
     }
     if (r.numel == 0) continue;
     plan.tasks[i] = choice.task;
-    if (r.grad == 0) plan.tasks[i].kernel = nullptr;
+    if (r.grad != 0) continue;
+    plan.tasks[i].kernel = nullptr;
+    plan.tasks[i].average = choice.without_update;
   }
   return true;
 }
@@ -183,7 +189,8 @@ void run_chunks(const Work& work, int64_t begin, int64_t end) {
     const Record& r = u.records[chunk.record];
     const int64_t length = chunk_length(u, chunk);
     if (task.kernel != nullptr) {
-      task.kernel(r, chunk.start, length, work.scalars[task.scalars], {u.grad_scale, task.factor});
+      task.kernel(r, chunk.start, length, work.scalars[task.scalars],
+                  {u.grad_scale, task.factor, task.decay});
     }
     // What follows finds the chunk in the core's cache.
     if (task.average != nullptr) task.average(r, chunk.start, length, task.decay);
