@@ -91,12 +91,17 @@ bool read_tables(PyObject* tuple, std::vector<Gradients>* tables) {
 }
 
 // norms, the least number of them, and deviations; None for norms without a SpikeRule.
-bool read_spikes(PyObject* const* args, Spikes* spikes) {
+bool read_spikes(PyObject* const* args, const int64_t* header, Spikes* spikes) {
   *spikes = {};
   if (args[0] == Py_None) return true;
   Argument norms;
   if (!read_tensor(args[0], {"norms", kDLFloat, 64, "float64", 0, 1}, &norms) ||
       !read_int(args[1], "least", 0, INT64_MAX, &spikes->least)) {
+    return false;
+  }
+  if (header[kHeaderNormsSeen] < 0) {
+    PyErr_Format(PyExc_ValueError, "control says that %lld norms were seen, but there are at least 0",
+                 static_cast<long long>(header[kHeaderNormsSeen]));
     return false;
   }
   spikes->norms = static_cast<double*>(norms.data);
@@ -117,7 +122,8 @@ PyObject* measure(PyObject*, PyObject* const* args, Py_ssize_t n_args) {
       !read_tensor(args[3], {"groups", kDLInt, 64, "int64", 2, 0}, &groups) ||
       !read_int(args[4], "each", 0, 1, &each) || !read_optional(args[5], "grad_scale", &given, &grad_scale) ||
       !read_optional(args[6], "found_inf", &given, &found_inf) ||
-      !read_int(args[7], "only_finite", 0, 1, &only_finite) || !read_spikes(args + 8, &m.spikes)) {
+      !read_int(args[7], "only_finite", 0, 1, &only_finite) ||
+      !read_spikes(args + 8, reinterpret_cast<const int64_t*>(control.data), &m.spikes)) {
     return nullptr;
   }
   m.kernels = chosen_capability.kernels;

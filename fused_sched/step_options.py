@@ -138,15 +138,21 @@ OPTION_FIELDS: Mapping[str, tuple[Any, str]] = {
 }
 
 
+# Those that stay as they are, and cannot differ between groups.
+OF_ALL_GROUPS = frozenset(StepKeywords.__annotations__).difference(OPTION_FIELDS)
+
+
 def check_field(name: str, value: Any) -> None:
     """Raise ValueError if a number is not what one of :data:`OPTION_FIELDS` must be; tensors are not looked into."""
     is_valid, rule = OPTION_FIELDS[name]
     if isinstance(value, torch.Tensor):
         return
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        try:
-            value = float(value)
-        except (TypeError, ValueError):
-            raise TypeError(f"{name}={value!r} must be a number or a one-element tensor: assign a float") from None
+    try:
+        number = None if isinstance(value, (bool, str)) else float(value)
+    except (TypeError, ValueError):
+        number = None
+    if number is None:
+        raise TypeError(f"{name}={value!r} must be a number or a one-element tensor, {rule}")
+    value = number
     if math.isnan(value) or not is_valid(value):
         raise ValueError(f"{name}={value} must be {rule}")

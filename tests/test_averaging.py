@@ -6,6 +6,7 @@ import contextlib
 import copy
 import math
 import pickle
+import re
 from typing import Any
 
 import pytest
@@ -125,8 +126,11 @@ def test_nothing_is_done_among_averages(backend: Backend) -> None:
         ("step()", optimizer.step),
         ("state_dict()", optimizer.state_dict),
         ("load_state_dict()", lambda: optimizer.load_state_dict(saved)),
+        ("a copy or a pickle", lambda: copy.deepcopy((p, optimizer))),
+        ("a copy or a pickle", lambda: pickle.dumps(optimizer)),
     ):
-        with optimizer.ema_weights(), pytest.raises(RuntimeError, match=rf"{name[:-2]}.*leave that block first"):
+        message = rf"{re.escape(name)}.*leave that block first"
+        with optimizer.ema_weights(), pytest.raises(RuntimeError, match=message):
             call()
     with optimizer.ema_weights(), pytest.raises(RuntimeError, match="leave that block"), optimizer.ema_weights():
         pass
@@ -306,3 +310,57 @@ def test_a_first_gradient_that_comes_late(name: str, backend: Backend, seed: int
         twins.step()
     assert all("ema" in twins.ours.state[p] for p in twins.params)
     twins.assert_same(1e-13)
+
+
+@pytest.mark.parametrize("way", ["half and back", "double", "to another memory"])
+def test_a_block_that_moves_the_parameters(way: str, backend: Backend) -> None:
+    """As model.half() does: the parameter has what it had, in whatever memory and dtype it then is."""
+    p = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+    optimizer = SGD([p], lr=0.5, momentum=0.5, ema_decay=0.5, backend=backend)
+    for _ in range(3):
+        p.grad = torch.ones(2)
+        optimizer.step()
+    before, average = p.tolist(), optimizer.state[p]["ema"].tolist()
+    with optimizer.ema_weights():
+        assert p.tolist() == average
+        if way == "half and back":
+            p.data = p.data.half()
+            p.data = p.data.float()
+        else:
+            p.data = p.data.double() if way == "double" else p.data.clone()
+    assert p.tolist() == before
+    assert p.dtype == (torch.float64 if way == "double" else torch.float32)
+    assert optimizer.state[p]["ema"].tolist() == average
+
+
+@pytest.mark.parametrize("name", ["SGD momentum", "AdamW"])
+def test_a_checkpoint_after_a_skipped_first_step(name: str, backend: Backend, seed: int) -> None:
+    """What means "nothing yet" is not in it."""
+    twins = AroundTwins(name, backend, skip_nonfinite=True, ema_decay=0.5)
+    twins.set_grads()
+    twins.params[0].grad[0] = math.nan
+    twins.ours.step()
+    saved = copy.deepcopy(twins.ours.state_dict())
+    assert saved["state"] == {}
+    twins.torchs.load_state_dict(copy.deepcopy(saved))
+    twins.ours.load_state_dict(saved)
+    for _ in range(3):
+        twins.set_grads()
+        twins.step()
+    twins.assert_same(1e-13)
+
+
+@pytest.mark.parametrize(("average", "error"), [(torch.ones(4), ValueError), (None, None)])
+def test_a_load_looks_at_averages(average: Any, error: type[Exception] | None, backend: Backend) -> None:
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = SGD([p], lr=1.0, ema_decay=0.5, backend=backend)
+    p.grad = torch.ones(3)
+    optimizer.step()
+    saved = copy.deepcopy(optimizer.state_dict())
+    saved["state"][0]["ema"] = average
+    if error is None:
+        optimizer.load_state_dict(saved)
+        return
+    with pytest.raises(error, match="state 'ema' has shape"):
+        optimizer.load_state_dict(saved)
+    assert optimizer.state[p]["ema"].tolist() == [0.0] * 3

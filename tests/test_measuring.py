@@ -329,6 +329,49 @@ def test_what_a_rule_remembers_is_saved(backend: Backend, rng: Any) -> None:
         assert other.skipped_steps.item() == optimizer.skipped_steps.item() > 0
 
 
+@pytest.mark.parametrize(
+    ("measured", "error"),
+    [
+        ({"skipped_steps": 0, "norms_seen": -1, "norms": torch.ones(6)}, ValueError),
+        ({"skipped_steps": 0, "norms_seen": 2**63 - 1, "norms": torch.ones(6)}, ValueError),
+        ({"skipped_steps": 0, "norms_seen": 2.5, "norms": torch.ones(6)}, ValueError),
+        ({"skipped_steps": -1, "norms_seen": 0}, ValueError),
+        ({"norms_seen": 0}, ValueError),
+        ({"skipped_steps": 0, "norms_seen": 1, "norms": torch.ones(2, 3)}, ValueError),
+        ("x", TypeError),
+    ],
+)
+def test_a_load_looks_at_what_was_measured(measured: Any, error: type[Exception], backend: Backend) -> None:
+    p = torch.nn.Parameter(torch.ones(4))
+    optimizer = SGD([p], lr=1.0, skip_spikes=SpikeRule(6, 1.0), backend=backend)
+    p.grad = torch.ones(4)
+    optimizer.step()
+    saved = {**copy.deepcopy(optimizer.state_dict()), "fused_sched": measured}
+    with pytest.raises(error, match=r"state dict has .*'fused_sched'"):
+        optimizer.load_state_dict(saved)
+    for _ in range(8):
+        optimizer.step()
+    assert p.tolist() == [-8.0] * 4
+
+
+def test_the_last_norms_go_on_in_another_window(backend: Backend, rng: Any) -> None:
+    p = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    optimizer = SGD([p], lr=1.0, skip_spikes=SpikeRule(7, 1.0), backend=backend)
+    norms = [rng.uniform(0, 2) for _ in range(11)]
+    for norm in norms:
+        p.grad = torch.tensor([norm], dtype=torch.float64)
+        optimizer.step()
+    other = SGD([p], lr=1.0, skip_spikes=SpikeRule(4, 1.0), backend=backend)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    rule = OlmosRule(4, 1.0)
+    rule.norms = norms[-4:]
+    for _ in range(20):
+        norm, before = rng.uniform(0, 3), p.item()
+        p.grad = torch.tensor([norm], dtype=torch.float64)
+        other.step()
+        assert (p.item() == before) == rule.skips(norm)
+
+
 # -- bad input, and what is not known ----------------------------------------------------------------------
 
 
@@ -338,6 +381,7 @@ def test_what_a_rule_remembers_is_saved(backend: Backend, rng: Any) -> None:
         ({"max_grad_norm": -1.0}, ValueError, r"max_grad_norm=-1.0 must be at least 0"),
         ({"max_grad_norm": math.nan}, ValueError, r"max_grad_norm=nan must be at least 0"),
         ({"max_grad_norm": "1"}, TypeError, r"max_grad_norm='1' must be a number"),
+        ({"max_grad_norm": True}, TypeError, r"max_grad_norm=True must be a number .* math.inf clips nothing"),
         ({"ema_decay": 1.5}, ValueError, r"ema_decay=1.5 must be from 0 to 1"),
         ({"norm_scope": "groups"}, ValueError, r"norm_scope='groups' must be one of 'all', 'group'"),
         ({"skip_nonfinite": 1}, TypeError, r"skip_nonfinite=1 must be True or False"),
@@ -370,6 +414,26 @@ def test_bad_edits_change_nothing(backend: Backend) -> None:
     with pytest.raises(ValueError, match="max_grad_norm=-2"):
         optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(1))], "max_grad_norm": -2})
     assert len(optimizer.param_groups) == 1
+
+
+def test_what_is_the_same_for_all_groups_is_refused_in_one(backend: Backend) -> None:
+    p = torch.nn.Parameter(torch.ones(1))
+    with pytest.raises(TypeError, match="skip_nonfinite=True in a param group.*constructor"):
+        SGD([{"params": [p], "skip_nonfinite": True}], lr=0.1, backend=backend)
+
+
+@pytest.mark.parametrize("given", ["constructor", "group"])
+def test_a_threshold_is_taken_away(given: str, backend: Backend) -> None:
+    p = torch.nn.Parameter(torch.zeros(4))
+    options = {"max_grad_norm": 1.0} if given == "constructor" else {}
+    optimizer = SGD([p], lr=1.0, backend=backend, **options)
+    optimizer.param_groups[0]["max_grad_norm"] = 1.0
+    del optimizer.param_groups[0]["max_grad_norm"]
+    p.grad = torch.full((4,), 3.0)
+    optimizer.step()
+    assert p.tolist() == [-3.0] * 4
+    with pytest.raises(RuntimeError, match="grad_norm is not known"):
+        optimizer.grad_norm
 
 
 def test_what_is_not_measured_is_not_known() -> None:

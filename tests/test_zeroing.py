@@ -79,6 +79,15 @@ def test_staged_gradients(backend: Backend) -> None:
         assert p.tolist() == [[-1.0] * 3] * 2
 
 
+def test_a_gradient_whose_elements_share_memory(backend: Backend) -> None:
+    p = torch.nn.Parameter(torch.ones(5, 4))
+    optimizer = SGD([p], lr=0.5, zero_grad_in_step=True, backend=backend)
+    p.grad = torch.tensor(2.0).expand(5, 4)
+    optimizer.step()
+    assert p.tolist() == [[0.0] * 4] * 5
+    assert not p.grad.any()
+
+
 def test_gradients_that_share_memory_are_refused(backend: Backend) -> None:
     p, q = (torch.nn.Parameter(torch.zeros(4)) for _ in range(2))
     optimizer = AdamW([p, q], zero_grad_in_step=True, backend=backend)

@@ -106,25 +106,26 @@ inline double add_square(double g, double sum) {
   return sum + g * g;
 }
 
-// Many sums side by side, which are added up in one order.
+// Many sums side by side, of several parts of the array so that as many are fetched at a time, which are
+// added up in one order.
 template <typename G>
 double sum_of_squares(int64_t address, int64_t start, int64_t count) {
-  constexpr int kSums = 32;
+  constexpr int kParts = 4;
+  constexpr int kLanes = 8;
   const G* grad = at<G>(address, start);
-  double sums[kSums] = {};
-  int64_t i = 0;
-  for (; i + kSums <= count; i += kSums) {
-    for (int k = 0; k < kSums; ++k) {
-      sums[k] = add_square<G>(load(grad[i + k]), sums[k]);
+  double sums[kParts][kLanes] = {};
+  const int64_t part = count / (kParts * kLanes) * kLanes;
+  for (int64_t i = 0; i < part; i += kLanes) {
+    for (int p = 0; p < kParts; ++p) {
+      for (int k = 0; k < kLanes; ++k) sums[p][k] = add_square<G>(load(grad[p * part + i + k]), sums[p][k]);
     }
   }
-  for (int k = 0; i < count; ++i, ++k) {
-    sums[k] = add_square<G>(load(grad[i]), sums[k]);
+  for (int64_t i = kParts * part; i < count; ++i) sums[0][i % kLanes] = add_square<G>(load(grad[i]), sums[0][i % kLanes]);
+  double sum = 0.0;
+  for (int k = 0; k < kLanes; ++k) {
+    for (int p = 0; p < kParts; ++p) sum += sums[p][k];
   }
-  for (int half = kSums / 2; half > 0; half /= 2) {
-    for (int k = 0; k < half; ++k) sums[k] += sums[k + half];
-  }
-  return sums[0];
+  return sum;
 }
 
 template <typename R, typename K, int... kModes>

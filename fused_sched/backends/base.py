@@ -139,7 +139,7 @@ class Backend:
                 table.stage_in()
             self._update(update)
             if table.staged:
-                table.stage_out(update.grad_scale is not None or update.zeroes)
+                table.stage_out(update.grad_scale is not None, update.zeroes)
         else:
             self._update_by_reference(update)
         if table.held:

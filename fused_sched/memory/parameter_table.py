@@ -170,10 +170,11 @@ class Entry:
     def memory(self) -> list[tuple[int, int]]:
         """First byte, and the one after the last, of all that an update writes to."""
         averages = [] if self.average is None else [self.average]
-        return [_span(t) for t in (self.param, *self.state, *averages) if t.numel() > 0]
+        return [span_of(t) for t in (self.param, *self.state, *averages) if t.numel() > 0]
 
 
-def _span(tensor: torch.Tensor) -> tuple[int, int]:
+def span_of(tensor: torch.Tensor) -> tuple[int, int]:
+    """First byte of a tensor's elements, and the one after the last."""
     last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
     first = tensor.data_ptr()
     return first, first + (last + 1) * tensor.itemsize
@@ -289,12 +290,14 @@ class ParameterTable:
             entry.staging.grad.copy_(g.detach())
             self.records[i, RECORD["grad"]] = entry.staging.grad.data_ptr() or 1
 
-    def stage_out(self, gradients: bool) -> None:
-        """Copy the updated buffers back; ``gradients``: they were rewritten too."""
+    def stage_out(self, unscaled: bool, zeroed: bool = False) -> None:
+        """Copy the updated buffers back; ``unscaled``, ``zeroed``: the gradients were rewritten too."""
         for _, entry in self.staged:
             g = entry.param.grad
             if g is not None:
                 assert entry.staging is not None
                 entry.param.detach().copy_(entry.staging.param)
-                if gradients:
+                if zeroed:
+                    g.detach().zero_()  # also one whose elements share memory
+                elif unscaled:
                     g.detach().copy_(entry.staging.grad)

@@ -29,18 +29,21 @@ class Averaging(Home):
         """Within the block, parameters have the values of their averages, in place: ``with optimizer.ema_weights():``.
 
         A parameter that was never averaged stays as it is. Afterwards parameters and averages are what they were, also
-        where the block raises. What the block itself writes to them is lost. It waits for the device once. Averages of
-        another dtype than the parameter's need a copy of the parameter for as long as the block takes, others do not.
+        where the block raises, or gives a parameter other memory. A parameter and an average of its dtype change
+        places: within the block the state has the parameter, and what the block writes to the parameter is in the
+        average afterwards. An average of another dtype needs a copy of the parameter instead. It waits for the device
+        once, and counts as changes in place for autograd.
 
         Raises:
             RuntimeError: no group has ``ema_decay``, a block is entered within another, or inside a CUDA graph capture.
-                Within the block, so do ``step()``, ``state_dict()`` and ``load_state_dict()``.
+                Within the block, so do ``step()``, ``state_dict()``, ``load_state_dict()``, copies and pickles of the
+                optimizer.
         """
         if not any("ema_decay" in group for group in self.groups_seen):
             raise RuntimeError("there are no averages: make the optimizer with ema_decay=, such as 0.999")
         self._refuse_among_averages("ema_weights()")
         self.refuse_in_capture("ema_weights() was entered")
-        exchanges = [Exchange(p, average) for p, average in self._begun_averages()]
+        exchanges = [Exchange(*pair) for pair in self._begun_averages()]
         self._averages_are_in = "ema_weights()"
         done: list[Exchange] = []
         try:
@@ -62,7 +65,7 @@ class Averaging(Home):
                 state = self.state.get(p)
                 average = state.stored(AVERAGE) if isinstance(state, ParamState) else None
                 if average is not None and average.numel() > 0:
-                    pairs[id(p)] = p.detach(), average.detach()
+                    pairs[id(p)] = p, average.detach()
         if not pairs:
             return []
         first = [first_number(average).double() for _, average in pairs.values()]
@@ -96,11 +99,13 @@ class Exchange:
     """One parameter and its average, which change places.
 
     Args:
-        param, average: without gradients.
+        owner: the parameter.
+        average: without gradient.
     """
 
-    def __init__(self, param: torch.Tensor, average: torch.Tensor) -> None:
-        self.param, self.average = param, average
+    def __init__(self, owner: torch.Tensor, average: torch.Tensor) -> None:
+        param = owner.detach()
+        self.owner, self.param, self.average = owner, param, average
         alike = param.dtype == average.dtype and is_dense(param) and same_layout(param, average)
         self._pieces = (
             [] if not alike else list(zip(_flat(param).split(PIECE), _flat(average).split(PIECE), strict=True))
@@ -127,6 +132,9 @@ class Exchange:
         for p, average in self._pieces[: self._entered]:
             _exchange(p, average)
         self._entered = 0
+        now = self.owner.detach()
+        if now.data_ptr() != self.param.data_ptr() or now.dtype != self.param.dtype or now.device != self.param.device:
+            now.copy_(self.param)  # the block has put it into other memory, as model.half() does
 
 
 def _exchange(a: torch.Tensor, b: torch.Tensor) -> None:

@@ -18,7 +18,7 @@ from ..memory.parameter_table import ParameterTable
 from ..memory.values import check_values, fake_mode, modes_on, refuse_fake_mode
 from ..program.schedule import Schedule
 from ..rules import Rule
-from ..step_options import OPTION_FIELDS, StepKeywords, split
+from ..step_options import AVERAGE, OPTION_FIELDS, StepKeywords, split
 from .addition import is_torchs, narrow
 from .averaging import Averaging
 from .load import Load
@@ -26,7 +26,7 @@ from .measuring import SAVED, Measuring
 from .param_group import ParamGroup
 from .param_state import OptimizerState, ParamState, take_back_steps
 from .sparse import check_sparse, update_sparse, zero_sparse
-from .sync import Sync, check_gradients, check_params
+from .sync import Sync, check_gradients, check_params, first_number
 
 
 class FusedOptimizer(Measuring, Averaging, Optimizer):
@@ -428,7 +428,12 @@ class FusedOptimizer(Measuring, Averaging, Optimizer):
 
     def _without_reserves(self, state: ParamState) -> dict[str, Any]:
         """A copy."""
-        reserved = {self._rule.step_key, *self._rule.state_keys} if state.holds_nothing else ()
+        reserved = {self._rule.step_key, *self._rule.state_keys} if state.holds_nothing else set()
+        average = state.stored(AVERAGE)
+        if isinstance(average, torch.Tensor):
+            tells = self._rule.step_key is not None or average.numel() == 0
+            if bool(reserved) if tells else bool(first_number(average).isnan()):
+                reserved = reserved | {AVERAGE}
         return {k: v for k, v in state.items() if k not in reserved}
 
     def _plain_state(self, state: dict[Any, Any]) -> dict[Any, Any]:
@@ -443,6 +448,7 @@ class FusedOptimizer(Measuring, Averaging, Optimizer):
         return plain
 
     def __getstate__(self) -> dict[str, Any]:
+        self._refuse_among_averages("a copy or a pickle of the optimizer")
         self._block.expire()
         return {
             "defaults": self.defaults,
@@ -471,6 +477,7 @@ class FusedOptimizer(Measuring, Averaging, Optimizer):
                     if name in present:
                         group.setdefault(name, present[name])
             if self._loading is not None:
+                self._check_measured(self._loading.get(SAVED))
                 self._with_wide_averages(self.param_groups, self.state, self._loading)
             load = Load(self._rule, before[1], tuple(self.defaults), self._block.captured)
             load.check(self.param_groups, self.state)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..rules import Rule
+from ..step_options import AVERAGE
 from .param_group import check_group
 from .param_state import OptimizerState, ParamState, whole_step
 from .sync import check_complete, check_shape
@@ -42,16 +43,16 @@ class Load:
             check_group(group, self._keys)
             needed = self._rule.state_keys[: self._rule.states_needed(group)]
             for p in group["params"]:
-                self._check_state(p, state.get(p), needed)
+                self._check_state(p, state.get(p), needed, "ema_decay" in group)
         self._loaded = state
 
-    def _check_state(self, p: torch.Tensor, values: Any, needed: Iterable[str]) -> None:
+    def _check_state(self, p: torch.Tensor, values: Any, needed: Iterable[str], averaged: bool) -> None:
         if not isinstance(values, dict):
             return
         check_complete(self._rule, values, needed)
         if self._rule.step_key in values:
             whole_step(values[self._rule.step_key])
-        for key in needed:
+        for key in (*needed, *([AVERAGE] if averaged else [])):
             if values.get(key) is not None:
                 check_shape(p, key, values[key])
 

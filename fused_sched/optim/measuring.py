@@ -9,7 +9,7 @@ import torch
 
 from .. import backends
 from ..memory.control_block import HEADER
-from ..memory.parameter_table import ParameterTable
+from ..memory.parameter_table import ParameterTable, span_of
 from ..rules import Rule
 from ..step_options import StepOptions
 from .home import Home
@@ -58,8 +58,8 @@ class Measuring(Home):
     def _refuse_unmeasured(self, what: str) -> None:
         if not self._measures():
             raise RuntimeError(
-                f"{what} is not known, as steps do not measure the gradients: make the optimizer with max_grad_norm= "
-                "(math.inf clips nothing), skip_nonfinite=True or skip_spikes="
+                f"{what} is not known, as steps do not measure the gradients: assign max_grad_norm to a param group "
+                "(math.inf clips nothing), or make the optimizer with it, skip_nonfinite=True or skip_spikes="
             )
 
     def _measures(self) -> bool:
@@ -93,9 +93,9 @@ class Measuring(Home):
             for entry in table.entries:
                 g = entry.param.grad
                 if g is not None and not entry.inert and g.numel() > 0:
-                    spans.append((g.data_ptr(), g.numel() * g.itemsize))
+                    spans.append(span_of(g))
         spans.sort()
-        if any(a + size > b for (a, size), (b, _) in pairwise(spans)):
+        if any(end > first for (_, end), (first, _) in pairwise(spans)):
             raise RuntimeError(
                 "the gradients of two parameters share memory, and zero_grad_in_step would zero one before the other "
                 "was used: clone() one of them, or call zero_grad()"
@@ -111,12 +111,47 @@ class Measuring(Home):
             saved["norms"] = self._norms.clone()
         return saved
 
+    def _check_measured(self, saved: Any) -> None:
+        """Make sure that :meth:`_go_on_measuring` cannot fail.
+
+        Raises:
+            TypeError, ValueError: ``saved`` is not what :meth:`_measured_so_far` gives.
+        """
+        if saved is None:
+            return
+        if not isinstance(saved, dict):
+            raise TypeError(
+                f"the state dict has {SAVED!r}: {saved!r}, but must have a dict, or nothing, under that key"
+            )
+        for name in ("skipped_steps", "norms_seen"):
+            number = saved.get(name)
+            if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < 2**53:
+                raise ValueError(
+                    f"the state dict has {name!r}: {number!r} under {SAVED!r}, but it must be a whole number of at "
+                    f"least 0: correct it, or leave {SAVED!r} out"
+                )
+        norms = saved.get("norms")
+        if norms is not None and (not isinstance(norms, torch.Tensor) or norms.dim() != 1 or not norms.numel()):
+            raise ValueError(
+                f"the state dict has 'norms': {_kind(norms)} under {SAVED!r}, but they must be a tensor of some numbers: "
+                f"correct them, or leave {SAVED!r} out"
+            )
+
     def _go_on_measuring(self, saved: dict[str, Any] | None) -> None:
         """Take over what another optimizer has measured; nothing without it."""
         if saved is None or not self._measures():
             return
-        header, norms = self._block.integers, saved.get("norms")
+        header, norms, seen = self._block.integers, saved.get("norms"), saved["norms_seen"]
         header[HEADER["skipped_steps"]] = saved["skipped_steps"]
-        if self._norms is not None and norms is not None and norms.shape == self._norms.shape:
-            self._norms.copy_(norms)
-            header[HEADER["norms_seen"]] = saved["norms_seen"]
+        if self._norms is None or norms is None:
+            return
+        # the norms in the order in which they were seen; as many of the last as there is room for
+        window, place = norms.numel(), seen % norms.numel()
+        ordered = norms[:seen] if seen < window else torch.cat([norms[place:], norms[:place]])
+        ordered = ordered[-self._norms.numel() :]
+        self._norms[: ordered.numel()].copy_(ordered)
+        header[HEADER["norms_seen"]] = ordered.numel()
+
+
+def _kind(value: Any) -> str:
+    return f"a tensor of shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)

@@ -11,7 +11,7 @@ from ..memory.bindings import is_bindable
 from ..memory.control_block import FIELDS, FLAGS, PAIRS, ControlBlock
 from ..memory.values import has_values
 from ..notice import warn
-from ..step_options import OPTION_FIELDS, check_field
+from ..step_options import OF_ALL_GROUPS, OPTION_FIELDS, check_field
 from .live_dict import Changes, LiveDict
 
 Number = float | torch.Tensor
@@ -85,6 +85,11 @@ class ParamGroup(LiveDict):
         return block.read(block.slot(row, field)) if tensor is None else tensor
 
     def _write(self, key: str, value: Any) -> Any:
+        if key in OF_ALL_GROUPS:
+            raise TypeError(
+                f"{key}={value!r} in a param group, but it is the same for all groups of an optimizer: give it to the "
+                "optimizer's constructor"
+            )
         if key in self.live:
             numbers = check_value(key, value)  # all of it, before any of it is written
             if key in OPTION_FIELDS and key not in self:
@@ -192,7 +197,7 @@ def check_group(values: Mapping[str, Any], keys: Sequence[str]) -> None:
 
 def _needed(keys: Sequence[str]) -> list[str]:
     """Of an optimizer's hyperparameters those that it has to find in a group, in their order."""
-    return [k for k in keys if k in FIELDS or k in PAIRS or k in FLAGS]
+    return [k for k in keys if (k in FIELDS or k in PAIRS or k in FLAGS) and k not in OPTION_FIELDS]
 
 
 def _check_keys(values: Any, keys: Any) -> None:
