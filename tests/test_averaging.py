@@ -364,3 +364,18 @@ def test_a_load_looks_at_averages(average: Any, error: type[Exception] | None, b
     with pytest.raises(error, match="state 'ema' has shape"):
         optimizer.load_state_dict(saved)
     assert optimizer.state[p]["ema"].tolist() == [0.0] * 3
+
+
+@pytest.mark.skipif(backends.reason_unavailable("cpu") is not None, reason="the extension was not built")
+@pytest.mark.parametrize("way", ["deepcopy", "pickle"])
+def test_averages_of_a_copy_before_its_first_step(way: str) -> None:
+    p = torch.nn.Parameter(torch.zeros(3))
+    optimizer = SGD([p], lr=1.0, ema_decay=0.5, backend="cpu")
+    for _ in range(2):
+        p.grad = torch.ones(3)
+        optimizer.step()
+    copied = copy.deepcopy(optimizer) if way == "deepcopy" else pickle.loads(pickle.dumps(optimizer))
+    q = copied.param_groups[0]["params"][0]
+    with copied.ema_weights():
+        assert q.tolist() == [-1.5] * 3
+    assert q.tolist() == [-2.0] * 3

@@ -11,7 +11,7 @@ import torch
 from ..memory.parameter_table import is_dense, same_layout
 from ..step_options import AVERAGE, StepOptions
 from .home import Home
-from .param_state import ParamState
+from .param_state import stored_average
 from .sync import first_number
 
 PIECE = 2**20  # elements that are exchanged at a time
@@ -62,8 +62,7 @@ class Averaging(Home):
         pairs = {}
         for group in self.groups_seen:
             for p in group["params"]:
-                state = self.state.get(p)
-                average = state.stored(AVERAGE) if isinstance(state, ParamState) else None
+                average = stored_average(self.state.get(p))
                 if average is not None and average.numel() > 0:
                     pairs[id(p)] = p, average.detach()
         if not pairs:

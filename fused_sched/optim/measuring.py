@@ -133,7 +133,7 @@ class Measuring(Home):
         norms = saved.get("norms")
         if norms is not None and (not isinstance(norms, torch.Tensor) or norms.dim() != 1 or not norms.numel()):
             raise ValueError(
-                f"the state dict has 'norms': {_kind(norms)} under {SAVED!r}, but they must be a tensor of some numbers: "
+                f"the state dict has 'norms': {_kind(norms)} under {SAVED!r}, but they must be a tensor of numbers: "
                 f"correct them, or leave {SAVED!r} out"
             )
 

@@ -165,6 +165,12 @@ class ParamState(LiveDict):
         self._changes.structure = True
 
 
+def stored_average(state: Any) -> torch.Tensor | None:
+    """The averaged copy in a state, also one that a copied optimizer has not taken in yet; None if there is none."""
+    average = dict.get(state, AVERAGE) if isinstance(state, dict) else None
+    return average if isinstance(average, torch.Tensor) else None
+
+
 def start_anew(key: str, tensor: torch.Tensor) -> torch.Tensor:
     """Let a state tensor mean "nothing yet": zeros, and NaN in an average, which then begins with the parameter."""
     if key == AVERAGE:

@@ -27,7 +27,7 @@ from ..memory.values import USE_TORCHS, check_values
 from ..rules import Rule
 from ..step_options import AVERAGE, StepOptions
 from .param_group import ParamGroup
-from .param_state import OptimizerState, ParamState, start_anew
+from .param_state import OptimizerState, ParamState, start_anew, stored_average
 from .sparse import reserve_buffer
 
 WARM_UP = "run one optimizer.step() with all gradients before the capture"
@@ -287,9 +287,8 @@ class Sync:
     def _begun_average(self, group: ParamGroup) -> torch.Tensor | None:
         """An element of an average that some parameter of a group has had already; None if none has."""
         for p in group["params"]:
-            state = self.state.get(p)
-            average = state.stored(AVERAGE) if isinstance(state, ParamState) else None
-            if isinstance(average, torch.Tensor) and average.numel() > 0:
+            average = stored_average(self.state.get(p))
+            if average is not None and average.numel() > 0:
                 return first_number(average)
         return None
 
