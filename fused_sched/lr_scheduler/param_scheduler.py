@@ -82,8 +82,8 @@ class ParamScheduler(OnDevice, _HostParamScheduler):
 
     Args:
         optimizer: any one; see :class:`OnDevice`.
-        name: ``"weight_decay"``, ``"momentum"``, ``"dampening"``, ``"eps"``, ``"lr"``, ``"betas"`` (the
-            function returns a pair), ``"beta1"`` or ``"beta2"``.
+        name: ``"weight_decay"``, ``"momentum"``, ``"dampening"``, ``"eps"``, ``"lr"``, ``"max_grad_norm"``,
+            ``"ema_decay"``, ``"betas"`` (the function returns a pair), ``"beta1"`` or ``"beta2"``.
         fn: from an int to a float; or a list with one for each param group, None to leave a group alone.
             How it reaches the device: see :class:`LambdaLR`.
         last_epoch: as in torch.
