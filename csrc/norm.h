@@ -30,13 +30,15 @@ FUSED_SCHED_HD inline void note_group_norm(double* row, bool clips, double norm)
   row[kMeasuredClipFactor] = clips ? clip_factor(read_field(row, kFieldMaxGradNorm), norm) : 1.0;
 }
 
-// Whether a norm is larger than those before it let expect. It is remembered where it is finite.
-FUSED_SCHED_HD inline bool is_spike(const Spikes& s, int64_t* seen, double norm) {
-  const int64_t known = *seen < s.window ? *seen : s.window;
-  double mean = 0.0, squares = 0.0;
-  for (int64_t i = 0; i < known; ++i) mean += s.norms[i];
-  mean /= static_cast<double>(known);
-  for (int64_t i = 0; i < known; ++i) squares += (s.norms[i] - mean) * (s.norms[i] - mean);
+FUSED_SCHED_HD inline int64_t known_norms(const Spikes& s, int64_t seen) {
+  return seen < s.window ? seen : s.window;
+}
+
+// Whether a norm is larger than the known ones let expect, which have this mean, and this sum of
+// the squares of their distances from it. It is remembered where it is finite.
+FUSED_SCHED_HD inline bool judge(const Spikes& s, int64_t* seen, double norm, double mean,
+                                 double squares) {
+  const int64_t known = known_norms(s, *seen);
   const double deviation = sqrt(squares / static_cast<double>(known - 1));
   const bool spike = known + 1 >= s.least && !(norm - mean <= s.deviations * deviation);
   if (is_finite(norm)) {
@@ -46,15 +48,29 @@ FUSED_SCHED_HD inline bool is_spike(const Spikes& s, int64_t* seen, double norm)
   return spike;
 }
 
+FUSED_SCHED_HD inline bool is_spike(const Spikes& s, int64_t* seen, double norm) {
+  const int64_t known = known_norms(s, *seen);
+  double mean = 0.0, squares = 0.0;
+  for (int64_t i = 0; i < known; ++i) mean += s.norms[i];
+  mean /= static_cast<double>(known);
+  for (int64_t i = 0; i < known; ++i) squares += (s.norms[i] - mean) * (s.norms[i] - mean);
+  return judge(s, seen, norm, mean, squares);
+}
+
+FUSED_SCHED_HD inline void note_decision(double* control, double norm, bool skipped) {
+  int64_t* header = reinterpret_cast<int64_t*>(control);
+  control[kHeaderGradNorm] = norm;
+  header[kHeaderSkipped] = skipped ? 1 : 0;
+  header[kHeaderSkippedSteps] += skipped ? 1 : 0;
+}
+
 // Notes the norm of all gradients in the header, and whether the step is skipped.
 FUSED_SCHED_HD inline void decide(double* control, double norm, bool found_inf, bool only_finite,
                                   const Spikes& spikes) {
   int64_t* header = reinterpret_cast<int64_t*>(control);
   bool skipped = found_inf || (only_finite && !is_finite(norm));
   if (spikes.norms != nullptr && is_spike(spikes, header + kHeaderNormsSeen, norm)) skipped = true;
-  control[kHeaderGradNorm] = norm;
-  header[kHeaderSkipped] = skipped ? 1 : 0;
-  header[kHeaderSkippedSteps] += skipped ? 1 : 0;
+  note_decision(control, norm, skipped);
 }
 
 }  // namespace FUSED_SCHED_ISA

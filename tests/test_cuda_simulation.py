@@ -14,11 +14,21 @@ import pytest
 import torch
 from ptx.cuda_operators import PtxOperators
 
-from fused_sched.backends.cuda import BLOCK_THREADS, LAUNCH, LAUNCH_WIDTH, SCHEDULE, SCHEDULE_WIDTH, CudaBackend
+from fused_sched.backends.cuda import (
+    BLOCK_THREADS,
+    LAUNCH,
+    LAUNCH_WIDTH,
+    NORM_LAUNCH,
+    NORM_LAUNCH_WIDTH,
+    SCHEDULE,
+    SCHEDULE_WIDTH,
+    CudaBackend,
+)
 from fused_sched.lr_scheduler import CosineAnnealingLR, CyclicLR, LambdaLR, StepLR
 from fused_sched.memory.control_block import HEADER
 from fused_sched.memory.pointers import REBUILD, UNCHANGED
 from fused_sched.optim import SGD, Adam, AdamW
+from fused_sched.step_options import SpikeRule
 
 _C: Any = pytest.importorskip("fused_sched._C", reason="the C++ extension is the oracle")
 
@@ -52,6 +62,13 @@ class Simulation:
         addresses = [ctypes.c_void_p(None if t is None else t.data_ptr()) for t in (plan, control, scale, found)]
         result = self.library.simulate_update(addresses[0], ctypes.c_int64(len(plan)), *addresses[1:])
         assert result == 0, "unknown kind"
+
+    def measure(
+        self, plan: torch.Tensor, control: torch.Tensor, scale: torch.Tensor | None, found: torch.Tensor | None
+    ) -> None:
+        assert plan.shape[1] == NORM_LAUNCH_WIDTH
+        addresses = [ctypes.c_void_p(None if t is None else t.data_ptr()) for t in (plan, control, scale, found)]
+        self.library.simulate_measure(addresses[0], ctypes.c_int64(len(plan)), *addresses[1:])
 
     def advance(self, schedule: torch.Tensor, control: torch.Tensor) -> None:
         assert schedule.shape == (1, SCHEDULE_WIDTH)
@@ -220,6 +237,132 @@ def test_a_step_without_elements_ends_too(sizes: list[int], simulation: Simulati
     assert simulation.calls == [1] * 3
 
 
+@pytest.mark.parametrize("kept", ["float32", "parameter"])
+@pytest.mark.parametrize("offset", [0, 1], ids=["aligned", "unaligned"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("name", ["sgd", "nesterov", "adamw", "amsgrad"])
+def test_averages_and_zeros_have_the_bits_of_the_cpu_backend(
+    name: str, dtype: torch.dtype, offset: int, kept: str, cuda: CudaBackend
+) -> None:
+    """One parameter has no gradient at every other step, and is averaged all the same."""
+    results = []
+    for backend in (cuda, "cpu"):
+        params = make_params(dtype, offset)
+        groups = [{"params": params[:6]}, {"params": params[6:], "ema_decay": 0.3}]
+        options = {"ema_decay": 0.99, "ema_dtype": kept, "zero_grad_in_step": True}
+        optimizer = OPTIMIZERS[name](groups, backend=backend, **options)
+        for step in range(1, 1 + STEPS):
+            set_gradients(params, step)
+            optimizer.step()
+            assert not any(p.grad.any() for p in params if p.grad is not None)
+        assert all(optimizer.state[p]["ema"].isfinite().all() for p in params)
+        results.append(everything(optimizer, params))
+    check_equal(*results)
+
+
+@pytest.mark.parametrize("scope", ["all", "group"])
+@pytest.mark.parametrize("scaled", [False, True], ids=["", "scaled"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+def test_clipping_is_that_of_the_cpu_backend(dtype: torch.dtype, scaled: bool, scope: str, cuda: CudaBackend) -> None:
+    """Norms are sums in another order, and of squares in the type computed in."""
+    results, norms = [], []
+    for backend in (cuda, "cpu"):
+        params = make_params(dtype)
+        groups = [{"params": params[:6], "max_grad_norm": 0.5}, {"params": params[6:]}]
+        optimizer = SGD(groups, lr=0.1, momentum=0.9, max_grad_norm=2.0, norm_scope=scope, backend=backend)
+        for step in range(STEPS):
+            set_gradients(params, step)
+            optimizer.grad_scale = torch.tensor([4.0]) if scaled else None
+            optimizer.step()
+        results.append(everything(optimizer, params))
+        norms.append([optimizer.grad_norm.item(), *(n.item() for n in optimizer.group_grad_norms)])
+    relative = 1e-14 if dtype == torch.float64 else 1e-6
+    assert norms[0] == pytest.approx(norms[1], rel=relative)
+    assert (norms[0][1] == norms[0][2]) == (scope == "all")
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=max(relative, 2 * torch.finfo(a.dtype).eps), atol=relative)
+
+
+@pytest.mark.parametrize("zeroes", [False, True], ids=["", "zeroing"])
+def test_skipped_steps_leave_everything(zeroes: bool, simulation: Simulation, cuda: CudaBackend) -> None:
+    results = []
+    for backend in (cuda, "cpu"):
+        params = [*make_params(torch.float32), *make_params(torch.bfloat16)]
+        options = {"skip_nonfinite": True, "ema_decay": 0.9, "zero_grad_in_step": zeroes}
+        optimizer = AdamW(params, lr=0.01, backend=backend, **options)
+        scheduler = StepLR(optimizer, 2, fused=True, skip_with_optimizer=True)
+        for step in range(STEPS):
+            set_gradients(params, step + 1)
+            if step in (1, 2):
+                params[13 * step - 10].grad[1] = float("nan" if step == 1 else "inf")
+            optimizer.step()
+            scheduler.step()
+        assert optimizer.skipped_steps.item() == 2
+        assert optimizer._block.integers[HEADER["ticket"]] == 0
+        results.append([*everything(optimizer, params), optimizer._block.counts])
+        assert not zeroes or not any(p.grad.any() for p in params if p.grad is not None)
+    check_equal(*results)
+    assert simulation.calls == [2] * STEPS  # of each dtype, whether skipped or not
+
+
+def test_spikes_are_those_of_the_cpu_backend(cuda: CudaBackend) -> None:
+    results = []
+    for backend in (cuda, "cpu"):
+        generator = torch.Generator().manual_seed(8)
+        params = make_params(torch.float64, sizes=[5, 300])
+        optimizer = SGD(params, lr=0.1, skip_spikes=SpikeRule(300, 3.0), backend=backend)
+        skipped = []
+        for step in range(200):
+            size = 50.0 if step % 17 == 3 else float("inf") if step == 90 else 1.0
+            for p in params:
+                p.grad = (1 + 0.01 * torch.rand(p.shape, generator=generator, dtype=torch.float64)) * size
+            optimizer.step()
+            skipped.append(optimizer.skipped_steps.item())
+        results.append(skipped)
+    assert results[0] == results[1]
+    assert 1 < results[0][-1] < 20
+
+
+@pytest.mark.parametrize("n_groups", [1, 130, 1000])
+@pytest.mark.parametrize("scope", ["all", "group"])
+def test_norms_of_many_groups(scope: str, n_groups: int, cuda: CudaBackend) -> None:
+    """Two of them have more sums than one thread adds up."""
+    sizes = [3] * n_groups
+    sizes[n_groups // 2], sizes[-1] = 80_000, 150_001
+    params = make_params(torch.float32, sizes=sizes)
+    groups = [{"params": [p]} for p in params]
+    optimizer = SGD(groups, lr=0.0, max_grad_norm=1.0, norm_scope=scope, backend=cuda)
+    set_gradients(params, 1)
+    optimizer.step()
+    each = [p.grad.double().square().sum() if p.grad is not None else torch.zeros(()) for p in params]
+    norm = torch.stack(each).sum().sqrt()
+    torch.testing.assert_close(optimizer.grad_norm, norm, rtol=1e-6, atol=0)
+    expected = torch.stack(each).sqrt() if scope == "group" else norm.repeat(n_groups)
+    found = torch.stack(optimizer.group_grad_norms)
+    torch.testing.assert_close(found, expected.double(), rtol=1e-6, atol=0)
+    rows = [optimizer._block.measured(group.row, "clip_factor") for group in optimizer.groups_seen]
+    torch.testing.assert_close(torch.stack(rows), (1 / (found + 1e-6)).clamp(max=1.0), rtol=1e-14, atol=0)
+    again = optimizer.grad_norm.item(), found.tolist()
+    optimizer.step()
+    assert again == (optimizer.grad_norm.item(), torch.stack(optimizer.group_grad_norms).tolist())
+
+
+def test_gradients_that_moved_are_measured(cuda: CudaBackend) -> None:
+    params = make_params(torch.float32)
+    optimizer = AdamW(params, max_grad_norm=1.0, backend=cuda)
+    norms = []
+    for step in (1, 3):
+        set_gradients(params, step)
+        optimizer.step()
+        squares = [p.grad.double().square().sum() for p in params if p.grad is not None]
+        assert optimizer.grad_norm.item() == pytest.approx(torch.stack(squares).sum().sqrt().item(), rel=1e-6)
+        norms.append(optimizer.grad_norm.item())
+    assert norms[0] != norms[1]
+    (launches,) = cuda.measurements.values()
+    grads = cuda.device_tables[optimizer.tables[0]].grads
+    assert launches.prepared.rows[:, NORM_LAUNCH.index("grads")].tolist() == [grads.data_ptr()]
+
+
 def test_unchanged_gradients_change_nothing_on_the_host(cuda: CudaBackend) -> None:
     params = make_params(torch.float32)
     optimizer = AdamW(params, lr=0.01, backend=cuda)
@@ -258,5 +401,6 @@ def test_words_have_the_order_of_the_headers() -> None:
 
     launch = (Path(__file__).parent.parent / "csrc/cuda/launch.h").read_text()
     assert f"kBlockThreads = {BLOCK_THREADS};" in launch
-    assert fields("plan.h", "Launch") == [*LAUNCH, "unused[2]"]
+    assert fields("plan.h", "Launch") == [*LAUNCH, "unused"]
+    assert fields("plan.h", "NormLaunch") == [*NORM_LAUNCH]
     assert fields("step.h", "DeviceSchedule") == [*SCHEDULE]

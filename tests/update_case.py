@@ -108,7 +108,7 @@ class Case:
             "rule": RULES[self.rule].code, "kind": only.signature, "extra": int(only.optional_state), "last": 1,
             "n_blocks": len(only.chunks), "chunks": only.chunks.data_ptr(), "chunk_size": only.size, "unit": UNIT,
             "records": device.records.data_ptr(), "grads": device.grads.data_ptr(), "n_records": len(self.records),
-            "counts": self.counts.data_ptr(), "schedules": 0, "n_schedules": 0,
+            "counts": self.counts.data_ptr(), "schedules": 0, "n_schedules": 0, "ways": 0,
         }  # fmt: skip
         row = torch.zeros(1, LAUNCH_WIDTH, dtype=torch.int64)
         row[0, : len(LAUNCH)] = torch.tensor([values[name] for name in LAUNCH])

@@ -1,15 +1,27 @@
 // The update of one chunk by the threads of a block. Runs on the host too, for the tests.
 #pragma once
 
+#include <type_traits>
+
 #include "convert.h"
 #include "step.h"
 #include "walk.h"
 
 namespace fused_sched {
 
+// What an update needs where more goes around it.
+template <typename T>
+struct AroundScalars {
+  T factor;          // by which gradients are multiplied
+  T average_weight;  // of torch.lerp, from an average to its parameter
+  int near_average;  // whether that starts from the average
+  int skipped;       // the step changes nothing, but may leave zeros
+};
+struct Nothing {};
+
 // What the threads of a block share about a chunk's record.
-template <typename R, typename T>
-struct ChunkScalars {
+template <typename R, typename T, bool kAround>
+struct ChunkScalars : std::conditional_t<kAround, AroundScalars<T>, Nothing> {
   typename R::template Scalars<T> rule;
   T scale;     // to divide the gradients by, if scaled
   int scaled;
@@ -23,12 +35,22 @@ struct Arrays {
   S* state[3];
 };
 
+// What is done to a chunk beside its update.
+template <typename P, bool kAround>
+struct Beside {};
+template <typename P>
+struct Beside<P, true> {
+  int64_t average;  // address; 0 if there is none
+  int average_type;
+  int zeroes;
+};
+
 namespace FUSED_SCHED_ISA {
 
 // Part `part` of the scalars; each part may be another thread's.
-template <typename R, typename T>
+template <typename R, typename T, bool kAround>
 FUSED_SCHED_HD inline void chunk_scalars(const Step& step, const Record& r, int64_t count, int part,
-                                         ChunkScalars<R, T>& s) {
+                                         ChunkScalars<R, T, kAround>& s) {
   const double* row = row_of(step.control, r);
   R::scalars(row, count, part, s.rule);
   if (part != 0) return;
@@ -40,6 +62,17 @@ FUSED_SCHED_HD inline void chunk_scalars(const Step& step, const Record& r, int6
   s.scale = s.scaled ? static_cast<T>(*step.grad_scale) : T(1);
 }
 
+template <typename T>
+FUSED_SCHED_HD inline void around_scalars(const Step& step, const Record& r, AroundScalars<T>& s) {
+  const double* row = row_of(step.control, r);
+  s.factor = step.clipped != 0 ? static_cast<T>(row[kMeasuredClipFactor]) : T(1);
+  s.skipped = is_skipped<true>(step);
+  if (step.average == kNoAverage) return;
+  const T share = static_cast<T>(1.0 - read_field(row, kFieldEmaDecay));
+  s.near_average = share < T(0.5);
+  s.average_weight = s.near_average ? share : share - T(1);
+}
+
 // The gradients as T, divided by the scale (and written back) if a GradScaler gave one.
 template <int kCount, typename G, typename T>
 FUSED_SCHED_HD inline void load_gradients(G* grad, int scaled, T scale, T* g) {
@@ -49,25 +82,116 @@ FUSED_SCHED_HD inline void load_gradients(G* grad, int scaled, T scale, T* g) {
   store_pack<kCount>(g, grad);
 }
 
-template <typename R, int kMode, typename P, typename G, typename S>
+// The same and clipped; what is written back may be zeros.
+template <int kCount, typename G, typename T>
+FUSED_SCHED_HD inline void take_gradients(G* grad, int scaled, T scale, T factor, int zeroes,
+                                          T* g) {
+  load_pack<kCount>(grad, g);
+  if (scaled != 0) {
+    for (int k = 0; k < kCount; ++k) g[k] = g[k] / scale;
+  }
+  if (zeroes != 0) {
+    store_zeros<kCount>(grad);
+  } else if (scaled != 0) {
+    store_pack<kCount>(g, grad);
+  }
+  for (int k = 0; k < kCount; ++k) g[k] = g[k] * factor;
+}
+
+// Elements of an average as T, where there is one. It is float32 beside parameters of 16 bits, or
+// has their type.
+template <int kCount, typename P, typename T>
+FUSED_SCHED_HD inline void load_average(const Beside<P, true>& beside, int i, T* a) {
+  if (beside.average_type == kNoAverage) return;
+  if constexpr (sizeof(P) == 2) {
+    if (beside.average_type == kSingle) {
+      return load_pieces<kCount>(reinterpret_cast<const float*>(beside.average) + i, a);
+    }
+  }
+  load_pack<kCount>(reinterpret_cast<const P*>(beside.average) + i, a);
+}
+
+template <int kCount, typename P, typename T>
+FUSED_SCHED_HD inline void store_average(const T* a, const Beside<P, true>& beside, int i) {
+  if (beside.average_type == kNoAverage) return;
+  if constexpr (sizeof(P) == 2) {
+    if (beside.average_type == kSingle) {
+      return store_pieces<kCount>(a, reinterpret_cast<float*>(beside.average) + i);
+    }
+  }
+  store_pack<kCount>(a, reinterpret_cast<P*>(beside.average) + i);
+}
+
+// Lets an average follow the parameter, as csrc/cpu/kernels_impl.h does. NaN holds nothing yet.
+template <int kCount, typename T>
+FUSED_SCHED_HD inline void follow(const AroundScalars<T>& s, const T* p, T* a) {
+  for (int k = 0; k < kCount; ++k) {
+    const T nearer = s.near_average != 0 ? a[k] : p[k];
+    const T moved = multiply_add(s.average_weight, p[k] - a[k], nearer);
+    a[k] = a[k] != a[k] ? p[k] : moved;
+  }
+}
+
+template <typename R, int kMode, bool kAround, typename P, typename G, typename S>
 struct Body {
   using T = typename ComputeType<P>::type;
   const Arrays<P, G, S>& arrays;
-  const ChunkScalars<R, T>& s;
+  const Beside<P, kAround>& beside;
+  const ChunkScalars<R, T, kAround>& s;
 
   template <int kCount>
   FUSED_SCHED_HD void run(int i) const {
-    T p[kCount], g[kCount], a[kCount], b[kCount], c[kCount];
+    T p[kCount], g[kCount], a[kCount], b[kCount], c[kCount], average[kCount];
     load_pack<kCount>(arrays.param + i, p);
     if constexpr (reads<R, kMode>(0)) load_pack<kCount>(arrays.state[0] + i, a);
     if constexpr (reads<R, kMode>(1)) load_pack<kCount>(arrays.state[1] + i, b);
     if constexpr (reads<R, kMode>(2)) load_pack<kCount>(arrays.state[2] + i, c);
-    load_gradients<kCount>(arrays.grad + i, s.scaled, s.scale, g);
+    if constexpr (kAround) {
+      load_average<kCount>(beside, i, average);
+      take_gradients<kCount>(arrays.grad + i, s.scaled, s.scale, s.factor, beside.zeroes, g);
+    } else {
+      load_gradients<kCount>(arrays.grad + i, s.scaled, s.scale, g);
+    }
     for (int k = 0; k < kCount; ++k) R::template element<kMode>(s.rule, g[k], p[k], a[k], b[k], c[k]);
     if constexpr (writes<R, kMode>(0)) store_pack<kCount>(a, arrays.state[0] + i);
     if constexpr (writes<R, kMode>(1)) store_pack<kCount>(b, arrays.state[1] + i);
     if constexpr (writes<R, kMode>(2)) store_pack<kCount>(c, arrays.state[2] + i);
-    store_pack<kCount>(p, arrays.param + i);
+    if constexpr (kAround) {
+      store_rounded<kCount>(p, arrays.param + i);
+      follow<kCount>(s, p, average);
+      store_average<kCount>(average, beside, i);
+    } else {
+      store_pack<kCount>(p, arrays.param + i);
+    }
+  }
+};
+
+// The averages of parameters that get no update.
+template <typename P>
+struct AverageBody {
+  using T = typename ComputeType<P>::type;
+  const P* param;
+  const Beside<P, true>& beside;
+  const AroundScalars<T>& s;
+
+  template <int kCount>
+  FUSED_SCHED_HD void run(int i) const {
+    T p[kCount], average[kCount];
+    load_pack<kCount>(param + i, p);
+    load_average<kCount>(beside, i, average);
+    follow<kCount>(s, p, average);
+    store_average<kCount>(average, beside, i);
+  }
+};
+
+// Gradients that are not applied.
+template <typename G>
+struct ZeroBody {
+  G* grad;
+
+  template <int kCount>
+  FUSED_SCHED_HD void run(int i) const {
+    store_zeros<kCount>(grad + i);
   }
 };
 
@@ -85,28 +209,65 @@ FUSED_SCHED_HD inline Arrays<P, G, S> arrays_of(const Record& r, int64_t grad, i
            element<S>(r.state[2], start)}};
 }
 
+// average: address of the first of the record's.
+template <typename P>
+FUSED_SCHED_HD inline Beside<P, true> beside_of(const Step& step, int64_t average, int64_t start) {
+  const int64_t size = step.average == kSingle ? sizeof(float) : sizeof(P);
+  return {step.average == kNoAverage ? 0 : average + start * size, step.average, step.zeroes};
+}
+
+template <int kCount, typename P>
+FUSED_SCHED_HD inline bool is_aligned(const Beside<P, false>&) {
+  return true;
+}
+template <int kCount, typename P>
+FUSED_SCHED_HD inline bool is_aligned(const Beside<P, true>& beside) {
+  const int width = beside.average_type == kSingle ? kPieceCount<kCount, float> * sizeof(float)
+                                                   : kCount * sizeof(P);
+  return beside.average % width == 0;
+}
+
 // Calls with the body of the mode that the scalars say: kMode or a later one.
-template <typename R, int kModes, int kMode, typename P, typename G, typename S, typename Run>
-FUSED_SCHED_HD inline void run_mode(const Arrays<P, G, S>& arrays,
-                                    const ChunkScalars<R, typename ComputeType<P>::type>& s,
-                                    const Run& run) {
+template <typename R, int kModes, int kMode, bool kAround, typename P, typename G, typename S,
+          typename Run>
+FUSED_SCHED_HD inline void run_mode(
+    const Arrays<P, G, S>& arrays, const Beside<P, kAround>& beside,
+    const ChunkScalars<R, typename ComputeType<P>::type, kAround>& s, const Run& run) {
   if constexpr (kMode + 1 < kModes) {
-    if (s.mode != kMode) return run_mode<R, kModes, kMode + 1>(arrays, s, run);
+    if (s.mode != kMode) return run_mode<R, kModes, kMode + 1>(arrays, beside, s, run);
   }
-  run(Body<R, kMode, P, G, S>{arrays, s});
+  run(Body<R, kMode, kAround, P, G, S>{arrays, beside, s});
 }
 
 // Updates the elements of a chunk that are this thread's. kExtra: s.mode may be other than 0.
-template <typename R, bool kExtra, typename P, typename G, typename S>
-FUSED_SCHED_HD inline void update_elements(const Arrays<P, G, S>& a,
-                                           const ChunkScalars<R, typename ComputeType<P>::type>& s,
-                                           int count, int thread, int n_threads) {
+template <typename R, bool kExtra, bool kAround, typename P, typename G, typename S>
+FUSED_SCHED_HD inline void update_elements(
+    const Arrays<P, G, S>& a, const Beside<P, kAround>& beside,
+    const ChunkScalars<R, typename ComputeType<P>::type, kAround>& s, int count, int thread,
+    int n_threads) {
   constexpr int kCount = kPackCount<P, G, S>;
   const bool aligned = is_aligned<kCount>(a.param) && is_aligned<kCount>(a.grad) &&
                        is_aligned<kCount>(a.state[0]) && is_aligned<kCount>(a.state[1]) &&
-                       is_aligned<kCount>(a.state[2]);
+                       is_aligned<kCount>(a.state[2]) && is_aligned<kCount>(beside);
   const auto run = [&](const auto& body) { walk<kCount>(body, count, aligned, thread, n_threads); };
-  run_mode<R, kExtra ? R::kModes : 1, 0>(a, s, run);
+  run_mode<R, kExtra ? R::kModes : 1, 0>(a, beside, s, run);
+}
+
+// What is done to a chunk that gets no update: an average follows where there is no gradient, and
+// gradients are zeroed where the step is skipped.
+template <typename P, typename G, typename T>
+FUSED_SCHED_HD inline void go_without_update(const P* param, G* grad, const Beside<P, true>& beside,
+                                             const AroundScalars<T>& s, int count, int thread,
+                                             int n_threads) {
+  if (grad == nullptr && s.skipped == 0 && beside.average_type != kNoAverage) {
+    constexpr int kCount = kAccessBytes / sizeof(P);
+    const bool aligned = is_aligned<kCount>(param) && is_aligned<kCount>(beside);
+    walk<kCount>(AverageBody<P>{param, beside, s}, count, aligned, thread, n_threads);
+  }
+  if (grad != nullptr && s.skipped != 0 && beside.zeroes != 0) {
+    constexpr int kCount = kAccessBytes / sizeof(G);
+    walk<kCount>(ZeroBody<G>{grad}, count, is_aligned<kCount>(grad), thread, n_threads);
+  }
 }
 
 }  // namespace FUSED_SCHED_ISA

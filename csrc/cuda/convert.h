@@ -13,6 +13,8 @@
 
 namespace fused_sched {
 
+constexpr int kAccessBytes = 16;  // the widest access of one thread
+
 template <typename T, int kCount>
 struct alignas(sizeof(T) * kCount) Pack {
   T item[kCount];
@@ -102,6 +104,37 @@ FUSED_SCHED_HD inline void store_pack(const T* in, Storage* address) {
   Pack<Storage, kCount> pack;
   narrow(in, &pack);
   *in_global_memory(reinterpret_cast<Pack<Storage, kCount>*>(address)) = pack;
+}
+
+// As store_pack; then the numbers are what was stored.
+template <int kCount, typename Storage, typename T>
+FUSED_SCHED_HD inline void store_rounded(T* numbers, Storage* address) {
+  Pack<Storage, kCount> pack;
+  narrow(numbers, &pack);
+  *in_global_memory(reinterpret_cast<Pack<Storage, kCount>*>(address)) = pack;
+  widen(pack, numbers);
+}
+
+template <int kCount, typename Storage>
+FUSED_SCHED_HD inline void store_zeros(Storage* address) {
+  *in_global_memory(reinterpret_cast<Pack<Storage, kCount>*>(address)) = {};
+}
+
+// Elements of an array that is wider than the others, of which a pack takes several accesses.
+template <int kCount, typename Storage>
+constexpr int kPieceCount = kCount * sizeof(Storage) > kAccessBytes ? kAccessBytes / sizeof(Storage)
+                                                                    : kCount;
+
+template <int kCount, typename Storage, typename T>
+FUSED_SCHED_HD inline void load_pieces(const Storage* address, T* out) {
+  constexpr int kPiece = kPieceCount<kCount, Storage>;
+  for (int k = 0; k < kCount; k += kPiece) load_pack<kPiece>(address + k, out + k);
+}
+
+template <int kCount, typename Storage, typename T>
+FUSED_SCHED_HD inline void store_pieces(const T* in, Storage* address) {
+  constexpr int kPiece = kPieceCount<kCount, Storage>;
+  for (int k = 0; k < kCount; k += kPiece) store_pack<kPiece>(in + k, address + k);
 }
 
 }  // namespace FUSED_SCHED_ISA

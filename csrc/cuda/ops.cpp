@@ -78,28 +78,44 @@ void launch(const void* kernel, int64_t n_blocks, void** arguments, cudaStream_t
 
 template <typename... Rs>
 const void* kernel_at(const Launch& l, List<Rs...>) {
-  using Find = const void* (*)(int, bool);
+  using Find = const void* (*)(int, bool, bool);
   static constexpr Find kFind[] = {find_kernel<Rs>...};
-  return kFind[l.rule](find_kind(l.kind), l.extra != 0);
+  return kFind[l.rule](find_kind(l.kind), l.extra != 0, has_around(l));
 }
 
 const void* kernel_of(const Launch& l) {
   require(l.rule >= 0 && l.rule < kRuleCount, "the plan has an unknown rule");
+  require(average_type(l.kind) >= 0,
+          "the plan has averages of another dtype than the parameters', or float32 beside 16 bits");
   const void* kernel = kernel_at(l, common::Rules{});
   require(kernel != nullptr, "the plan has an unknown kind: use a supported combination of dtypes");
   return kernel;
 }
 
+const void* kernel_of(const NormLaunch& l) {
+  const void* kernel = find_norm_kernel(static_cast<int>(l.dtype));
+  require(kernel != nullptr, "the plan has an unknown dtype of gradients: use a supported one");
+  return kernel;
+}
+
+template <typename Row>
 struct Plan {
-  const Launch* rows;
+  static constexpr int64_t kWidth = sizeof(Row) / sizeof(int64_t);
+  const Row* rows;
   int64_t count;
 };
 
-Plan read_plan(const Tensor& plan) {
-  require(plan.is_cpu() && plan.scalar_type() == ScalarType::Long && plan.dim() == 2 &&
-              plan.size(1) == kLaunchWidth && plan.is_contiguous(),
-          "plan must be a contiguous int64 CPU tensor of shape (n, 16)");
-  return {static_cast<const Launch*>(plan.const_data_ptr()), plan.size(0)};
+template <typename Row>
+bool has_rows(const Tensor& plan) {
+  return plan.is_cpu() && plan.scalar_type() == ScalarType::Long && plan.dim() == 2 &&
+         plan.size(1) == Plan<Row>::kWidth && plan.is_contiguous();
+}
+
+template <typename Row>
+Plan<Row> read_plan(const Tensor& plan) {
+  require(has_rows<Row>(plan), "plan must be a contiguous int64 CPU tensor of shape (n, " +
+                                   std::to_string(Plan<Row>::kWidth) + ")");
+  return {static_cast<const Row*>(plan.const_data_ptr()), plan.size(0)};
 }
 
 const float* read_float(const std::optional<Tensor>& tensor, const Tensor& control,
@@ -118,9 +134,10 @@ double* read_control(const Tensor& control) {
   return static_cast<double*>(control.mutable_data_ptr());
 }
 
-void cuda_update(Tensor plan, Tensor control, std::optional<Tensor> grad_scale,
-                 std::optional<Tensor> found_inf) {
-  const Plan launches = read_plan(plan);
+template <typename Row>
+void run_plan(const Tensor& plan, const Tensor& control, const std::optional<Tensor>& grad_scale,
+              const std::optional<Tensor>& found_inf) {
+  const Plan<Row> launches = read_plan<Row>(plan);
   double* block = read_control(control);
   const float* scale = read_float(grad_scale, control, "grad_scale");
   const float* found = read_float(found_inf, control, "found_inf");
@@ -128,10 +145,20 @@ void cuda_update(Tensor plan, Tensor control, std::optional<Tensor> grad_scale,
   const DeviceGuard guard(device);
   const cudaStream_t stream = stream_of(device);
   for (int64_t i = 0; i < launches.count; ++i) {
-    Step step = step_of(launches.rows[i], block, scale, found);
-    void* arguments[] = {&step};
+    auto argument = argument_of(launches.rows[i], block, scale, found);
+    void* arguments[] = {&argument};
     launch(kernel_of(launches.rows[i]), launches.rows[i].n_blocks, arguments, stream);
   }
+}
+
+void cuda_measure(Tensor plan, Tensor control, std::optional<Tensor> grad_scale,
+                  std::optional<Tensor> found_inf) {
+  run_plan<NormLaunch>(plan, control, grad_scale, found_inf);
+}
+
+void cuda_update(Tensor plan, Tensor control, std::optional<Tensor> grad_scale,
+                 std::optional<Tensor> found_inf) {
+  run_plan<Launch>(plan, control, grad_scale, found_inf);
 }
 
 void cuda_advance(Tensor schedule, Tensor control) {
@@ -152,11 +179,20 @@ void load_kernel(const void* kernel) {
   check(cudaFuncGetAttributes(&attributes, kernel), "the kernels cannot be loaded");
 }
 
-// Loads what a plan launches, which CUDA would otherwise do at the first launch.
+template <typename Row>
+void load_kernels(const Plan<Row>& launches) {
+  for (int64_t i = 0; i < launches.count; ++i) load_kernel(kernel_of(launches.rows[i]));
+}
+
+// Loads what a plan launches, which CUDA would otherwise do at the first launch. The plan is one of
+// cuda_update or, as its width says, of cuda_measure.
 void cuda_prepare(Tensor plan, int64_t device) {
   const DeviceGuard guard(static_cast<int>(device));
-  const Plan launches = read_plan(plan);
-  for (int64_t i = 0; i < launches.count; ++i) load_kernel(kernel_of(launches.rows[i]));
+  if (has_rows<NormLaunch>(plan)) {
+    load_kernels(read_plan<NormLaunch>(plan));
+    return;
+  }
+  load_kernels(read_plan<Launch>(plan));
   load_kernel(advance_kernel());
 }
 
@@ -173,6 +209,8 @@ void cuda_check(int64_t device) {
 STABLE_TORCH_LIBRARY_FRAGMENT(fused_sched, m) {
   m.def(
       "cuda_update(Tensor plan, Tensor(a!) control, Tensor? grad_scale, Tensor? found_inf) -> ()");
+  m.def(
+      "cuda_measure(Tensor plan, Tensor(a!) control, Tensor? grad_scale, Tensor? found_inf) -> ()");
   m.def("cuda_advance(Tensor schedule, Tensor(a!) control) -> ()");
   m.def("cuda_prepare(Tensor plan, int device) -> ()");
   m.def("cuda_check(int device) -> ()");
@@ -181,6 +219,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(fused_sched, m) {
 // For any device: the plan is on the CPU, and the functions themselves refuse what is not for them.
 STABLE_TORCH_LIBRARY_IMPL(fused_sched, CompositeExplicitAutograd, m) {
   m.impl("cuda_update", TORCH_BOX(&fused_sched::cuda_update));
+  m.impl("cuda_measure", TORCH_BOX(&fused_sched::cuda_measure));
   m.impl("cuda_advance", TORCH_BOX(&fused_sched::cuda_advance));
   m.impl("cuda_prepare", TORCH_BOX(&fused_sched::cuda_prepare));
   m.impl("cuda_check", TORCH_BOX(&fused_sched::cuda_check));

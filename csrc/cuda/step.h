@@ -31,6 +31,10 @@ struct ChunkPlace {
   int32_t unit;  // first element, divided by Step::unit
 };
 
+// Of the averaged copies that a launch updates too: none, of the parameters' type, or float32
+// beside parameters of 16 bits.
+enum AverageType : int { kNoAverage, kOwnType, kSingle };
+
 struct Step {
   double* control;
   int64_t* counts;
@@ -45,11 +49,20 @@ struct Step {
   int chunk_size;
   int unit;
   int last;  // whether this launch ends the step
+  // What is done around the update. Kernels without kAround read none of it.
+  int measured;  // a measurement has said whether the step is skipped
+  int clipped;   // and by what gradients are multiplied
+  int zeroes;    // zeros are left in gradients
+  int average;   // an AverageType
 };
 
 namespace FUSED_SCHED_ISA {
 
+template <bool kAround>
 FUSED_SCHED_HD inline bool is_skipped(const Step& step) {
+  if (kAround && step.measured != 0) {
+    return reinterpret_cast<const int64_t*>(step.control)[kHeaderSkipped] != 0;
+  }
   return step.found_inf != nullptr && *step.found_inf != 0.0f;
 }
 

@@ -3,11 +3,9 @@
 
 #include <stdint.h>
 
-#include "../arithmetic.h"
+#include "convert.h"
 
 namespace fused_sched {
-
-constexpr int kAccessBytes = 16;  // the widest access of one thread
 
 constexpr int larger(int a, int b) { return a > b ? a : b; }
 

@@ -1,22 +1,28 @@
 """The CUDA backend: kernels compiled ahead by nvcc, for where Triton is missing or unwanted.
 
 One launch for each dtype signature updates all tensors; the last block of the last one counts the
-update and advances the fused schedules. Tables are prepared once: a step with unchanged pointers is one
-check of the pointers in C++ and one call of a torch operator.
+update and advances the fused schedules. Where gradients are measured first, that is one more launch for each
+of their dtypes. Tables are prepared once: a step with unchanged pointers is one check of the pointers in C++
+and one or two calls of a torch operator.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from ..memory.device_measure import DeviceMeasurement, NormChunks
 from ..memory.device_table import UNIT, DeviceTable, SignatureChunks
+from ..memory.parameter_table import DTYPES
 from ..memory.platforms import TORCH, Platform
 from ..rules import ADAM, SGD
-from .base import Backend, Update
+from ..step_options import SpikeRule
+from .base import Backend, Measurement, Update
 from .device_backend import DeviceBackend
 
 try:
@@ -31,15 +37,21 @@ _C: Any = _extension
 _PACKAGE = Path(__file__).parent.parent
 BLOCK_THREADS = 128  # as in csrc/cuda/launch.h
 
-# Words of a launch, in the order of csrc/cuda/ops.cpp, and of a schedule, as in csrc/cuda/step.h.
+# Words of a launch, as in csrc/cuda/plan.h, and of a schedule, as in csrc/cuda/step.h.
 LAUNCH = (
     "rule", "kind", "extra", "last", "n_blocks", "chunks", "chunk_size", "unit",
-    "records", "grads", "n_records", "counts", "schedules", "n_schedules",
+    "records", "grads", "n_records", "counts", "schedules", "n_schedules", "ways",
 )  # fmt: skip
 LAUNCH_WIDTH = 16
+NORM_LAUNCH = (
+    "dtype", "last", "n_blocks", "chunks", "chunk_size", "unit", "records", "grads", "sums", "n_sums",
+    "groups", "n_groups", "each", "only_finite", "norms", "window", "least", "deviations",
+)  # fmt: skip
+NORM_LAUNCH_WIDTH = len(NORM_LAUNCH)
 SCHEDULE = ("code", "memory", "scratch", "n_ops", "n_uniform", "n_lanes", "guarded", "rows_offset", "exports")
 SCHEDULE_WIDTH = 9
 _GRADS = LAUNCH.index("grads")
+_NORM_GRADS = NORM_LAUNCH.index("grads")
 
 
 def _row(names: Sequence[str], width: int, values: dict[str, int]) -> list[int]:
@@ -57,11 +69,46 @@ def _words(each: SignatureChunks) -> dict[str, int]:
     }
 
 
+def _norm_words(part: NormChunks, table: DeviceTable) -> dict[str, int]:
+    """What a measurement's row has of the gradients of one launch."""
+    return {
+        "dtype": DTYPES[part.grad],
+        "n_blocks": len(part.chunks),
+        "chunks": part.chunks.data_ptr(),
+        "chunk_size": part.size,
+        "records": table.records.data_ptr(),
+    }
+
+
+def _spike_words(rule: SpikeRule | None, norms: torch.Tensor | None) -> dict[str, int]:
+    """What a measurement's row has of what a SpikeRule remembers; zeros without one."""
+    if rule is None or norms is None:
+        return dict.fromkeys(("norms", "window", "least", "deviations"), 0)
+    (deviations,) = struct.unpack("<q", struct.pack("<d", rule.deviations))
+    return {"norms": norms.data_ptr(), "window": rule.window, "least": rule.least, "deviations": deviations}
+
+
+@dataclass
+class _Norms:
+    """The plan of a measurement.
+
+    Attributes:
+        rows: of the launches.
+        tables: position of the table that each of them measures.
+        grads: by table, where its addresses of gradients are, as the rows have it.
+    """
+
+    rows: torch.Tensor
+    tables: list[int]
+    grads: list[int] = field(default_factory=list)
+
+
 class Operators:
     """The operators of the library, bound once."""
 
     def __init__(self) -> None:
         self.update = torch.ops.fused_sched.cuda_update.default
+        self.measure = torch.ops.fused_sched.cuda_measure.default
         self.advance = torch.ops.fused_sched.cuda_advance.default
         self.prepare = torch.ops.fused_sched.cuda_prepare.default
 
@@ -70,7 +117,7 @@ class CudaBackend(DeviceBackend):
     """See the module.
 
     Args:
-        operators: with the methods ``update``, ``advance`` and ``prepare`` of :class:`Operators`.
+        operators: with the methods of :class:`Operators`.
         platform: see :class:`Backend`.
     """
 
@@ -86,11 +133,23 @@ class CudaBackend(DeviceBackend):
     ) -> None:
         self._operators.update(prepared, control, scale, found)
 
+    def _launch_measurement(
+        self, prepared: _Norms, control: torch.Tensor, scale: torch.Tensor | None, found: torch.Tensor | None
+    ) -> None:
+        self._operators.measure(prepared.rows, control, scale, found)
+
     def _launch_advance(self, prepared: torch.Tensor, control: torch.Tensor) -> None:
         self._operators.advance(prepared, control)
 
     def _point_to(self, prepared: torch.Tensor, grads: torch.Tensor) -> None:
         prepared[:, _GRADS] = grads.data_ptr()
+
+    def _point_measurement_to(self, prepared: _Norms, grads: list[torch.Tensor]) -> None:
+        addresses = [g.data_ptr() for g in grads]
+        if addresses != prepared.grads:
+            for row, table in enumerate(prepared.tables):
+                prepared.rows[row, _NORM_GRADS] = addresses[table]
+            prepared.grads = addresses
 
     def check_program(self, schedule: Run) -> None:
         if _C is not None:
@@ -109,6 +168,7 @@ class CudaBackend(DeviceBackend):
             "counts": update.block.counts.data_ptr(),
             "schedules": schedules.data_ptr(),
             "n_schedules": len(schedules),
+            "ways": update.measured + 2 * update.clipped + 4 * update.zeroes,
             "last": 0,
         }
         # Without any elements there still is a step to end: one block does it.
@@ -120,6 +180,31 @@ class CudaBackend(DeviceBackend):
         )
         self._operators.prepare(rows, table.device.index)  # inside a capture, the first launch is too late
         return rows, [schedules, *made]
+
+    def _prepare_measurement(
+        self, measurement: Measurement, on_device: DeviceMeasurement, tables: list[DeviceTable]
+    ) -> tuple[_Norms, list[Any]]:
+        values = {
+            "unit": UNIT,
+            "grads": 0,
+            "sums": on_device.sums.data_ptr(),
+            "n_sums": on_device.n_sums,
+            "groups": on_device.groups.data_ptr(),
+            "n_groups": on_device.n_groups,
+            "each": int(measurement.options.norm_scope == "group"),
+            "only_finite": int(measurement.options.may_skip),
+            **_spike_words(measurement.options.skip_spikes, measurement.norms),
+            "last": 0,
+        }
+        # Without any elements there still is a norm, of 0: one block notes it.
+        nothing = {"dtype": -1, "n_blocks": 1, "chunks": 0, "chunk_size": 0, "records": 0}
+        words = [_norm_words(part, tables[part.table]) for part in on_device.parts]
+        launches = [{**values, **own} for own in words or [nothing]]
+        launches[-1]["last"] = 1
+        rows = [_row(NORM_LAUNCH, NORM_LAUNCH_WIDTH, launch) for launch in launches]
+        prepared = _Norms(torch.tensor(rows, dtype=torch.int64, device="cpu"), [p.table for p in on_device.parts])
+        self._operators.prepare(prepared.rows, measurement.block.device.index)
+        return prepared, []
 
     def _prepare_advance(self, schedule: Run) -> tuple[torch.Tensor, list[Any]]:
         device = schedule.block.device
@@ -169,7 +254,8 @@ def load_library(path: Path = _PACKAGE / "_cuda.so") -> None:
         torch.ops.load_library(str(path))
     except OSError as error:
         raise ImportError(f"the CUDA library does not suit torch {torch.__version__}: {error}") from error
-    for name in ("update", "advance", "prepare", "check"):  # for tensors without memory there is nothing to do
+    # for tensors without memory there is nothing to do
+    for name in ("update", "measure", "advance", "prepare", "check"):
         torch.library.register_fake(f"fused_sched::cuda_{name}", lambda *args: None)
 
 

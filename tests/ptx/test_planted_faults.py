@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -82,6 +83,16 @@ CUDA: dict[str, tuple[Edit, int, str]] = {
 }
 
 
+# of the norm's kernel: edit, what is said
+CUDA_NORM: dict[str, tuple[Edit, str]] = {
+    "a ticket that does not release": (replaced(r"atom\.add\.release", "atom.add.relaxed"), "race: read after write"),
+    "an end that does not acquire": (replaced(r"atom\.add\.acquire", "atom.add.relaxed"), "race: read after write"),
+    "no barrier before the ticket": (without_barriers(before=r"atom\."), "race: "),
+    "no barrier after the ticket": (without_barriers(after=r"atom\."), "race: "),
+    "one element too many": (replaced(r"setp\.ge\.s32", "setp.gt.s32"), "out of bounds: 4 bytes"),
+}
+
+
 def triton_update(rule: str, edit: Edit, offset: int, mode: str = "races", seed: int = 1) -> Case:
     case = Case(rule, FLOAT32, offset)
     device = case.device_table()
@@ -98,9 +109,8 @@ def triton_update(rule: str, edit: Edit, offset: int, mode: str = "races", seed:
 
 def _alone(ptx: str, name: str) -> str:
     """The module without its other entries."""
-    return re.sub(
-        r"\.visible \.entry (?!" + re.escape(entries(ptx)[name]) + r"\()[^{]*\{.*?\n\}\n", "", ptx, flags=re.DOTALL
-    )
+    others = r"(?:\.visible )?\.entry (?!" + re.escape(entries(ptx)[name]) + r"\()[^{]*\{.*?\n\}\n"
+    return re.sub(others, "", ptx, flags=re.DOTALL)
 
 
 def _within(function: str, edit: Edit) -> Edit:
@@ -111,7 +121,7 @@ def _within(function: str, edit: Edit) -> Edit:
 
 def cuda_update(edit: Edit, offset: int, mode: str = "races") -> Case:
     case = Case("adam", FLOAT32, offset)
-    name = "update_kernel<common::Adam, true, float, float, float>"
+    name = "update_kernel<common::Adam, true, false, float, float, float>"
     operators = PtxOperators(mode, lambda ptx: edit(_alone(ptx, name)))
     device = case.device_table()
     operators.update(case.cuda_row(device), case.control, None, torch.zeros(1))
@@ -170,6 +180,32 @@ def test_faults_in_cuda(name: str) -> None:
         cuda_update(edit, offset)
 
 
+def cuda_measure(edit: Edit, scope: Any, seed: int = 1) -> float:
+    params = [torch.nn.Parameter(torch.ones(n)) for n in (3, 2051, 1024, 9)]
+    groups = [{"params": params[:1]}, {"params": params[1:]}]
+    operators = PtxOperators("races", lambda ptx: edit(ptx) if "norm_kernel" in ptx else ptx, seed)
+    optimizer = SGD(groups, max_grad_norm=1.0, norm_scope=scope, backend=CudaBackend(operators))
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    norm: float = optimizer.grad_norm.item()
+    return norm
+
+
+@pytest.mark.parametrize("scope", ["all", "group"])
+def test_cuda_measures_without_a_fault(scope: str) -> None:
+    for seed in range(3):
+        assert cuda_measure(unchanged, scope, seed) == 3087**0.5
+
+
+@pytest.mark.parametrize("scope", ["all", "group"])
+@pytest.mark.parametrize("name", CUDA_NORM)
+def test_faults_in_cudas_norm(name: str, scope: str) -> None:
+    edit, said = CUDA_NORM[name]
+    with pytest.raises(Fault, match=said):
+        cuda_measure(lambda ptx: edit(_alone(ptx, "norm_kernel<float>")), scope)
+
+
 def test_cuda_schedules_that_overtake_one_another() -> None:
     """Two schedules of one optimizer, and a count that reads the momentum which one of them writes."""
 
@@ -182,7 +218,7 @@ def test_cuda_schedules_that_overtake_one_another() -> None:
             p.grad = torch.ones(3)
         optimizer.step()
 
-    name = "update_kernel<common::Sgd, true, float, float, float>"
+    name = "update_kernel<common::Sgd, true, false, float, float, float>"
     train(lambda ptx: _alone(ptx, name))
     edit = _within("advance_all", replaced(r"bar\.sync\s+0;", ""))
     with pytest.raises(Fault, match="race: "):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -71,10 +71,12 @@ class StreamedOperators:
     def update(
         self, plan: torch.Tensor, control: torch.Tensor, scale: torch.Tensor | None, found: torch.Tensor | None
     ) -> None:
-        now = plan.clone()  # a launch takes the values along
-        pointers = [t.data_ptr() for t in (control, scale, found) if t is not None]
-        run = partial(self._inner.update, now, *map(_weak, (control, scale, found)))
-        STREAM.launch("update_kernel", run, [*now.flatten().tolist(), *pointers])
+        _launch("update_kernel", self._inner.update, plan, control, scale, found)
+
+    def measure(
+        self, plan: torch.Tensor, control: torch.Tensor, scale: torch.Tensor | None, found: torch.Tensor | None
+    ) -> None:
+        _launch("norm_kernel", self._inner.measure, plan, control, scale, found)
 
     def advance(self, schedule: torch.Tensor, control: torch.Tensor) -> None:
         run = partial(self._inner.advance, *map(_weak, (schedule, control)))
@@ -82,6 +84,20 @@ class StreamedOperators:
 
     def prepare(self, plan: torch.Tensor, device: int) -> None:
         pass
+
+
+def _launch(
+    name: str,
+    run: Callable[..., None],
+    plan: torch.Tensor,
+    control: torch.Tensor,
+    scale: torch.Tensor | None,
+    found: torch.Tensor | None,
+) -> None:
+    now = plan.clone()  # a launch takes the values along
+    pointers = [t.data_ptr() for t in (control, scale, found) if t is not None]
+    again = partial(run, now, *map(_weak, (control, scale, found)))
+    STREAM.launch(name, again, [*now.flatten().tolist(), *pointers])
 
 
 class _Address:
