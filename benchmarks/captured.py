@@ -19,7 +19,8 @@ def _capturable(device: Host, options: dict[str, Any]) -> dict[str, Any]:
     return options if device.dry else {**options, "capturable": True}  # torch refuses the flag on the CPU
 
 
-def _tensor_lr_optimizer(tensors: Tensors, device: Host, options: dict[str, Any]) -> Any:
+def tensor_lr_optimizer(tensors: Tensors, device: Host, options: dict[str, Any]) -> Any:
+    """torch's optimizer with what a graph needs of it."""
     # a dry run: torch's foreach classes take a tensor lr only where they are capturable
     tensor_lr = not (device.dry and options == FOREACH)
     return make_optimizer(torch.optim, tensors, tensor_lr, **_capturable(device, options))
@@ -29,7 +30,7 @@ def scheduler_outside(name: str, **options: Any) -> Contender:
     """The update in a graph; torch's scheduler fills the lr after each replay."""
 
     def build(tensors: Tensors, device: Host) -> Built:
-        optimizer = _tensor_lr_optimizer(tensors, device, options)
+        optimizer = tensor_lr_optimizer(tensors, device, options)
         scheduler = stock_cosine(optimizer)
         return in_graph(eager(optimizer, scheduler), optimizer.step, scheduler.step)
 
@@ -55,7 +56,7 @@ def schedule_inside(name: str, **options: Any) -> Contender:
     """Update and schedule in a graph, the schedule as torch operations."""
 
     def build(tensors: Tensors, device: Host) -> Built:
-        optimizer = _tensor_lr_optimizer(tensors, device, options)
+        optimizer = tensor_lr_optimizer(tensors, device, options)
         built = eager(optimizer, ScheduleOfOperations(optimizer, tensors.device))
         return in_graph(built, built.step)
 

@@ -7,7 +7,7 @@ the graph and what the host does after each replay. Its step is right, or it get
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from device import Captured, Host
 from harness import Call, reason
 from problems import (
+    AVERAGE_TOLERANCE,
     EPS,
     ETA_MIN,
     GATE_STEPS,
@@ -47,6 +48,10 @@ class Built:
         outside: what the host does after each replay.
         more: figures for the row, such as seconds of compilation.
         optimizer: for whoever needs to look inside.
+        scales: of the gradients in the steps of the gate.
+        averages: gives those that the step keeps, in the order of the parameters; None: it keeps none.
+        writes: it writes to the gradients.
+        zeroes: it leaves zeros in them.
     """
 
     step: Call
@@ -54,6 +59,10 @@ class Built:
     outside: Call | None = None
     more: dict[str, Any] = field(default_factory=dict)
     optimizer: Any = None
+    scales: Sequence[float] = SCALES
+    averages: Callable[[], list[torch.Tensor]] | None = None
+    writes: bool = False
+    zeroes: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,6 +83,7 @@ class Entered:
     first_us: float  # its first step, with everything that is compiled and prepared
     error: float  # as :meth:`Oracle.error`
     peak_bytes: int | None  # most memory beside parameters and gradients
+    average_error: float | None = None  # as :meth:`Oracle.average_error`
 
 
 def enter(contender: Contender, tensors: Tensors, oracle: Oracle, device: Host) -> Entered:
@@ -87,12 +97,12 @@ def enter(contender: Contender, tensors: Tensors, oracle: Oracle, device: Host) 
     device.forget_peak()
     before = device.allocated()
     try:
-        scales = iter(SCALES)
         with device.side_stream():
             start = time.perf_counter()
             built = contender.build(tensors, device)
+            scales = iter(built.scales)
             for i in range(WARM_UP):
-                _with_gradients(tensors, next(scales), built.step)
+                _with_gradients(tensors, next(scales), built, built.step)
                 if i == 0:
                     device.synchronize()
                     first_us = (time.perf_counter() - start) * 1e6
@@ -101,24 +111,34 @@ def enter(contender: Contender, tensors: Tensors, oracle: Oracle, device: Host) 
             graph = device.captured(built.inside)  # type: ignore[attr-defined]
             step = graph.replay if built.outside is None else _both(graph.replay, built.outside)
         for _ in range(GATE_STEPS - WARM_UP):
-            _with_gradients(tensors, next(scales), step)
+            _with_gradients(tensors, next(scales), built, step)
         device.synchronize()
         peak = device.peak()
         error = oracle.error()
+        average_error = None if built.averages is None else oracle.average_error(built.averages())
     except Absent:
         raise
     except Exception as failure:  # another library's failure is a result, not the end of the benchmark
         raise Absent(f"failed: {reason(failure)}") from failure
-    tolerance = TOLERANCE[tensors.problem.recipe]
+    recipe = tensors.problem.recipe
+    _check(error, TOLERANCE[recipe], "an element")
+    if average_error is not None:
+        _check(average_error, AVERAGE_TOLERANCE[recipe], "an average")
+    used = None if peak is None or before is None else peak - before
+    return Entered(step, built, graph, first_us, error, used, average_error)
+
+
+def _check(error: float, tolerance: float, what: str) -> None:
     if not error <= tolerance:
-        raise Absent(f"wrong result: off by {error:.2g} of the way an element goes, {tolerance:g} allowed")
-    return Entered(step, built, graph, first_us, error, None if peak is None or before is None else peak - before)
+        raise Absent(f"wrong result: off by {error:.2g} of the way {what} goes, {tolerance:g} allowed")
 
 
-def _with_gradients(tensors: Tensors, scale: float, step: Call) -> None:
+def _with_gradients(tensors: Tensors, scale: float, built: Built, step: Call) -> None:
     tensors.scale_gradients(scale)
     step()
-    tensors.scale_gradients(1 / scale)
+    if built.zeroes and not tensors.gradients_are_zeros():
+        raise Absent("wrong result: it leaves other gradients than zeros")
+    tensors.unscale_gradients(scale)
 
 
 def _both(first: Call, second: Call) -> Call:
@@ -130,10 +150,10 @@ def _both(first: Call, second: Call) -> Call:
 
 
 def enter_all(
-    contenders: Iterable[Contender], tensors: Tensors, device: Host
+    contenders: Iterable[Contender], tensors: Tensors, device: Host, oracle: Oracle | None = None
 ) -> tuple[dict[str, Entered], dict[str, str]]:
-    """Those that passed, and why the others did not, which is printed too."""
-    oracle, entered, absent = Oracle(tensors), {}, {}
+    """Those that passed, and why the others did not, which is printed too; ``oracle``: of other steps than usual."""
+    oracle, entered, absent = oracle or Oracle(tensors), {}, {}
     for contender in contenders:
         try:
             entered[contender.name] = enter(contender, tensors, oracle, device)
@@ -196,8 +216,8 @@ def in_graph(built: Built, inside: Call, outside: Call | None = None) -> Built:
 # -- ours --------------------------------------------------------------------------------------------
 
 
-def ours(name: str = OURS, backend: str | None = None, captured: bool = False) -> Contender:
-    """``backend``: None for the one that is chosen without asking."""
+def ours(name: str = OURS, backend: str | None = None, captured: bool = False, **options: Any) -> Contender:
+    """``backend``: None for the one that is chosen without asking; ``options``: further keywords of the optimizer."""
 
     def build(tensors: Tensors, device: Host) -> Built:
         chosen = backend
@@ -207,7 +227,7 @@ def ours(name: str = OURS, backend: str | None = None, captured: bool = False) -
             raise Absent(f"not available: {fused_sched.backends.reason_unavailable(chosen)}".splitlines()[0][:160])
         if device.dry and chosen == "cuda":
             raise Absent("not available: a dry run has no GPU")
-        optimizer = make_optimizer(fused_sched.optim, tensors, backend=chosen)
+        optimizer = make_optimizer(fused_sched.optim, tensors, backend=chosen, **options)
         if tensors.problem.dtypes not in _kinds():
             raise Absent("not supported: states would not stay in this dtype")
         scheduler = fused_sched.lr_scheduler.CosineAnnealingLR(optimizer, T_max=PERIOD, eta_min=ETA_MIN, fused=True)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from contenders import Entered
 from device import Host
 from harness import Call
-from problems import Problem, Tensors
+from problems import ALONE, Around, Problem, Tensors
 
 from fused_sched.memory.device_table import DeviceTable
 from fused_sched.memory.parameter_table import RECORD
 from fused_sched.rules import ADAM
 
 STREAM, COPY, EMPTY = "stream of the same bytes", "copy_ of as many bytes", "empty kernel"
-_ADDRESSES = ("param", "grad", "state0", "state1", "state2")
+_ADDRESSES = ("param", "grad", "state0", "state1", "state2", "average")
 FLOORS = (STREAM, COPY, EMPTY)
 COPIED_AT_ONCE = 2**31  # bytes; the largest set would not fit a second time
 
@@ -27,7 +28,7 @@ except ImportError:
 
 
 if triton is not None:
-    from fused_sched.kernels.layout import CHUNK_UNIT, NUMEL, PARAM, STATE0, STATE1, STATE2, WIDTH
+    from fused_sched.kernels.layout import AVERAGE, CHUNK_UNIT, NUMEL, PARAM, STATE0, STATE1, STATE2, WIDTH
 
     @triton.jit
     def _add_to(address, offset, x, i, k, T: tl.constexpr, HINT: tl.constexpr, FACTOR: tl.constexpr):
@@ -45,7 +46,9 @@ if triton is not None:
         chunk_size,
         P: tl.constexpr,
         S: tl.constexpr,
+        A: tl.constexpr,
         STATES: tl.constexpr,
+        ZEROES: tl.constexpr,
         HINT: tl.constexpr,
         HINT16: tl.constexpr,
         BLOCK: tl.constexpr,
@@ -67,6 +70,7 @@ if triton is not None:
         gradient = tl.load(grads + 2 * record) + start * (P.primitive_bitwidth // 8)
         param = tl.load(words + PARAM)
         state0, state1, state2 = tl.load(words + STATE0), tl.load(words + STATE1), tl.load(words + STATE2)
+        average = tl.load(words + AVERAGE)
         for first in range(0, n, BLOCK):
             i = first + tl.arange(0, BLOCK)
             k = i < n
@@ -80,29 +84,82 @@ if triton is not None:
                 _add_to(state1, start, x, i, k, S, hint_s, FACTOR)
             if STATES > 2:
                 _add_to(state2, start, x, i, k, S, hint_s, FACTOR)
+            if A is not None:
+                _add_to(average, start, x, i, k, A, HINT16 if A.primitive_bitwidth == 16 else HINT, FACTOR)
+            if ZEROES:
+                tl.store(g + i, tl.zeros([BLOCK], P), mask=k)
+
+    @triton.jit
+    def read_kernel(
+        records,
+        grads,
+        chunks,
+        sums,
+        chunk_size,
+        P: tl.constexpr,
+        HINT: tl.constexpr,
+        BLOCK: tl.constexpr,
+    ):
+        """The accesses of a norm: every gradient is read, and a sum of each chunk is written."""
+        pid = tl.program_id(0)
+        record = tl.load(chunks + 2 * pid)
+        start = tl.load(chunks + 2 * pid + 1).to(tl.int64) * CHUNK_UNIT
+        numel = tl.load(records + record.to(tl.int64) * WIDTH + NUMEL)
+        n = tl.minimum(numel - start, chunk_size.to(tl.int64)).to(tl.int32)
+        if HINT > 0:
+            n = tl.multiple_of((n // 8) * 8, 8)
+        gradient = tl.load(grads + 2 * record) + start * (P.primitive_bitwidth // 8)
+        total = tl.zeros([BLOCK], tl.float32)
+        for first in range(0, n, BLOCK):
+            i = first + tl.arange(0, BLOCK)
+            g = gradient.to(tl.pointer_type(P))
+            if HINT > 0:
+                g = tl.multiple_of(g, HINT)
+            total += tl.load(g + i, mask=i < n, other=0.0).to(tl.float32)
+        tl.store(sums + pid, tl.sum(total, 0))
 
     @triton.jit
     def empty_kernel(a):
         """Does nothing."""
 
 
-def stream_over(optimizer: Any, problem: Problem, factor: float = 0.0) -> Call:
-    """The stream over the tables of one of our optimizers, which has made a step."""
+def stream_over(optimizer: Any, problem: Problem, factor: float = 0.0, around: Around = ALONE) -> Call:
+    """The stream over the tables of one of our optimizers, which has made a step, and has the averages if any.
+
+    Where there is a norm, another launch reads the gradients first.
+    """
     device = optimizer.param_groups[0]["params"][0].device
     table = DeviceTable(optimizer.tables[0], ADAM, device)  # as its backend's; of the rule nothing is read here
     types = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16}
-    param, state = (types[dtype] for dtype in problem.dtypes)
-    widest = max(dtype.itemsize for dtype in problem.dtypes)
+    dtypes = [*problem.dtypes, *([around.average_dtype(problem)] if around.average else [])]
+    widest = max(dtype.itemsize for dtype in dtypes)
     aligned = bool(((table.host[:, [RECORD[name] for name in _ADDRESSES]] & 15) == 0).all())
     hints = (16, 16 if widest == 2 else 8) if aligned else (0, 0)
     chunks, size = table.signatures[0].chunks, table.signatures[0].size
-    constants: dict[str, Any] = {"P": param, "S": state, "STATES": problem.states, "BLOCK": 2048 // widest}
-    constants |= {"HINT": hints[0], "HINT16": hints[1], "num_warps": 4, "FACTOR": factor}
+    param, state, average = [*(types[dtype] for dtype in dtypes), None][:3]
+    constants: dict[str, Any] = {"P": param, "BLOCK": 2048 // widest, "num_warps": 4}
+    more = {"S": state, "A": average, "STATES": problem.states, "ZEROES": around.zeros}
+    more |= {"HINT": hints[0], "HINT16": hints[1], "FACTOR": factor}
+    hint = hints[1] if param.primitive_bitwidth == 16 else hints[0]
+    sums = torch.empty(len(chunks), device=device)
 
     def run() -> None:
-        stream_kernel[(len(chunks),)](table.records, table.grads, chunks, size, **constants)
+        if around.norm:
+            read_kernel[(len(chunks),)](table.records, table.grads, chunks, sums, size, HINT=hint, **constants)
+        stream_kernel[(len(chunks),)](table.records, table.grads, chunks, size, **constants, **more)
 
     return run
+
+
+def gpu_streams(optimizer: Any, problem: Problem, ways: Mapping[str, Around], device: Host) -> dict[str, Call]:
+    """A stream to capture for each of ``ways``, by name; ``optimizer`` keeps averages wherever one of them does."""
+    if triton is None:
+        return {}
+    streams = {name: stream_over(optimizer, problem, around=around) for name, around in ways.items()}
+    with device.side_stream():
+        for call in streams.values():
+            call()
+    return streams
 
 
 def gpu_floors(problem: Problem, tensors: Tensors, ours: Entered | None, device: Host) -> dict[str, Call]:
@@ -127,21 +184,33 @@ def gpu_floors(problem: Problem, tensors: Tensors, ours: Entered | None, device:
     return floors
 
 
-def cpu_floor(problem: Problem) -> Call:
-    """Four reads and three writes of as many elements, as torch operations over flat arrays.
+def cpu_streams(problem: Problem, ways: Mapping[str, Around]) -> dict[str, Call]:
+    """The reads and writes of each of ``ways``, by name, as torch operations over flat arrays that they share.
 
-    Parameter and states are multiplied in place, the gradient is summed: no torch operation does it in one pass.
+    Parameter, states and average are multiplied in place, the gradient is summed, once more for its norm, and zeroed:
+    no torch operation does it in one pass.
     """
     param, state = problem.dtypes
-    arrays = [torch.zeros(problem.elements, dtype=d) for d in (param, *([state] * problem.states))]
+    updated = [torch.zeros(problem.elements, dtype=d) for d in (param, *([state] * problem.states))]
     gradient = torch.zeros(problem.elements, dtype=param)
+    kept = {around.average_dtype(problem) for around in ways.values() if around.average}
+    averages = {dtype: torch.zeros(problem.elements, dtype=dtype) for dtype in kept}
 
-    def run() -> None:
-        for array in arrays:
-            array.mul_(1.0)
-        gradient.sum()
+    def stream(around: Around) -> Call:
+        arrays = [*updated, *([averages[around.average_dtype(problem)]] if around.average else [])]
 
-    return run
+        def run() -> None:
+            if around.norm:
+                gradient.sum()
+            for array in arrays:
+                array.mul_(1.0)
+            gradient.sum()
+            if around.zeros:
+                gradient.zero_()
+
+        return run
+
+    return {name: stream(around) for name, around in ways.items()}
 
 
 def empty_call() -> None:

@@ -114,7 +114,7 @@ table() { # table NAME: what the step's log ends with, from its table on
   [ -s "$LOGS/$1.log" ] || return
   while IFS= read -r line; do
     case $line in
-      problem\ * | variant,* | launches,* | host\ time* | training\ step*) shown=1 ;;
+      problem\ * | around\ * | variant,* | launches,* | host\ time* | training\ step*) shown=1 ;;
       cut,* | FAILED*) printf '%.200s\n' "$line" ;;
     esac
     [ $shown = 0 ] || printf '%.200s\n' "$line"

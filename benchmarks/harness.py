@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import torch
 
 warnings.filterwarnings("ignore", message="Detected call of")  # schedulers are stepped on their own here
 RESULTS = Path(__file__).parent / "results"
+SAID = ("measured", "cut", "failed")  # keys of a file: names of measurements
 Call = Callable[[], object]
 Row = dict[str, Any]
 
@@ -133,21 +134,43 @@ def environment() -> Row:
     return row
 
 
+def kind_of(name: str) -> str:
+    """Of a measurement, or of what is said about it, both of which begin with ``kind: ``."""
+    return name.partition(": ")[0]
+
+
+def without(saved: Row, kinds: Collection[str]) -> Row:
+    """Saved rows, and what is said of them, but for those of ``kinds``."""
+    kept = {key: [name for name in saved.get(key, ()) if kind_of(name) not in kinds] for key in SAID}
+    rows = [row for row in saved["rows"] if row["kind"] not in kinds]
+    added = [without(run, kinds) for run in saved.get("added", ())]
+    return {**saved, **kept, "rows": rows, "added": [run for run in added if run["rows"]]}
+
+
 def load(name: str, folder: Path = RESULTS) -> Row | None:
     """The saved rows of ``name`` and where they were measured, from ``name.json`` or the files of its parts.
 
-    ``environments`` has each machine and commit once; ``left_out``, what no part measured. None if there is nothing.
+    ``environments`` has each machine and commit once; ``kinds``, beside it, what was measured there; ``left_out``, what
+    no part measured. None if there is nothing.
     """
     whole, parts = folder / f"{name}.json", sorted(folder.glob(f"{name}-*.json"))
     if whole.exists() and parts:
         raise SystemExit(f"{folder} has {whole.name} and {parts[0].name}: remove one, so that no row is there twice")
-    saved = [json.loads(path.read_text()) for path in ([whole] if whole.exists() else parts)]
-    if not saved:
+    files = [json.loads(path.read_text()) for path in ([whole] if whole.exists() else parts)]
+    if not files:
         return None
-    environments = [data["environment"] for data in saved]
+    saved = [run for data in files for run in (data, *data.get("added", ()))]
+    environments: list[Row] = []
+    kinds: list[set[str]] = []
+    for data in saved:
+        if data["environment"] not in environments:
+            environments.append(data["environment"])
+            kinds.append(set())
+        kinds[environments.index(data["environment"])] |= {row["kind"] for row in data["rows"]}
     measured = {done for data in saved for done in data.get("measured", ())}
     return {
-        "environments": [e for i, e in enumerate(environments) if e not in environments[:i]],
+        "environments": environments,
+        "kinds": kinds,
         "rows": [row for data in saved for row in data["rows"]],
         "left_out": [
             text
@@ -164,23 +187,33 @@ class Plan:
     Args:
         seconds: no measurement starts later than this, or when it is expected to end later.
         path: where rows go; None saves nothing.
+        only: the one kind that is measured; other rows that were saved before stay there. None: all of them.
     """
 
-    def __init__(self, seconds: float, path: Path | None) -> None:
+    def __init__(self, seconds: float, path: Path | None, only: str | None = None) -> None:
         self.rows: list[Row] = []
         self.cut: list[str] = []
         self.failed: list[str] = []
         self.measured: list[str] = []
         self._parts: list[tuple[str, str, float, Callable[[], list[Row]]]] = []
-        self._seconds, self._path = seconds, path
+        self._seconds, self._path, self._only = seconds, path, only
+        self._beside: Row | None = None  # rows of an earlier run, in the same file
+        if path is not None and only is not None and path.exists():
+            self._beside = without(json.loads(path.read_text()), {only})
 
     def add(self, kind: str, name: str, expected: float, measure: Callable[[], list[Row]]) -> None:
         """``measure`` returns rows of ``kind``; ``expected``: about how many seconds it takes."""
-        self._parts.append((kind, name, expected, measure))
+        if self._only in (None, kind):
+            self._parts.append((kind, name, expected, measure))
 
     def keep(self, wanted: Callable[[str], bool]) -> None:
         """Drop the measurements whose ``kind: name`` is not wanted."""
         self._parts = [part for part in self._parts if wanted(f"{part[0]}: {part[1]}")]
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was added that is to be measured."""
+        return not self._parts
 
     def run(self) -> None:
         """Measure what fits, say what was left out; a failed measurement costs its own rows only."""
@@ -211,5 +244,7 @@ class Plan:
         if self._path is not None and self.rows:
             left_out = {"cut": self.cut, "failed": self.failed}
             content = {"environment": where, "measured": self.measured, **left_out, "rows": self.rows}
+            if self._beside is not None:
+                content = {**self._beside, "added": [*self._beside["added"], content]}
             self._path.parent.mkdir(parents=True, exist_ok=True)
             self._path.write_text(json.dumps(content, indent=1) + "\n")

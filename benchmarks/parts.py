@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import accuracy
+import around
 import first_step
 import host
 import loop
@@ -33,6 +34,8 @@ def _add_steps(plan: Plan, device: Host, problems: Sequence[Problem]) -> None:
 def full(plan: Plan, device: Host) -> None:
     """The rows that decide."""
     _add_steps(plan, device, step.GPU_MAIN)
+    for problem in around.PROBLEMS:
+        plan.add("around", str(problem), 15, lambda p=problem: around.measure(p, device, 2.0))
     plan.add("loop", "a whole training step", 10, lambda: loop.rows(device, 1.0))
     plan.add("host", "optimizer and scheduler on tiny tensors", 15, lambda: host.step_rows(device, 0.5))
 
@@ -54,6 +57,8 @@ def counts(plan: Plan, device: Host) -> None:
     may leave the device in a state that others would suffer from."""
     for problem in step.GPU_COUNTED:
         plan.add("launches", str(problem), 8, lambda p=problem: step.launches(p, step.GPU_CAPTURED, device))
+    for problem in around.COUNTED:
+        plan.add("around launches", str(problem), 10, lambda p=problem: around.launches(p, device))
     plan.add("frozen", "", 20, lambda: accuracy.frozen_rows(device, schedules.present()))
 
 
@@ -83,6 +88,8 @@ def _few_schedules() -> list[schedules.Case]:
 def dry_full(plan: Plan, device: Host) -> None:
     for problem in step.DRY_PROBLEMS[:3]:
         plan.add("step", str(problem), 0, lambda p=problem: step.measure(p, step.gpu_contenders(p), device, 0.0))
+    for problem in around.DRY_PROBLEMS:
+        plan.add("around", str(problem), 0, lambda p=problem: around.measure(p, device, 0.0))
     plan.add("loop", "", 0, lambda: loop.rows(device, 0.0, ((8, 4),)))
     plan.add("host", "", 0, lambda: host.step_rows(device, 0.0, (3,)))
 
@@ -98,6 +105,7 @@ def dry_rest(plan: Plan, device: Host) -> None:
 def dry_counts(plan: Plan, device: Host) -> None:
     problem = step.DRY_PROBLEMS[0]
     plan.add("launches", str(problem), 0, lambda: step.launches(problem, step.GPU_CAPTURED, device))
+    plan.add("around launches", str(problem), 0, lambda: around.launches(around.DRY_PROBLEMS[0], device))
     plan.add("frozen", "", 0, lambda: accuracy.frozen_rows(device, _few_schedules(), 5))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,9 @@ GATE_STEPS = len(SCALES)
 # How far an element may end from where it should, as a part of the way it went. A contender that misses an
 # element, a step or a change of the lr is off by far more; bfloat16 states and parameters are rounded coarsely.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.5, "bfloat16, states float32": 0.5, "float32, states bfloat16": 0.1}
+# Likewise of averages: a part of the way that the average went, which in float32 is a thousand roundings. bfloat16
+# rounds a parameter by more than its average moves, so there it is a part of the parameter's way, and tells little.
+AVERAGE_TOLERANCE = {"float32": 0.02, "bfloat16": 0.5}
 # Elements that are checked at a time. On the CPU, as many as torch does not share among threads, and that fit a cache.
 BUCKET = {"cpu": 2**15, "cuda": 2**25}
 COPY_BYTES = 3 * 2**30  # parameters of up to this size are restored from a copy, larger ones are drawn again
@@ -84,6 +88,33 @@ class Problem:
         return f"{self.set}, {', '.join([self.recipe, *more])}"
 
 
+@dataclass(frozen=True)
+class Around:
+    """What a step does beside the update. To skip steps that are not finite moves no bytes, and comes with ``zeros``.
+
+    Attributes:
+        norm: clip the gradients by their norm, for which they are read once more.
+        average: keep an average of each parameter, of this dtype (as ``ema_dtype`` says it); None: keep none.
+        zeros: leave zeros in the gradients.
+    """
+
+    norm: bool = False
+    average: str | None = None
+    zeros: bool = False
+
+    def average_dtype(self, problem: Problem) -> torch.dtype:
+        return F32 if self.average == "float32" else problem.dtypes[0]
+
+    def bytes(self, problem: Problem) -> int:
+        """What all of the step reads and writes."""
+        param = problem.dtypes[0].itemsize
+        average = self.average_dtype(problem).itemsize if self.average else 0
+        return problem.bytes + problem.elements * (param * (self.norm + self.zeros) + 2 * average)
+
+
+ALONE = Around()  # the update alone
+
+
 def lr_at(step: int, factor: float) -> float:
     """The lr of step ``step`` (from 0) in closed form."""
     return ETA_MIN + (LR * factor - ETA_MIN) * (1 + math.cos(math.pi * step / PERIOD)) / 2
@@ -107,6 +138,7 @@ class Tensors:
             self.params.append(p)
         self.factors = [1 + group % 2 for group in range(problem.groups) for _ in self._members(group)]
         self._initial: list[torch.Tensor] | None = None
+        self._gradients: list[torch.Tensor] | None = None
         self.reset()
         if problem.elements * dtype.itemsize <= COPY_BYTES:
             self._initial = [p.detach().clone() for p in self.params]
@@ -130,6 +162,8 @@ class Tensors:
 
     def reset(self) -> None:
         """Put parameters and gradients back to what they were at first."""
+        if self._gradients is not None:
+            self.restore_gradients()
         with torch.no_grad():
             generator = torch.Generator(device=self.device).manual_seed(0)
             for i, p in enumerate(self.params):
@@ -142,7 +176,40 @@ class Tensors:
                     p.grad.copy_(g + torch.where(g < 0, -0.5, 0.5))
 
     def scale_gradients(self, factor: float) -> None:
-        torch._foreach_mul_([p.grad for p in self.params], factor)
+        """Multiply the gradients; where they are kept, what they were at first."""
+        if self._gradients is None:
+            torch._foreach_mul_([p.grad for p in self.params], factor)
+            return
+        for p, gradient in zip(self.params, self._gradients, strict=True):
+            torch.mul(gradient, factor, out=p.grad)
+
+    def unscale_gradients(self, factor: float) -> None:
+        """Undo :meth:`scale_gradients`, unless the next one begins with what is kept."""
+        if self._gradients is None:
+            self.scale_gradients(1 / factor)
+
+    def keep_gradients(self) -> None:
+        """Keep a copy of the gradients as they are now, and their norm: some steps write to them."""
+        self._gradients = [p.grad.clone() for p in self.params]
+        self.norm = math.hypot(*(float(torch.linalg.vector_norm(g, dtype=torch.float64)) for g in self._gradients))
+
+    def restore_gradients(self) -> None:
+        """Put the kept gradients back."""
+        torch._foreach_copy_([p.grad for p in self.params], self._gradients)
+
+    def gradients_are_zeros(self) -> bool:
+        return not any(bool(p.grad.any()) for p in self.params)
+
+
+@dataclass
+class Bucket:
+    """Some elements: where they and their averages should be, and how far from there they may be."""
+
+    pieces: list[torch.Tensor]
+    last: torch.Tensor
+    way: torch.Tensor
+    average: torch.Tensor | None = None
+    average_way: torch.Tensor | None = None
 
 
 class Oracle:
@@ -150,19 +217,25 @@ class Oracle:
 
     Args:
         tensors: in their first state.
+        scales: by what the gradients are multiplied, step by step.
+        decay: of an average that starts as the parameter after the first step; None: there is none.
     """
 
-    def __init__(self, tensors: Tensors) -> None:
-        most = BUCKET[tensors.device]
+    def __init__(self, tensors: Tensors, scales: Sequence[float] = SCALES, decay: float | None = None) -> None:
+        self._most = BUCKET[tensors.device]
+        self._scales, self._decay = scales, decay
+        # in few large pieces, which are given back whole
+        arrays = 2 if decay is None else 4 if tensors.problem.recipe == "float32" else 3
+        elements = tensors.problem.elements
+        self._free = [torch.empty(elements, device=tensors.device) for _ in range(arrays)]
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # on a busy machine, sharing small work among threads waits for its turn each time
-        self._buckets: list[tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]] = []
+        self._buckets: list[Bucket] = []
         pieces: list[tuple[torch.Tensor, torch.Tensor]] = []
         size, factor = 0, 0
         for p, f in zip(tensors.params, tensors.factors, strict=True):
-            flat, grad = p.detach().view(-1).split(most), p.grad.view(-1).split(most)
-            for piece in zip(flat, grad, strict=True):
-                if pieces and (f != factor or size + piece[0].numel() > most):
+            for piece in zip(self._split(p), self._split(p.grad), strict=True):
+                if pieces and (f != factor or size + piece[0].numel() > self._most):
                     self._add(pieces, tensors.problem, factor)
                     pieces, size = [], 0
                 pieces.append(piece)
@@ -170,33 +243,59 @@ class Oracle:
         self._add(pieces, tensors.problem, factor)
         torch.set_num_threads(threads)
 
+    def _split(self, tensor: torch.Tensor) -> Sequence[torch.Tensor]:
+        return tensor.detach().view(-1).split(self._most)
+
     def _add(self, pieces: list[tuple[torch.Tensor, torch.Tensor]], problem: Problem, factor: int) -> None:
         first, gradient = (torch.cat(parts).double() for parts in zip(*pieces, strict=True))
-        last = _steps(first, gradient, problem, factor)
-        self._buckets.append(([p for p, _ in pieces], last.float(), (last - first).float()))
+        start = average = None
+        for last in _path(first, gradient, problem, factor, self._scales):
+            if self._decay is not None and average is None:
+                start, average = last.clone(), last.clone()
+            elif average is not None:
+                average.lerp_(last, 1 - self._decay)
+        bucket = Bucket([p for p, _ in pieces], self._kept(0, last), self._kept(1, last - first))
+        if average is not None:
+            bucket.average = self._kept(2, average)
+            bucket.average_way = self._kept(3, average - start) if len(self._free) == 4 else bucket.way
+        self._buckets.append(bucket)
+
+    def _kept(self, array: int, values: torch.Tensor) -> torch.Tensor:
+        """A copy in one of the arrays."""
+        place, self._free[array] = self._free[array].tensor_split([values.numel()])
+        return place.copy_(values)
 
     def error(self) -> float:
         """Largest distance of an element from where it should be, as a part of the way it should have gone."""
-        worst = [
-            torch.cat(pieces).to(torch.float32).sub_(last).div_(way).abs_().max() for pieces, last, way in self._buckets
-        ]
+        return float(torch.stack([_off(b.pieces, b.last, b.way) for b in self._buckets]).max())
+
+    def average_error(self, averages: Sequence[torch.Tensor]) -> float:
+        """Likewise of the averages, in the order of the parameters; see :data:`AVERAGE_TOLERANCE`."""
+        pieces = iter([piece for average in averages for piece in self._split(average)])
+        worst = [_off([next(pieces) for _ in b.pieces], b.average, b.average_way) for b in self._buckets]
         return float(torch.stack(worst).max())
 
 
-def _steps(p: torch.Tensor, gradient: torch.Tensor, problem: Problem, factor: int) -> torch.Tensor:
+def _off(pieces: list[torch.Tensor], last: torch.Tensor, way: torch.Tensor) -> torch.Tensor:
+    return torch.cat(pieces).to(torch.float32).sub_(last).div_(way).abs_().max()
+
+
+def _path(
+    p: torch.Tensor, gradient: torch.Tensor, problem: Problem, factor: int, scales: Sequence[float]
+) -> Iterator[torch.Tensor]:
+    """The parameter after each step, in the same memory."""
     p = p.clone()
     m, v, largest = torch.zeros_like(p), torch.zeros_like(p), torch.zeros_like(p)
     beta1, beta2 = problem.betas
-    for step, scale in enumerate(SCALES):
+    for step, scale in enumerate(scales):
         g, lr = gradient * scale, lr_at(step, factor)
         if problem.rule == "SGD momentum":
             m = m * MOMENTUM + g
-            p.sub_(m, alpha=lr)
+            yield p.sub_(m, alpha=lr)
             continue
         m.mul_(beta1).add_(g, alpha=1 - beta1)
         v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
         torch.maximum(largest, v, out=largest)
         under_root = largest if problem.rule == "AdamW amsgrad" else v
         root = (under_root / (1 - beta2 ** (step + 1))).sqrt_().add_(EPS)
-        p.mul_(1 - lr * WEIGHT_DECAY).addcdiv_(m, root, value=-lr / (1 - beta1 ** (step + 1)))
-    return p
+        yield p.mul_(1 - lr * WEIGHT_DECAY).addcdiv_(m, root, value=-lr / (1 - beta1 ** (step + 1)))

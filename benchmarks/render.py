@@ -7,21 +7,25 @@ from pathlib import Path
 
 import charts
 import tables
-from harness import RESULTS, Row, load
+from harness import RESULTS, Row, kind_of, load
 from step import with_launches
 
 HERE = Path(__file__).parent
 
 
-def _measured_on(data: Row) -> str:
+def _measured_on(data: Row, kinds: tuple[str, ...] = ()) -> str:
+    """Machines and versions, and what was left out; of rows of ``kinds``, if any are named."""
     said = []
-    for e in data["environments"]:
+    for e, there in zip(data["environments"], data["kinds"], strict=True):
+        if kinds and not there.intersection(kinds):
+            continue
         versions = [f"torch {e['torch']}"]
         versions += [f"{name} {e[key]}" for name, key in (("Triton", "triton"), ("driver", "driver")) if key in e]
         where = f"{e['device']}; {', '.join(versions)}, Python {e['python']}; commit {e['commit']}, {e['date']}."
         said.append(f"{'And' if said else 'Measured'} on {where}")
-    if data["left_out"]:
-        said.append(f"Left out: {'; '.join(data['left_out'])}.")
+    left_out = [name for name in data["left_out"] if not kinds or kind_of(name) in kinds]
+    if left_out:
+        said.append(f"Left out: {'; '.join(left_out)}.")
     return " ".join(said)
 
 
@@ -57,8 +61,8 @@ def render(
         raise SystemExit(f"{results} has no cpu.json yet: run make bench")
     rows, on_gpu = cpu["rows"], with_launches(gpu["rows"]) if gpu else []
 
-    def on_cpu(content: str) -> str:
-        return f"{content}\n\n{_measured_on(cpu)}" if content else tables.NOT_MEASURED
+    def on_cpu(content: str, *kinds: str) -> str:
+        return f"{content}\n\n{_measured_on(cpu, kinds)}" if content else tables.NOT_MEASURED
 
     def from_gpu(content: str) -> str:
         if gpu is None:
@@ -68,7 +72,12 @@ def render(
     charts.ratios(rows, results / "cpu.png", "on the CPU")
     insert(
         readme,
-        {"cpu step": on_cpu(tables.readme_step(rows)), "gpu step": from_gpu(tables.readme_step(on_gpu, "cuda"))},
+        {
+            "cpu step": on_cpu(tables.readme_step(rows), "step"),
+            "cpu around": on_cpu(tables.readme_around(rows), "around"),
+            "gpu step": from_gpu(tables.readme_step(on_gpu, "cuda")),
+            "gpu around": from_gpu(tables.readme_around(on_gpu)),
+        },
     )
     errors = tables.lr_error(rows, on_gpu)
     if errors:
@@ -82,18 +91,20 @@ def render(
         details,
         {
             "targets": tables.targets({"cpu": rows, "gpu": on_gpu}),
-            "cpu step": on_cpu(tables.steps(rows)),
-            "cpu compiled": on_cpu(tables.steps(rows, ("compiled",))),
-            "host": on_cpu(tables.host(rows)),
-            "scheduler": on_cpu(tables.scheduler(rows)),
-            "tracing": on_cpu(tables.tracing(rows)),
-            "loop": on_cpu(tables.loop(rows)),
-            "scaling": on_cpu(tables.scaling(rows)),
-            "first step": on_cpu(tables.first_step(rows)),
-            "lr error": on_cpu(errors),
+            "cpu step": on_cpu(tables.steps(rows), "step"),
+            "cpu around": on_cpu(tables.around(rows), "around"),
+            "cpu compiled": on_cpu(tables.steps(rows, ("compiled",)), "compiled"),
+            "host": on_cpu(tables.host(rows), "host"),
+            "scheduler": on_cpu(tables.scheduler(rows), "scheduler"),
+            "tracing": on_cpu(tables.tracing(rows), "tracing"),
+            "loop": on_cpu(tables.loop(rows), "loop"),
+            "scaling": on_cpu(tables.scaling(rows), "scaling"),
+            "first step": on_cpu(tables.first_step(rows), "first step", "compiled"),
+            "lr error": on_cpu(errors, "lr error"),
             **_versions(results),
             "gpu ratios": from_gpu(gpu_ratios),
             "gpu step": from_gpu(tables.steps(on_gpu, ("step", "compiled"))),
+            "gpu around": from_gpu(tables.around(on_gpu)),
             "gpu cold": from_gpu(tables.steps(on_gpu, figure="cold")),
             "gpu unrolled": from_gpu(tables.steps(on_gpu, figure="unrolled")),
             "gpu host": from_gpu(tables.host(on_gpu)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from captured import FOREACH_OUTSIDE, FUSED_INSIDE, FUSED_OUTSIDE, scheduler_outside
@@ -21,14 +21,15 @@ from contenders import (
     torch_eager,
 )
 from device import Host
-from floors import FLOORS, STREAM, cpu_floor, gpu_floors
+from floors import FLOORS, STREAM, cpu_streams, gpu_floors
 from harness import Call, interleave, time_text
 from other_libraries import apex_like, bitsandbytes, optimi
-from problems import Problem, Tensors
+from problems import ALONE, Problem, Tensors
 from shapes import SETS
 
 REFERENCE = {"cpu": "torch fused", "cuda": FUSED_OUTSIDE.name}
 COLD_BYTES = 100_000_000  # below this, a working set stays in the L2 cache from step to step
+Enter = Callable[[Sequence[Contender], Tensors, Host], tuple[dict[str, Entered], dict[str, str]]]
 OURS_CUDA, OURS_EAGER = "fused_sched, backend cuda", "fused_sched, eager"
 
 CPU_CONTENDERS = [
@@ -66,7 +67,7 @@ def measure(problem: Problem, contenders: Sequence[Contender], device: Host, sec
     if OURS not in entered and not absent[OURS].startswith("not supported"):
         raise RuntimeError(f"no row: {absent[OURS]}")
     row: dict[str, Any] = {
-        **_question(problem),
+        **question_of(problem),
         "tensors": len(SETS[problem.set]),
         "parameters": problem.elements,
         "bytes": problem.bytes,
@@ -80,19 +81,20 @@ def measure(problem: Problem, contenders: Sequence[Contender], device: Host, sec
     if device.gpu:
         row |= _on_gpu(problem, tensors, entered, device, seconds)
     else:
-        row["times"] = interleave(steps | {STREAM: cpu_floor(problem)}, seconds)
+        row["times"] = interleave(steps | cpu_streams(problem, {STREAM: ALONE}), seconds)
     reference = REFERENCE["cuda" if device.gpu else "cpu"]
     times = row["times"]
     both = reference in times and OURS in times
     row["ratio"] = times[reference]["median_us"] / times[OURS]["median_us"] if both else None
-    _print(row)
+    show_times(row)
     entered.clear()
     del tensors, steps
-    _collect(device)
+    collect(device)
     return [row]
 
 
-def _question(problem: Problem) -> dict[str, Any]:
+def question_of(problem: Problem) -> dict[str, Any]:
+    """What a row says of its problem."""
     return {
         "set": problem.set,
         "dtype": problem.recipe,
@@ -102,34 +104,38 @@ def _question(problem: Problem) -> dict[str, Any]:
     }
 
 
-def _collect(device: Host) -> None:
+def collect(device: Host) -> None:
+    """Give memory back."""
     gc.collect()
     device.release()
 
 
-def launches(problem: Problem, contenders: Sequence[Contender], device: Host) -> list[dict[str, Any]]:
+def launches(
+    problem: Problem, contenders: Sequence[Contender], device: Host, enter: Enter = enter_all
+) -> list[dict[str, Any]]:
     """One row: how many kernels, copies and fills a step of each puts on the device; the profiler counts."""
     tensors = Tensors(problem, device.name)
-    entered, absent = enter_all(contenders, tensors, device)
+    entered, absent = enter(contenders, tensors, device)
     found = {name: device.launches(e.step) for name, e in entered.items()}
     entered.clear()
     del tensors
-    _collect(device)
+    collect(device)
     print(f"launches of {problem}: " + ", ".join(f"{name} {n}" for name, n in found.items()), flush=True)
-    return [{**_question(problem), "launches": found, "absent": absent}]
+    return [{**question_of(problem), "launches": found, "absent": absent}]
+
+
+COUNTS = {"launches": "step", "around launches": "around"}  # kinds of counts, and of the rows that they belong to
 
 
 def with_launches(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows, with the counts of ``launches`` rows in the ``step`` rows of the same problem."""
+    """The rows, with the counts of ``launches`` rows in those rows of the same problem that have times."""
 
-    def question(row: dict[str, Any]) -> tuple[Any, ...]:
-        return tuple(row.get(key) for key in ("set", "dtype", "rule", "groups", "offset"))
+    def question(kind: str, row: dict[str, Any]) -> tuple[Any, ...]:
+        return (kind, *(row.get(key) for key in ("set", "dtype", "rule", "groups", "offset")))
 
-    counted = {question(row): row["launches"] for row in rows if row["kind"] == "launches"}
-    return [
-        {**row, "launches": counted[question(row)]} if row["kind"] == "step" and question(row) in counted else row
-        for row in rows
-    ]
+    counted = {question(COUNTS[row["kind"]], row): row["launches"] for row in rows if row["kind"] in COUNTS}
+    found = [(row, counted.get(question(row["kind"], row))) for row in rows]
+    return [row if launches is None else {**row, "launches": launches} for row, launches in found]
 
 
 def _on_gpu(
@@ -169,9 +175,10 @@ def _on_gpu(
     return found
 
 
-def _print(row: dict[str, Any]) -> None:
+def show_times(row: dict[str, Any]) -> None:
+    """Print a row, the fastest first."""
     for name, t in sorted(row["times"].items(), key=lambda item: item[1]["median_us"]):
-        note = " (floor)" if name in FLOORS else ""
+        note = " (floor)" if name.startswith(FLOORS) else ""
         spread = f"({time_text(t['low_us'])} to {time_text(t['high_us'])})"
         print(f"  {time_text(t['median_us']):>10} {spread} {name}{note}", flush=True)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from around import ALL
 from contenders import OURS
 from floors import FLOORS, STREAM
 from harness import Row
-from step import REFERENCE, with_launches
+from step import COUNTS, REFERENCE, with_launches
 from targets import TARGETS, problem_text, verdict
 
 HEADER = (
@@ -47,12 +48,27 @@ def show(rows: list[Row]) -> None:
         if row["kind"] == "loop":
             medians = ", ".join(f"{name} {t['median_us']:.0f} us" for name, t in row["times"].items())
             print(f"training step of a perceptron of {row['features']}: {medians}")
-        if row["kind"] == "launches":
+        if row["kind"] == "around":
+            show_around(row)
+        if row["kind"] in COUNTS:
             print(f"launches, {problem_text(row)}: " + ", ".join(f"{name} {n}" for name, n in row["launches"].items()))
     for target in TARGETS:
         findings = target.judge(rows) if target.where == "gpu" else []
         if findings:
             print(f"{verdict(findings):13} {target.text}: " + "; ".join(f"{f.label} {f.shown}" for f in findings))
+
+
+def show_around(row: Row) -> None:
+    """A line for each backend, captured: microseconds, nodes, ours over ours with nothing, torch's calls over ours."""
+    captured = [pair for pair in row["ratios"] if pair["ours"] in row["nodes"]]
+    for side in dict.fromkeys(pair["side"] for pair in captured):
+        shown = []
+        for pair in captured:
+            if pair["side"] == side:
+                us, nodes = row["times"][pair["ours"]]["median_us"], row["nodes"][pair["ours"]]
+                ratios = "/".join("-" if x is None else f"{x:.2f}" for x in (pair["to_plain"], pair["torch_to_ours"]))
+                shown.append(f"{'all' if pair['way'] == ALL else pair['way']} {us:.1f} us ({nodes}) {ratios}".lstrip())
+        print(f"around {problem_text(row)}, {side.removeprefix(OURS).lstrip(', ') or 'triton'}: {'; '.join(shown)}")
 
 
 def show_variants(rows: list[Row]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from around import NARROW, WAYS
 from contenders import OURS
 from floors import FLOORS, STREAM
 from harness import Row, time_text
@@ -9,6 +10,7 @@ from host import EMPTY as EMPTY_CALL
 from step import REFERENCE
 from targets import TARGETS, plain, problem_text, verdict
 
+COUNTED = ("launches", "nodes")  # of a step on a GPU
 NOT_MEASURED = "Not measured yet."
 NOT_RUN = "Not run yet."
 
@@ -91,17 +93,65 @@ def steps(rows: list[Row], kinds: tuple[str, ...] = ("step",), figure: str = "ti
     present_floors = [n for n in FLOORS if any(n in row[figure] for row in chosen)]
     head = ["parameters of", "tensors", "elements", *names, *(f"floor: {n}" for n in present_floors)]
     body: list[list[str]] = []
-    reasons: dict[tuple[str, str], list[str]] = {}
     for row in chosen:
         cells = [problem_text(row), f"{row['tensors']:,}", f"{row['parameters'] / 1e6:.2f} M"]
-        for name in [*names, *present_floors]:
-            why = row.get("absent", {}).get(name)
-            cells.append(_spread(row[figure][name]) if name in row[figure] else _absent(why))
-            if why is not None and not why.startswith(("not installed", "not supported")):
+        body.append([*cells, *(_time(row, name, figure) for name in [*names, *present_floors])])
+    return "\n".join([table(head, body), *(_why_absent(chosen) if figure == "times" else [])]).strip()
+
+
+def _time(row: Row, name: str, figure: str = "times") -> str:
+    return _spread(row[figure][name]) if name in row[figure] else _absent(row.get("absent", {}).get(name))
+
+
+def _why_absent(rows: list[Row]) -> list[str]:
+    """Lines on who is missing where, and why."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for row in rows:
+        for name, why in row.get("absent", {}).items():
+            if not why.startswith(("not installed", "not supported")):
                 reasons.setdefault((name, why), []).append(problem_text(row))
-        body.append(cells)
     notes = [f"- {name}: {why} ({'; '.join(where)})" for (name, why), where in reasons.items()]
-    return "\n".join([table(head, body), *(["", *notes] if notes and figure == "times" else [])]).strip()
+    return ["", *notes] if notes else []
+
+
+def around(rows: list[Row]) -> str:
+    """A line for each way of a step, ours beside torch's calls; on a GPU, also for each backend, captured and eager."""
+    chosen = of_kind(rows, "around")
+    on_gpu = any("nodes" in row for row in chosen)
+    body = []
+    for row in chosen:
+        for pair in row["ratios"]:
+            ours, theirs = pair["ours"], pair["torch"]
+            cells = [problem_text(row), pair["way"] or "nothing", str(row["bytes"][pair["way"]])]
+            cells += [_time(row, ours), _time(row, theirs), _ratio(pair["torch_to_ours"]), _ratio(pair["to_plain"])]
+            cells.append(_time(row, pair["stream"]))
+            if on_gpu:
+                cells.insert(1, pair["side"])
+                cells += ["/".join(str(row.get(k, {}).get(n, "-")) for n in (ours, theirs)) for k in COUNTED]
+            body.append(cells)
+    head = [
+        "parameters of", "beside the update", "bytes a parameter", "fused_sched", "torch", "torch / ours",
+        "ours / ours with nothing", "floor: stream of the same bytes",
+    ]  # fmt: skip
+    if on_gpu:
+        head.insert(1, "how")
+        head += [f"{'graph ' if k == 'nodes' else ''}{k}, ours/torch" for k in COUNTED]
+    return "\n".join([table(head, body), *_why_absent(chosen)]).strip()
+
+
+def readme_around(rows: list[Row]) -> str:
+    """A line for each problem: torch's time over ours, for each way of a step."""
+    ways = [way for way in WAYS if way != NARROW]
+    body = []
+    for row in of_kind(rows, "around"):
+        pairs = {pair["way"]: pair for pair in row["ratios"] if pair["side"] == OURS}
+        cells = []
+        for way in ways:
+            ours, theirs = (row["times"].get(pairs[way][who]) for who in ("ours", "torch"))
+            shown = [time_text(t["median_us"]) if t else "-" for t in (theirs, ours)]
+            cells.append(f"{' / '.join(shown)} {_ratio(pairs[way]['torch_to_ours'])}".strip())
+        body.append([problem_text(row), *cells])
+    return table(["parameters of", *(way or "nothing" for way in ways)], body)
 
 
 def step_ratios(rows: list[Row]) -> str:
@@ -115,10 +165,7 @@ def step_ratios(rows: list[Row]) -> str:
         floor = t.get(STREAM)
         cells = [problem_text(row), _ratio(row["ratio"]), "" if floor is None else f"{floor / t[OURS]:.3f}"]
         cells.append(f"{row['bytes'] / t[OURS] / 1e3:,.0f}")
-        cells += [
-            "/".join(str(row.get(figure, {}).get(n, "-")) for n in (OURS, reference))
-            for figure in ("launches", "nodes")
-        ]
+        cells += ["/".join(str(row.get(figure, {}).get(n, "-")) for n in (OURS, reference)) for figure in COUNTED]
         peaks = [row.get("peak_bytes", {}).get(n) for n in (OURS, reference)]
         cells.append(" / ".join("-" if x is None else f"{x / 2**20:,.0f} MiB" for x in peaks))
         body.append(cells)

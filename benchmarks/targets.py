@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from around import AVERAGE, NORM
 from contenders import OURS
 from floors import FLOORS, STREAM
 from harness import Row, time_text
@@ -126,6 +127,38 @@ def host_ratio(least: dict[int, float]) -> Callable[[list[Row]], list[Finding]]:
     return judge
 
 
+def of_a_plain_step(sets: tuple[str, ...], way: str, most: dict[str, float]) -> Callable[[list[Row]], list[Finding]]:
+    """Our step with something beside the update over ours without, in float32; ``most``, by rule."""
+
+    def judge(rows: list[Row]) -> list[Finding]:
+        found = []
+        for row in rows:
+            if row["kind"] != "around" or row["set"] not in sets or row["dtype"] != "float32":
+                continue
+            for pair in row["ratios"]:
+                value = pair["to_plain"]
+                if pair["side"] == OURS and pair["way"] == way and value is not None and row["rule"] in most:
+                    label = f"{row['set']}, {row['rule']}"
+                    found.append(Finding(label, f"{value:.2f}x", value <= most[row["rule"]]))
+        return found
+
+    return judge
+
+
+def ahead_of_calls(rows: list[Row]) -> list[Finding]:
+    """torch's calls over ours with the same beside the update, where it is 1 or less, or else the least."""
+    pairs = [(pair, row) for row in rows if row["kind"] == "around" for pair in row["ratios"] if pair["way"]]
+    worst = sorted(
+        ((pair["torch_to_ours"], pair, row) for pair, row in pairs if pair["torch_to_ours"] is not None),
+        key=lambda item: item[0],
+    )
+    slower = [item for item in worst if item[0] <= 1]
+    return [
+        Finding(f"{problem_text(row)}, {pair['ours']}", f"{ratio:.2f}x", ratio > 1)
+        for ratio, pair, row in (slower or worst[:1])
+    ]
+
+
 def problem_text(row: Row) -> str:
     """A row's problem in words."""
     more = [row["rule"]] if row.get("rule", "AdamW") != "AdamW" else []
@@ -135,7 +168,25 @@ def problem_text(row: Row) -> str:
 
 
 HUGE, LARGE = ("Llama-like 1.1B",), ("ViT-B/16", "GPT-2 124M")
+GPT = ("GPT-2 124M",)
 MIDDLE, TINY = ("LoRA-7B r8", "ResNet-50"), ("tiny 1000x64", "LoRA r1")
+
+
+def around_targets(where: str) -> list[Target]:
+    """Of steps with something beside the update."""
+    clipped = {"AdamW": 1.25, "SGD momentum": 1.35}
+    averaged = {"AdamW": 1.35, "SGD momentum": 1.35}
+    return [
+        Target(
+            where,
+            "124M with the norm: at most 1.25 (AdamW), 1.35 (SGD) of a step without",
+            of_a_plain_step(GPT, NORM, clipped),
+        ),
+        Target(where, "124M with the average: at most 1.35 of a step without", of_a_plain_step(GPT, AVERAGE, averaged)),
+        Target(where, "with norm, average or all: faster than torch's calls, on every set", ahead_of_calls),
+    ]
+
+
 TARGETS = [
     Target("gpu", "1.1B parameters: 0.97 of the stream of the same bytes, or more", part_of_stream(HUGE, 0.97)),
     Target("gpu", "87 to 124M: 0.95 of the stream, or more", part_of_stream(LARGE, 0.95)),
@@ -149,6 +200,7 @@ TARGETS = [
         "host time of an eager step: 10, 35, 90 times less than torch fused",
         host_ratio({148: 10, 448: 35, 1000: 90}),
     ),
+    *around_targets("gpu"),
     Target("cpu", "tiny sets: 10 times as fast as torch fused", times_as_fast("cpu", TINY, 10.0)),
     Target("cpu", "20M in small tensors: 1.4 times as fast", times_as_fast("cpu", ("LoRA-7B r8",), 1.4)),
     Target(
@@ -159,6 +211,7 @@ TARGETS = [
     Target("cpu", "bfloat16: 1.35 times as fast", times_as_fast("cpu", ("LoRA-7B r8", *LARGE), 1.35, "bfloat16")),
     Target("cpu", "never more than 3 % slower than any peer", never_slower),
     Target("cpu", "host time of a step: 10 times less from 148 tensors on", host_ratio({148: 10, 448: 10, 1000: 10})),
+    *around_targets("cpu"),
 ]
 
 

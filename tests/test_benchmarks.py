@@ -16,6 +16,7 @@ import torch
 sys.path.append(str(Path(__file__).parent.parent / "benchmarks"))
 sys.path.append(str(Path(__file__).parent.parent / "examples"))
 
+import around
 import captured_loop
 import contenders
 import floors
@@ -30,6 +31,7 @@ import tables
 import targets
 from device import Dry, Host
 from peers import apex_like
+from problems import Around, Problem, Tensors
 
 import fused_sched.lr_scheduler
 import fused_sched.optim
@@ -110,6 +112,26 @@ def test_parts_are_put_together(tmp_path: Path) -> None:
         harness.load("gpu", tmp_path)
 
 
+def test_rows_of_one_kind_are_put_beside_the_others(tmp_path: Path) -> None:
+    rows = [{"kind": "step", "x": 1}, {"kind": "around", "x": 1}]
+    said = {"measured": ["step: x", "around: x"], "cut": ["around: z", "step: y"], "failed": ["around: y: no"]}
+    _saved(tmp_path, "cpu", rows=rows, **said)
+    for x in (2, 3):
+        plan = harness.Plan(100.0, tmp_path / "cpu.json", "around")
+        plan.add("step", "x", 0, lambda: pytest.fail("this kind was not asked for"))
+        plan.add("around", "x", 0, lambda x=x: [{"x": x}])
+        plan.run()
+        data = harness.load("cpu", tmp_path)
+        assert data is not None
+        assert data["rows"] == [{"kind": "step", "x": 1}, {"kind": "around", "x": x}]
+        assert data["left_out"] == ["step: y"]
+        assert data["kinds"] == [{"step"}, {"around"}]
+        assert data["environments"] == [{"device": "a"}, harness.environment()]
+    unknown = harness.Plan(100.0, tmp_path / "cpu.json", "arond")
+    unknown.add("around", "x", 0, list)
+    assert unknown.empty
+
+
 # -- the gate ----------------------------------------------------------------------------------------
 
 
@@ -174,6 +196,176 @@ def test_a_library_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> Non
     _, absent = contenders.enter_all(others, tensors, Host())
     assert {why.partition(":")[0] for why in absent.values()} <= {"not installed"}
     assert absent.keys() == {"a", "b"}
+
+
+# -- what stands around a step -----------------------------------------------------------------------
+
+AROUND = around.DRY_PROBLEMS
+
+
+@pytest.mark.parametrize("problem", AROUND, ids=str)
+def test_ours_and_torchs_pass_with_what_stands_around_a_step(problem: Problem) -> None:
+    tensors = Tensors(problem, "cpu")
+    entered, absent = around.enter(around.takes_part(problem, Host()), tensors, Host())
+    assert not absent
+    (side,) = around.sides(Host())
+    ways = around.ways(problem)
+    pairs = {way: side.pair(way, each) for way, each in ways.items()}
+    assert {name for pair in pairs.values() for name in pair} == entered.keys()
+    assert (around.NARROW in ways) == (problem.recipe == "bfloat16")
+    for way, names in pairs.items():
+        for name in names:
+            assert (entered[name].average_error is not None) == (ways[way].average is not None)
+            assert entered[name].built.zeroes == ways[way].zeros
+
+
+def _around_spoiled(what: str) -> contenders.Contender:
+    """torch's calls with one of them wrong or missing."""
+
+    def build(tensors: Tensors, device: Host) -> contenders.Built:
+        with pytest.MonkeyPatch.context() as patch:
+            if what == "another decay":
+                patch.setattr(around, "DECAY", 0.99)
+            ways = {
+                "no clipping": Around(average="float32", zeros=True),
+                "no zeros": Around(norm=True, average="float32"),
+            }
+            built = around.torchs(ways.get(what, around.WAYS[around.ALL])).build(tensors, device)
+        built.scales, built.zeroes = problems.SCALES, True
+        right, averages, count = built.step, built.averages, iter(range(1000))
+        if what == "an average that stands still":
+            first: list[torch.Tensor] = []
+            built.averages = lambda: first
+
+            def step() -> None:
+                right()
+                if next(count) == 0:
+                    first.extend(a.clone() for a in averages())  # type: ignore[misc]
+
+            built.step = step
+        if what == "parameters for averages":
+            built.averages = lambda: list(tensors.params)
+        return built
+
+    return contenders.Contender(what, build)
+
+
+def test_the_gate_looks_at_what_stands_around_a_step() -> None:
+    wrong = ["no clipping", "no zeros", "another decay", "an average that stands still", "parameters for averages"]
+    tensors = Tensors(AROUND[0], "cpu")
+    entered, absent = around.enter([_around_spoiled(what) for what in ["right", *wrong]], tensors, Host())
+    assert [*entered] == ["right"]
+    assert [*absent] == wrong
+    assert "other gradients than zeros" in absent.pop("no zeros")
+    assert "way an element goes" in absent.pop("no clipping")
+    assert all("way an average goes" in why for why in absent.values()), absent
+
+
+def test_gradients_are_put_back_before_a_sample() -> None:
+    tensors = Tensors(AROUND[0], "cpu")
+    tensors.keep_gradients()
+    first = [p.grad.clone() for p in tensors.params]
+    seen = []
+
+    def look() -> None:
+        seen.append(all(torch.equal(p.grad, g) for p, g in zip(tensors.params, first, strict=True)))
+
+    def zero() -> None:
+        look()
+        for p in tensors.params:
+            p.grad.zero_()
+
+    steps = {"zeroes": contenders.Built(zero, writes=True), "looks": contenders.Built(look)}
+    entered = {name: contenders.Entered(b.step, b, None, 0.0, 0.0, None) for name, b in steps.items()}
+    sample = around._sampler(tensors, entered, Host())
+    zero()
+    seen.clear()
+    for step_of in (zero, look, look, zero, zero):
+        sample(step_of, 1)
+    assert seen == [True] * 5
+    sample(zero, 2)
+    assert seen[5:] == [True, False]
+
+
+def test_bytes_of_a_step_with_what_stands_around_it() -> None:
+    """The gradient once more for the norm, and once for zeros; the average both ways."""
+    expected = {"AdamW": [28, 32, 36, 36, 44], "SGD momentum": [20, 24, 28, 28, 36]}
+    for rule, bytes_each in expected.items():
+        problem = Problem("dry", rule=rule)
+        assert [way.bytes(problem) / problem.elements for way in around.WAYS.values()] == bytes_each
+    problem = Problem("dry", "bfloat16")
+    assert [way.bytes(problem) / problem.elements for way in around.WAYS.values()] == [14, 16, 22, 18, 26]
+
+
+def test_streams_over_averages_gradients_and_zeros() -> None:
+    pytest.importorskip("triton")
+    from fused_sched.kernels.numerics import INTERPRETED
+
+    if not INTERPRETED:
+        pytest.skip("set TRITON_INTERPRET=1")
+    params = [torch.nn.Parameter(torch.randn(n)) for n in (8, 1000, 5000)]
+    for p in params:
+        p.grad = torch.randn_like(p)
+    optimizer = fused_sched.optim.AdamW(params, backend="triton", ema_decay=0.9)
+    optimizer.step()
+    touched = [(t, p.grad) for p in params for t in (p, *(optimizer.state[p][k] for k in ("exp_avg", "ema")))]
+    expected = [t.detach() + g for t, g in touched]
+    floors.stream_over(optimizer, Problem("dry"), 1.0, Around(True, "float32", True))()
+    for (tensor, gradient), values in zip(touched, expected, strict=True):
+        torch.testing.assert_close(tensor.detach(), values, rtol=0, atol=0)
+        assert not gradient.any()
+
+
+def test_tables_of_what_stands_around_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(around, "MOST_CALLS", 1)
+    problem = AROUND[2]
+    row = {"kind": "around", **around.measure(problem, Host(), 0.0)[0]}
+    json.dumps(row)
+    assert row["bytes"] == {way: each.bytes(problem) // problem.elements for way, each in around.ways(problem).items()}
+    names = {pair[key] for pair in row["ratios"] for key in ("ours", "torch", "stream")}
+    assert names == row["times"].keys()
+    text = tables.around([row])
+    assert text.count("\n") == 1 + len(around.WAYS)
+    assert "graph nodes" not in text
+    assert "| average in 16 bits | 18 |" in text
+    assert f"| nothing | norm | average | {around.ALL} |" in tables.readme_around([row])
+
+
+@pytest.mark.slow
+def test_what_stands_around_a_step_in_a_dry_run_of_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"kind": "around", **around.measure(AROUND[1], Dry(), 0.0)[0]}
+    counted = {"kind": "around launches", **around.launches(AROUND[1], Dry())[0]}
+    captured = [pair for pair in row["ratios"] if pair["side"] == contenders.OURS]
+    assert [pair["way"] for pair in captured] == [*around.ways(AROUND[1])]
+    assert {name for pair in captured for name in (pair["ours"], pair["torch"])} <= row["nodes"].keys()
+    assert {pair["stream"] for pair in captured} <= row["times"].keys()
+    assert all(why.startswith("not available") and "backend cuda" in name for name, why in row["absent"].items())
+    joined, _ = step.with_launches([row, counted])
+    assert joined["launches"] == counted["launches"]
+    text = tables.around([joined])
+    assert "| fused_sched, eager | norm |" in text
+    assert "| 1/1 | 1/1 |" in text
+    summary.show([row, counted])
+    assert "around dry, float32, SGD momentum, 3 groups, triton: " in capsys.readouterr().out
+
+
+def _pair(side: str, way: str, to_plain: float | None, torch_to_ours: float | None) -> dict[str, Any]:
+    return {"side": side, "way": way, "ours": way, "to_plain": to_plain, "torch_to_ours": torch_to_ours}
+
+
+def test_targets_of_what_stands_around_a_step() -> None:
+    def verdicts(rule: str, *pairs: dict[str, Any]) -> list[str]:
+        row = {"kind": "around", "set": "GPT-2 124M", "dtype": "float32", "rule": rule, "ratios": [*pairs]}
+        return [targets.verdict(t.judge([row])) for t in targets.around_targets("cpu")]
+
+    ours = contenders.OURS
+    good = [_pair(ours, "", 1.0, 0.9), _pair(ours, around.NORM, 1.25, 1.1), _pair(ours, around.AVERAGE, 1.3, 1.01)]
+    assert verdicts("AdamW", *good) == ["met"] * 3
+    bad = [_pair(ours, around.NORM, 1.3, 1.1), _pair(ours, around.AVERAGE, 1.4, 1.0)]
+    assert verdicts("AdamW", *bad) == ["**missed**"] * 3
+    assert verdicts("SGD momentum", *bad[:1]) == ["met", "not measured", "met"]
+    assert verdicts("AdamW", _pair(ours, around.NORM, None, None)) == ["not measured"] * 3
+    assert verdicts("AdamW", _pair("fused_sched, eager", around.ALL, 9.0, 0.5))[2] == "**missed**"
 
 
 # -- versions of a kernel ----------------------------------------------------------------------------
@@ -254,6 +446,14 @@ def test_dry_run_on_the_cpu() -> None:
     assert _results() == before
 
 
+def test_an_unknown_kind_of_rows_is_refused() -> None:
+    before = _results()
+    done = run([sys.executable, str(BENCHMARKS / "run.py"), "--only", "arond"], TRITON_INTERPRET="0")
+    assert done.returncode == 2
+    assert "there are no rows of the kind 'arond'" in done.stderr
+    assert _results() == before
+
+
 def test_gpu_benchmarks_need_a_gpu() -> None:
     if torch.cuda.is_available():
         pytest.skip("there is one")
@@ -301,7 +501,7 @@ def test_tables_of_a_gpu(tmp_path: Path) -> None:
         path.unlink()
     render.render(results, readme, details)
     assert tables.NOT_RUN in readme.read_text()
-    assert details.read_text().count(tables.NOT_RUN) == 9
+    assert details.read_text().count(tables.NOT_RUN) == 10
     rows = [
         {"kind": "step", **row}
         for problem in DRY[:1]
@@ -379,6 +579,8 @@ def test_every_problem_on_a_gpu_is_in_one_part() -> None:
     assert len(set(chosen)) == len(chosen)
     assert {problems.Problem(name) for name in step.PLAIN} <= set(chosen)
     assert set(step.GPU_COUNTED) <= set(step.GPU_MAIN)
+    assert len(set(around.PROBLEMS)) == len(around.PROBLEMS)
+    assert set(around.COUNTED) <= set(around.PROBLEMS)
 
 
 def test_rows_that_lose_are_shown() -> None:

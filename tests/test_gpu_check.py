@@ -115,8 +115,8 @@ def test_every_part_in_dry_run_from_the_folder_alone(folder: Path, tmp_path: Pat
                     logs[Path(member.name).stem] = logs_of_part.extractfile(member).read().decode()  # type: ignore
     assert "C compiler NONE" in logs["smoke"]
     assert f"package: {folder}/site/fused_sched/__init__.py" in logs["smoke"]
-    kinds = {"full": ("step", "loop", "host"), "rest": ("step", "scheduler", "scaling", "first step")}
-    for part, expected in {**kinds, "counts": ("launches", "frozen")}.items():
+    kinds = {"full": ("step", "around", "loop", "host"), "rest": ("step", "scheduler", "scaling", "first step")}
+    for part, expected in {**kinds, "counts": ("launches", "around launches", "frozen")}.items():
         assert "DRY RUN" in logs[part]
         assert "FAILED" not in logs[part]
         for kind in expected:
