@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -9,11 +10,12 @@ import torch
 
 from .. import backends
 from ..memory.control_block import HEADER
-from ..memory.parameter_table import ParameterTable, span_of
+from ..memory.parameter_table import RECORD, ParameterTable, span_of
 from ..rules import Rule
 from ..step_options import StepOptions
 from .home import Home
 
+GRAD = RECORD["grad"]
 SAVED = "fused_sched"  # in a state dict, beside torch's "state" and "param_groups"
 
 
@@ -25,6 +27,7 @@ class Measuring(Home):
     _options = StepOptions()
     _measurement: backends.Measurement | None = None  # None: steps measure nothing
     _norms: torch.Tensor | None = None  # what a SpikeRule remembers
+    _apart: Sequence[torch.Tensor] = ()  # addresses of gradients that share no memory, by table
     _may_skip = _zeroes = False  # of the options: attributes, as every step asks
 
     @property
@@ -73,7 +76,7 @@ class Measuring(Home):
 
     def _prepare_measurement(self) -> None:
         """What a step gives the backend, for as long as tables and groups stay the same."""
-        self._measurement = None
+        self._measurement, self._apart = None, ()
         if not self._measures():
             return
         if any(table.sparse for table in self.tables):
@@ -88,6 +91,11 @@ class Measuring(Home):
 
     def _check_gradients_apart(self) -> None:
         """Raise RuntimeError if gradients share memory: zeros in one would be what the other's parameter gets."""
+        follows = self._backend.walks_memory and not any(table.staged for table in self.tables)
+        if follows and len(self._apart) == len(self.tables):  # else records do not have all their addresses
+            seen = zip(self._apart, self.tables, strict=True)
+            if all(torch.equal(grads, table.records[:, GRAD]) for grads, table in seen):
+                return
         spans = []
         for table in self.tables:
             for entry in table.entries:
@@ -100,6 +108,7 @@ class Measuring(Home):
                 "the gradients of two parameters share memory, and zero_grad_in_step would zero one before the other "
                 "was used: clone() one of them, or call zero_grad()"
             )
+        self._apart = [table.records[:, GRAD].clone() for table in self.tables]
 
     def _measured_so_far(self) -> dict[str, Any] | None:
         """What a state dict has to have of it; None for nothing (waits for the device)."""
