@@ -6,6 +6,7 @@
 #include "cpu/update.h"
 #include "python.h"
 #include "schedule.h"
+#include "ways.h"
 
 namespace fused_sched {
 namespace {
@@ -63,9 +64,6 @@ bool read_update(PyObject* const* args, Update* update, Control* control) {
   update->n_chunks = chunks.count / 2;
   return true;
 }
-
-// Ways of an update, as bits; see fused_sched/backends/cpu.py.
-enum Way : int { kWayMeasured = 1, kWayClipped = 2, kWayZeroes = 4 };
 
 // (records, chunks) of each table.
 bool read_tables(PyObject* tuple, std::vector<Gradients>* tables) {
@@ -212,7 +210,7 @@ PyObject* update(PyObject*, PyObject* const* args, Py_ssize_t n_args) {
   if (!check_argument_count("update", n_args, 10) || !read_update(args, &step, &control) ||
       !read_optional(args[6], "grad_scale", &step.scaled, &grad_scale) ||
       !read_optional(args[7], "found_inf", &guarded, &found_inf) || !read_schedules(args[8], control) ||
-      !read_int(args[9], "ways", 0, 7, &ways)) {
+      !read_int(args[9], "ways", 0, kEveryWay, &ways)) {
     return nullptr;
   }
   int64_t* header = reinterpret_cast<int64_t*>(control.data);

@@ -3,6 +3,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "../average.h"
 #include "kernels.h"
 
 namespace fused_sched {
@@ -20,22 +21,6 @@ inline T load_gradient(G* grad, T scale, T factor) {
   return kUse == kAsTheyAre ? g : g * factor;
 }
 
-// How an average of a decay follows its parameter, as torch.lerp, from the nearer end.
-template <typename T>
-struct Follow {
-  bool near_average;
-  T weight;
-  explicit Follow(double decay) {
-    const T share = static_cast<T>(1.0 - decay);
-    near_average = share < T(0.5);
-    weight = near_average ? share : share - T(1);
-  }
-  T operator()(T p, T a) const {
-    const T moved = multiply_add(weight, p - a, near_average ? a : p);
-    return a != a ? p : moved;  // NaN: it holds nothing yet
-  }
-};
-
 // A: type of the average that follows in the same loop; void for none.
 template <typename R, int kMode, int kUse, typename P, typename G, typename S, typename A>
 void update_loop(P* __restrict param, G* __restrict grad, S* __restrict state0, S* __restrict state1,
@@ -45,7 +30,7 @@ void update_loop(P* __restrict param, G* __restrict grad, S* __restrict state0, 
   const auto s = R::template rounded<T>(scalars);
   const T scale = static_cast<T>(use.scale);
   const T factor = static_cast<T>(use.factor);
-  const Follow<T> follow(use.decay);
+  const Follow<T> follow = follow_of<T>(use.decay);
   for (int64_t i = 0; i < count; ++i) {
     T p = load(param[i]);
     T a = reads<R, kMode>(0) ? load(state0[i]) : T(0);
@@ -59,7 +44,7 @@ void update_loop(P* __restrict param, G* __restrict grad, S* __restrict state0, 
     if constexpr (!std::is_void_v<A>) {
       P stored;
       store(&stored, p);
-      store(average + i, follow(load(stored), load(average[i])));
+      store(average + i, followed(follow, load(stored), load(average[i])));
     }
   }
 }
@@ -87,8 +72,10 @@ void update(const Record& r, int64_t start, int64_t count, const AnyScalars& sca
 
 template <typename P, typename A>
 void average_loop(const P* __restrict param, A* __restrict average, int64_t count, double decay) {
-  const Follow<typename ComputeType<P>::type> follow(decay);
-  for (int64_t i = 0; i < count; ++i) store(average + i, follow(load(param[i]), load(average[i])));
+  const auto follow = follow_of<typename ComputeType<P>::type>(decay);
+  for (int64_t i = 0; i < count; ++i) {
+    store(average + i, followed(follow, load(param[i]), load(average[i])));
+  }
 }
 
 template <typename P, typename A>
@@ -117,10 +104,15 @@ double sum_of_squares(int64_t address, int64_t start, int64_t count) {
   const int64_t part = count / (kParts * kLanes) * kLanes;
   for (int64_t i = 0; i < part; i += kLanes) {
     for (int p = 0; p < kParts; ++p) {
-      for (int k = 0; k < kLanes; ++k) sums[p][k] = add_square<G>(load(grad[p * part + i + k]), sums[p][k]);
+      for (int k = 0; k < kLanes; ++k) {
+        sums[p][k] = add_square<G>(load(grad[p * part + i + k]), sums[p][k]);
+      }
     }
   }
-  for (int64_t i = kParts * part; i < count; ++i) sums[0][i % kLanes] = add_square<G>(load(grad[i]), sums[0][i % kLanes]);
+  for (int64_t i = kParts * part; i < count; ++i) {
+    double& rest = sums[0][i % kLanes];
+    rest = add_square<G>(load(grad[i]), rest);
+  }
   double sum = 0.0;
   for (int k = 0; k < kLanes; ++k) {
     for (int p = 0; p < kParts; ++p) sum += sums[p][k];

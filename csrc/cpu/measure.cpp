@@ -4,7 +4,6 @@
 #include <stdio.h>
 
 #include <algorithm>
-#include <atomic>
 
 #include "parallel.h"
 
@@ -13,14 +12,11 @@ namespace {
 
 // Below this many elements, waking the other threads costs more than they save.
 constexpr int64_t kSerialElements = 65536;
-constexpr int64_t kMostChunksAtOnce = 16;
 
 struct Work {
   const Measurement* m;
   const Gradients* table;
   double* sums;  // one a chunk
-  int64_t batch;
-  std::atomic<int64_t> next;
 };
 
 int64_t chunk_length(const Measurement& m, const Gradients& t, const Chunk& chunk) {
@@ -33,14 +29,10 @@ double sum_of_chunk(const Measurement& m, const Gradients& t, const Chunk& chunk
   return m.kernels->sums[grad_dtype(r.kind)](r.grad, chunk.start, chunk_length(m, t, chunk));
 }
 
-void work_until_done(void* context) {
-  Work& work = *static_cast<Work*>(context);
-  const Gradients& t = *work.table;
-  for (;;) {
-    const int64_t begin = work.next.fetch_add(work.batch, std::memory_order_relaxed);
-    if (begin >= t.n_chunks) return;
-    const int64_t end = std::min(begin + work.batch, t.n_chunks);
-    for (int64_t i = begin; i < end; ++i) work.sums[i] = sum_of_chunk(*work.m, t, t.chunks[i]);
+void sum_chunks(void* context, int64_t begin, int64_t end) {
+  const Work& work = *static_cast<const Work*>(context);
+  for (int64_t i = begin; i < end; ++i) {
+    work.sums[i] = sum_of_chunk(*work.m, *work.table, work.table->chunks[i]);
   }
 }
 
@@ -57,13 +49,11 @@ thread_local std::vector<double> row_sums;
 // Adds the sums of squares of a table's gradients to those of their rows, chunk after chunk.
 void add_squares(const Measurement& m, const Gradients& t) {
   chunk_sums.resize(t.n_chunks);
-  const int threads = elements_of(m, t) < kSerialElements ? 1 : thread_count();
-  const int64_t share = t.n_chunks / (threads * 8);
-  Work work{&m, &t, chunk_sums.data(), std::clamp<int64_t>(share, 1, kMostChunksAtOnce), {0}};
-  if (threads > 1) run_on_threads(threads, work_until_done, &work);
-  work_until_done(&work);
+  Work work{&m, &t, chunk_sums.data()};
+  share_out(t.n_chunks, elements_of(m, t), kSerialElements, sum_chunks, &work);
   for (int64_t i = 0; i < t.n_chunks; ++i) {
-    row_sums[t.records[t.chunks[i].record].row] += chunk_sums[i];
+    const Record& r = t.records[t.chunks[i].record];
+    if (r.grad != 0) row_sums[r.row] += chunk_sums[i];  // of others, nobody has looked at the row
   }
 }
 

@@ -5,10 +5,10 @@
 
 namespace fused_sched {
 
-int thread_count();
-
-// Calls body(context) at the same time on up to n_threads threads, the calling one among them.
-// May not call it at all if torch fails: the caller has to see to work that is left.
-void run_on_threads(int n_threads, void (*body)(void*), void* context);
+// Calls body(context, begin, end) for parts that together are [0, count): on all threads, if there
+// are as many elements to work on as it is worth waking them for. Threads take the next part as they
+// finish one, so one that is held up delays nobody.
+void share_out(int64_t count, int64_t elements, int64_t worth,
+               void (*body)(void* context, int64_t begin, int64_t end), void* context);
 
 }  // namespace fused_sched

@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include <algorithm>
-#include <atomic>
 #include <new>
 #include <vector>
 
@@ -16,7 +15,6 @@ namespace {
 
 // Below this many elements, waking the other threads costs more than they save.
 constexpr int64_t kSerialElements = 32768;
-constexpr int64_t kMostChunksAtOnce = 16;
 
 // What to do with a record: no kernel if it has no gradient or no elements, no average if it has none, or if the
 // kernel lets it follow.
@@ -40,8 +38,6 @@ struct Work {
   const Update* update;
   const Task* tasks;
   const AnyScalars* scalars;
-  int64_t batch;
-  std::atomic<int64_t> next;
 };
 
 const double* row_of(const Update& u, const Record& r) {
@@ -181,7 +177,8 @@ void zero(const Record& r, int64_t start, int64_t length) {
   memset(reinterpret_cast<char*>(r.grad) + start * size, 0, length * size);
 }
 
-void run_chunks(const Work& work, int64_t begin, int64_t end) {
+void run_chunks(void* context, int64_t begin, int64_t end) {
+  const Work& work = *static_cast<const Work*>(context);
   const Update& u = *work.update;
   for (int64_t i = begin; i < end; ++i) {
     const Chunk& chunk = u.chunks[i];
@@ -195,17 +192,6 @@ void run_chunks(const Work& work, int64_t begin, int64_t end) {
     // What follows finds the chunk in the core's cache.
     if (task.average != nullptr) task.average(r, chunk.start, length, task.decay);
     if (u.zeroes && r.grad != 0) zero(r, chunk.start, length);
-  }
-}
-
-// Threads take the next chunks as they finish, so one that is held up delays nobody.
-void work_until_done(void* context) {
-  Work& work = *static_cast<Work*>(context);
-  const int64_t n_chunks = work.update->n_chunks;
-  for (;;) {
-    const int64_t begin = work.next.fetch_add(work.batch, std::memory_order_relaxed);
-    if (begin >= n_chunks) return;
-    run_chunks(work, begin, std::min(begin + work.batch, n_chunks));
   }
 }
 
@@ -247,12 +233,8 @@ bool prepare_update(const Update& u, char* message, int message_size) {
 }
 
 void run_update(const Update& u) {
-  const int threads = plan.elements < kSerialElements ? 1 : thread_count();
-  const int64_t share = u.n_chunks / (threads * 8);
-  Work work{&u, plan.tasks.data(), plan.scalars.data(),
-            std::clamp<int64_t>(share, 1, kMostChunksAtOnce), {0}};
-  if (threads > 1) run_on_threads(threads, work_until_done, &work);
-  work_until_done(&work);  // all that is left: everything if there is one thread, else nothing
+  Work work{&u, plan.tasks.data(), plan.scalars.data()};
+  share_out(u.n_chunks, plan.elements, kSerialElements, run_chunks, &work);
   if (u.skipped) return;
   const Facts& rule = facts_of(u);
   int64_t row = -1;  // consecutive records mostly share it

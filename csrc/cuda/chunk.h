@@ -3,6 +3,7 @@
 
 #include <type_traits>
 
+#include "../average.h"
 #include "convert.h"
 #include "step.h"
 #include "walk.h"
@@ -13,8 +14,7 @@ namespace fused_sched {
 template <typename T>
 struct AroundScalars {
   T factor;          // by which gradients are multiplied
-  T average_weight;  // of torch.lerp, from an average to its parameter
-  int near_average;  // whether that starts from the average
+  Follow<T> follow;  // where there is an average
   int skipped;       // the step changes nothing, but may leave zeros
 };
 struct Nothing {};
@@ -68,9 +68,7 @@ FUSED_SCHED_HD inline void around_scalars(const Step& step, const Record& r, Aro
   s.factor = step.clipped != 0 ? static_cast<T>(row[kMeasuredClipFactor]) : T(1);
   s.skipped = is_skipped<true>(step);
   if (step.average == kNoAverage) return;
-  const T share = static_cast<T>(1.0 - read_field(row, kFieldEmaDecay));
-  s.near_average = share < T(0.5);
-  s.average_weight = s.near_average ? share : share - T(1);
+  s.follow = follow_of<T>(read_field(row, kFieldEmaDecay));
 }
 
 // The gradients as T, divided by the scale (and written back) if a GradScaler gave one.
@@ -122,14 +120,9 @@ FUSED_SCHED_HD inline void store_average(const T* a, const Beside<P, true>& besi
   store_pack<kCount>(a, reinterpret_cast<P*>(beside.average) + i);
 }
 
-// Lets an average follow the parameter, as csrc/cpu/kernels_impl.h does. NaN holds nothing yet.
 template <int kCount, typename T>
-FUSED_SCHED_HD inline void follow(const AroundScalars<T>& s, const T* p, T* a) {
-  for (int k = 0; k < kCount; ++k) {
-    const T nearer = s.near_average != 0 ? a[k] : p[k];
-    const T moved = multiply_add(s.average_weight, p[k] - a[k], nearer);
-    a[k] = a[k] != a[k] ? p[k] : moved;
-  }
+FUSED_SCHED_HD inline void follow(const Follow<T>& f, const T* p, T* a) {
+  for (int k = 0; k < kCount; ++k) a[k] = followed(f, p[k], a[k]);
 }
 
 template <typename R, int kMode, bool kAround, typename P, typename G, typename S>
@@ -158,7 +151,7 @@ struct Body {
     if constexpr (writes<R, kMode>(2)) store_pack<kCount>(c, arrays.state[2] + i);
     if constexpr (kAround) {
       store_rounded<kCount>(p, arrays.param + i);
-      follow<kCount>(s, p, average);
+      follow<kCount>(s.follow, p, average);
       store_average<kCount>(average, beside, i);
     } else {
       store_pack<kCount>(p, arrays.param + i);
@@ -179,7 +172,7 @@ struct AverageBody {
     T p[kCount], average[kCount];
     load_pack<kCount>(param + i, p);
     load_average<kCount>(beside, i, average);
-    follow<kCount>(s, p, average);
+    follow<kCount>(s.follow, p, average);
     store_average<kCount>(average, beside, i);
   }
 };

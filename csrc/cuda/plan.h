@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "../ways.h"
 #include "measure.h"
 #include "step.h"
 
@@ -24,12 +25,9 @@ struct Launch {
   int64_t counts;
   int64_t schedules;
   int64_t n_schedules;
-  int64_t ways;  // a sum of the following
+  int64_t ways;  // as in ways.h
   int64_t unused;
 };
-constexpr int64_t kWayMeasured = 1;
-constexpr int64_t kWayClipped = 2;
-constexpr int64_t kWayZeroes = 4;
 constexpr int64_t kLaunchWidth = 16;
 static_assert(sizeof(Launch) == kLaunchWidth * sizeof(int64_t), "a launch is a row of 16 int64");
 

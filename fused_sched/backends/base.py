@@ -78,6 +78,11 @@ class Update:
     def __post_init__(self) -> None:
         self.launch_arguments = tuple(s.launch_arguments for s in self.schedules)
 
+    @property
+    def ways(self) -> int:
+        """``measured``, ``clipped`` and ``zeroes`` as csrc/ways.h has them."""
+        return self.measured + 2 * self.clipped + 4 * self.zeroes
+
 
 class Backend:
     """Runs updates and programs on one kind of device.

@@ -52,7 +52,7 @@ class CpuBackend(Backend):
             update.grad_scale,
             update.found_inf,
             update.launch_arguments,
-            update.measured + 2 * update.clipped + 4 * update.zeroes,
+            update.ways,
         )
 
     def _measure(self, measurement: Measurement) -> None:
