@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 from operator import is_
 from typing import Any
 
 import torch
-from torch.optim import Optimizer
 
 from .. import backends
 from ..compiled import not_compiled
@@ -18,18 +15,16 @@ from ..memory.parameter_table import ParameterTable
 from ..memory.values import check_values, fake_mode, modes_on, refuse_fake_mode
 from ..program.schedule import Schedule
 from ..rules import Rule
-from ..step_options import AVERAGE, OPTION_FIELDS, StepKeywords, split
+from ..step_options import StepKeywords, split
 from .addition import is_torchs, narrow
-from .averaging import Averaging
-from .load import Load
-from .measuring import SAVED, Measuring
 from .param_group import ParamGroup
-from .param_state import OptimizerState, ParamState, take_back_steps
+from .param_state import OptimizerState, take_back_steps
+from .saving import Saving
 from .sparse import check_sparse, update_sparse, zero_sparse
-from .sync import Sync, check_gradients, check_params, first_number
+from .sync import Sync, check_gradients, check_params
 
 
-class FusedOptimizer(Measuring, Averaging, Optimizer):
+class FusedOptimizer(Saving):
     """Base of the optimizers; a subclass also inherits torch's class of the same name.
 
     ``step`` reads hyperparameters from the control block, updates every tensor that has a gradient,
@@ -65,7 +60,6 @@ class FusedOptimizer(Measuring, Averaging, Optimizer):
     _prepared_for: list[Schedule] | None = None
     _sparse = False  # some gradients of them are
     _staged = False  # some parameters of them are copied to where kernels can walk, and back
-    _loading: dict[str, Any] | None = None  # the state dict on its way in, as torch's hooks left it
 
     @staticmethod
     def _refuse_differentiable(differentiable: Any) -> None:
@@ -370,126 +364,4 @@ class FusedOptimizer(Measuring, Averaging, Optimizer):
             except BaseException:
                 del self.param_groups[-1]
                 raise
-        self._changes.structure = True
-
-    # -- saving and loading ------------------------------------------------------------------------------
-
-    @not_compiled
-    def state_dict(self) -> dict[str, Any]:
-        """The state in torch's format; it loads into torch's class of the same name, and back.
-
-        Hyperparameters are those that the device has, to the last place, so that a run goes on from them as it would.
-        Where steps measure the gradients, one more key, which torch's class does not look at, has what they know.
-        """
-        self._refuse_among_averages("state_dict()")
-        self._block.expire()
-        with self._reserves_aside():
-            packed = super().state_dict()
-        packed["state"] = self._plain_state(packed["state"])
-        measured = self._measured_so_far()
-        if measured is not None:
-            packed[SAVED] = measured
-        return packed
-
-    @not_compiled
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue from a state dict, of this class or of torch's class of the same name.
-
-        A group in it that says nothing of ``max_grad_norm`` or ``ema_decay`` leaves them as they are.
-
-        Raises:
-            KeyError, TypeError, ValueError, RuntimeError: see :class:`Load`; nothing was changed.
-        """
-        self._refuse_among_averages("load_state_dict()")
-
-        def look(optimizer: Optimizer, given: dict[str, Any]) -> None:
-            self._loading = given
-
-        last = self.register_load_state_dict_pre_hook(look)  # of those hooks
-        try:
-            super().load_state_dict(state_dict)
-        finally:
-            last.remove()
-            self._loading = None
-
-    @contextmanager
-    def _reserves_aside(self) -> Iterator[None]:
-        """Without states of parameters in no group that hold nothing yet: torch has none of them to refuse."""
-        listed = {p for g in self.param_groups for p in g["params"]}
-        unlisted = {p: s for p, s in self.state.items() if p not in listed and isinstance(s, ParamState)}
-        aside = {p: s for p, s in unlisted.items() if not self._without_reserves(s) and s}
-        for p in aside:
-            dict.pop(self.state, p)
-        try:
-            yield
-        finally:
-            for p, state in aside.items():
-                dict.setdefault(self.state, p, state)
-
-    def _without_reserves(self, state: ParamState) -> dict[str, Any]:
-        """A copy."""
-        reserved = {self._rule.step_key, *self._rule.state_keys} if state.holds_nothing else set()
-        average = state.stored(AVERAGE)
-        if isinstance(average, torch.Tensor):
-            tells = self._rule.step_key is not None or average.numel() == 0
-            if bool(reserved) if tells else bool(first_number(average).isnan()):
-                reserved = reserved | {AVERAGE}
-        return {k: v for k, v in state.items() if k not in reserved}
-
-    def _plain_state(self, state: dict[Any, Any]) -> dict[Any, Any]:
-        plain: dict[Any, Any] = {}
-        for key, values in state.items():
-            if isinstance(values, ParamState):
-                kept = self._without_reserves(values)
-                if values and not kept:
-                    continue
-                values = kept
-            plain[key] = values
-        return plain
-
-    def __getstate__(self) -> dict[str, Any]:
-        self._refuse_among_averages("a copy or a pickle of the optimizer")
-        self._block.expire()
-        return {
-            "defaults": self.defaults,
-            "state": defaultdict(dict, self._plain_state(self.state)),
-            "param_groups": self.param_groups,
-            "_backend_given": self._backend_given,
-            "_options": self._options,
-            "_measured": self._measured_so_far(),
-        }
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        if "_block" not in self.__dict__:
-            measured = state.pop("_measured", None)
-            super().__setstate__(state)
-            self._start(self.__dict__.get("_backend_given"))
-            self._go_on_measuring(measured)
-            return
-        self.sync_groups()
-        self.state = self._own_state(self.state)
-        before: Any = self.param_groups, self.state, self.defaults
-        by_hand = self._changes.lr_by_hand
-        try:
-            super().__setstate__(state)
-            for group, present in zip(self.param_groups, before[0], strict=True):
-                for name in OPTION_FIELDS:
-                    if name in present:
-                        group.setdefault(name, present[name])
-            if self._loading is not None:
-                self._check_measured(self._loading.get(SAVED))
-                self._with_wide_averages(self.param_groups, self.state, self._loading)
-            load = Load(self._rule, before[1], tuple(self.defaults), self._block.captured)
-            load.check(self.param_groups, self.state)
-        except BaseException:
-            self.param_groups, self.state, self.defaults = before
-            raise
-        groups, loaded = before[0], self.param_groups
-        self.param_groups = groups
-        for group, values in zip(groups, loaded, strict=True):
-            if group is not values:
-                group.replace(values)
-        self._changes.lr_by_hand = by_hand
-        self.state = self._known_state = load.take()
-        self._go_on_measuring(None if self._loading is None else self._loading.get(SAVED))
         self._changes.structure = True

@@ -12,6 +12,7 @@ import torch
 from torch.optim.optimizer import _get_scalar_dtype
 
 from ..memory.control_block import ControlBlock
+from ..memory.parameter_table import real_view
 from ..rules import Rule
 from ..step_options import AVERAGE
 from .live_dict import Changes, LiveDict
@@ -174,8 +175,7 @@ def stored_average(state: Any) -> torch.Tensor | None:
 def start_anew(key: str, tensor: torch.Tensor) -> torch.Tensor:
     """Let a state tensor mean "nothing yet": zeros, and NaN in an average, which then begins with the parameter."""
     if key == AVERAGE:
-        real = torch.view_as_real(tensor) if tensor.is_complex() else tensor
-        real.fill_(math.nan)
+        real_view(tensor).fill_(math.nan)
         return tensor
     return tensor.zero_()
 

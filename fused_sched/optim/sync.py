@@ -19,6 +19,7 @@ from ..memory.parameter_table import (
     Staging,
     layers,
     real_dtype,
+    real_view,
     same_layout,
     state_dtype_fits,
     state_format,
@@ -295,8 +296,7 @@ class Sync:
 
 def first_number(tensor: torch.Tensor) -> torch.Tensor:
     """The first of a tensor's numbers, 0-d."""
-    real = torch.view_as_real(tensor.detach()) if tensor.is_complex() else tensor.detach()
-    return real.as_strided((), ())
+    return real_view(tensor).as_strided((), ())
 
 
 def check_complete(rule: Rule, state: Mapping[str, Any], keys: Iterable[str]) -> None:
