@@ -15,6 +15,7 @@ import torch
 
 NormScope = Literal["all", "group"]
 EmaDtype = Literal["float32", "parameter"]
+STABILIZER = 1e-6  # added to a norm that a threshold is divided by, as in torch.nn.utils.clip_grad_norm_
 AVERAGE = "ema"  # key of the averaged copy in a parameter's state
 LONGEST_WINDOW = 4096  # norms, all of which one block of a GPU looks through in each step
 
@@ -136,8 +137,6 @@ OPTION_FIELDS: Mapping[str, tuple[Any, str]] = {
     "max_grad_norm": (_is_norm, "at least 0; math.inf clips nothing"),
     "ema_decay": (_is_share, "from 0 to 1, such as 0.999"),
 }
-
-
 # Those that stay as they are, and cannot differ between groups.
 OF_ALL_GROUPS = frozenset(StepKeywords.__annotations__).difference(OPTION_FIELDS)
 
@@ -153,6 +152,5 @@ def check_field(name: str, value: Any) -> None:
         number = None
     if number is None:
         raise TypeError(f"{name}={value!r} must be a number or a one-element tensor, {rule}")
-    value = number
-    if math.isnan(value) or not is_valid(value):
-        raise ValueError(f"{name}={value} must be {rule}")
+    if math.isnan(number) or not is_valid(number):
+        raise ValueError(f"{name}={number} must be {rule}")

@@ -32,6 +32,15 @@ def store_bound(places, values, inside):
 
 
 @triton.jit
+def load_fields(places, inside, BOUND: tl.constexpr):
+    """Fields; ``BOUND``: some field of some row follows a tensor."""
+    if BOUND:
+        return bound_field(places, inside)
+    else:
+        return tl.load(places, mask=inside, other=0.0)
+
+
+@triton.jit
 def load_field(place, BOUND: tl.constexpr):
     """One field; ``BOUND``: some field of some row follows a tensor."""
     if BOUND:

@@ -6,6 +6,7 @@ from ..memory.bindings import SILENT, SINGLE
 from ..memory.control_block import BOUND, FIELDS, FLAGS, GROUP_STRIDE, GROUPS_OFFSET, HEADER, MEASURED
 from ..memory.device_table import UNIT
 from ..memory.parameter_table import RECORD, RECORD_WIDTH
+from ..step_options import STABILIZER as STABILIZER_OF_NORMS
 
 CHUNK_UNIT = tl.constexpr(UNIT)
 SKIPPED = tl.constexpr(HEADER["skipped"])
@@ -30,6 +31,7 @@ FLAGS_FIELD = tl.constexpr(FIELDS["flags"])
 MAX_GRAD_NORM = tl.constexpr(FIELDS["max_grad_norm"])
 EMA_DECAY = tl.constexpr(FIELDS["ema_decay"])
 CLIP_FACTOR = tl.constexpr(MEASURED["clip_factor"])
+STABILIZER = tl.constexpr(STABILIZER_OF_NORMS)
 GROUP_NORM = tl.constexpr(MEASURED["group_norm"])
 MAXIMIZE = tl.constexpr(FLAGS["maximize"])
 NESTEROV = tl.constexpr(FLAGS["nesterov"])

@@ -8,7 +8,7 @@ that the same gradients always have the same norm.
 import triton
 import triton.language as tl
 
-from .fields import bound_field
+from .fields import load_fields
 from .layout import (
     CHUNK_UNIT,
     CLIP_FACTOR,
@@ -20,6 +20,7 @@ from .layout import (
     NUMEL,
     SKIPPED,
     SKIPPED_STEPS,
+    STABILIZER,
     STRIDE,
     TICKET,
     WIDTH,
@@ -30,7 +31,6 @@ SUM_LANES = tl.constexpr(1024)  # sums that the last program adds side by side
 GROUPS_AT_ONCE = tl.constexpr(128)
 GROUP_LANES = tl.constexpr(16)  # groups, and sums of each, where every group has a norm of its own
 GROUP_SUMS = tl.constexpr(64)
-STABILIZER = tl.constexpr(1e-6)  # as in torch.nn.utils.clip_grad_norm_
 
 
 @triton.jit
@@ -64,10 +64,7 @@ def note_groups(control, groups, first, end, norms, LANES: tl.constexpr, BOUND: 
     row = tl.load(groups + 4 * i, mask=inside, other=0).to(tl.int64)
     clips = tl.load(groups + 4 * i + 3, mask=inside, other=0) != 0
     fields = control + GROUPS + row * STRIDE
-    if BOUND:
-        most = bound_field(fields + MAX_GRAD_NORM, inside)
-    else:
-        most = tl.load(fields + MAX_GRAD_NORM, mask=inside, other=0.0)
+    most = load_fields(fields + MAX_GRAD_NORM, inside, BOUND)
     factor = most / (norms + STABILIZER)
     factor = tl.where(factor > 1.0, 1.0, factor)  # NaN stays
     factor = tl.where(clips & (most != float("inf")), factor, 1.0)

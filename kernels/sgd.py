@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 
-from .fields import bound_field, load_field
+from .fields import load_field, load_fields
 from .layout import DAMPENING, FLAGS_FIELD, LR, MAXIMIZE, MOMENTUM, NESTEROV, WEIGHT_DECAY
 
 if TYPE_CHECKING:
@@ -47,10 +47,7 @@ def block(scalars, p, g, buffer, state1, state2, has_buffer, MOMENTUM_USED: tl.c
 @triton.jit
 def counts(rows, mask, BOUND: tl.constexpr):
     """Whether an update counts; see :class:`rules.KernelRule`."""
-    if BOUND:
-        return bound_field(rows + MOMENTUM, mask) != 0.0
-    else:
-        return tl.load(rows + MOMENTUM, mask=mask, other=0.0) != 0.0
+    return load_fields(rows + MOMENTUM, mask, BOUND) != 0.0
 
 
 def most_registers(width: int, options: "Options") -> int | None:

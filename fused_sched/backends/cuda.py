@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -95,12 +95,10 @@ class _Norms:
     Attributes:
         rows: of the launches.
         tables: position of the table that each of them measures.
-        grads: by table, where its addresses of gradients are, as the rows have it.
     """
 
     rows: torch.Tensor
     tables: list[int]
-    grads: list[int] = field(default_factory=list)
 
 
 class Operators:
@@ -145,11 +143,8 @@ class CudaBackend(DeviceBackend):
         prepared[:, _GRADS] = grads.data_ptr()
 
     def _point_measurement_to(self, prepared: _Norms, grads: list[torch.Tensor]) -> None:
-        addresses = [g.data_ptr() for g in grads]
-        if addresses != prepared.grads:
-            for row, table in enumerate(prepared.tables):
-                prepared.rows[row, _NORM_GRADS] = addresses[table]
-            prepared.grads = addresses
+        for row, table in enumerate(prepared.tables):
+            prepared.rows[row, _NORM_GRADS] = grads[table].data_ptr()
 
     def check_program(self, schedule: Run) -> None:
         if _C is not None:
@@ -168,7 +163,7 @@ class CudaBackend(DeviceBackend):
             "counts": update.block.counts.data_ptr(),
             "schedules": schedules.data_ptr(),
             "n_schedules": len(schedules),
-            "ways": update.measured + 2 * update.clipped + 4 * update.zeroes,
+            "ways": update.ways,
             "last": 0,
         }
         # Without any elements there still is a step to end: one block does it.

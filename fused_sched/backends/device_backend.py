@@ -73,9 +73,8 @@ class DeviceBackend(Backend):
             if launches is None or not launches.serve(key):
                 make = partial(self._prepare_update, update, table)
                 launches = table.launches = self._renewed(launches, key, make, capturing)
-            if launches.grads is not table.grads:
+            if not launches.reads([table.grads]):
                 self._point_to(launches.prepared, table.grads)
-                launches.grads = table.grads
             scale = None if update.grad_scale is None else one_float(update.grad_scale, block.device)
             found = None if update.found_inf is None else one_float(update.found_inf, block.device)
             self._launch_update(launches.prepared, block.tensor, scale, found)
@@ -95,7 +94,9 @@ class DeviceBackend(Backend):
             if launches is None or not launches.serve(key):
                 make = partial(self._make_measurement, m, tables)
                 launches = self.measurements[m] = self._renewed(launches, key, make, capturing)
-            self._point_measurement_to(launches.prepared, [table.grads for table in tables])
+            grads = [table.grads for table in tables]
+            if not launches.reads(grads):
+                self._point_measurement_to(launches.prepared, grads)
             scale = None if m.grad_scale is None else one_float(m.grad_scale, block.device)
             found = None if m.found_inf is None else one_float(m.found_inf, block.device)
             self._launch_measurement(launches.prepared, block.tensor, scale, found)

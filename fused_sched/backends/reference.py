@@ -13,6 +13,7 @@ import torch
 
 from ..memory.bindings import imported
 from ..memory.control_block import FIELDS, FLAGS, GROUP_STRIDE, GROUPS_OFFSET, HEADER, NO_COUNT, ControlBlock
+from ..memory.parameter_table import real_view
 from ..memory.platforms import TORCH, Platform
 from ..program.program import FIELD_OPERATIONS, Operation, host_function
 from ..rules import Scalar, is_zero
@@ -51,9 +52,7 @@ def _imported(kept: torch.Tensor, tensor: torch.Tensor) -> torch.Tensor:
 
 def _wide(x: torch.Tensor) -> torch.Tensor:
     """16-bit types are computed in float32."""
-    x = x.detach()
-    if x.is_complex():
-        x = torch.view_as_real(x.resolve_conj())
+    x = real_view(x)
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 

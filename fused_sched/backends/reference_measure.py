@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 
 from ..memory.control_block import HEADER, ControlBlock
-from ..step_options import SpikeRule
+from ..memory.parameter_table import real_view
+from ..step_options import STABILIZER, SpikeRule
 from .base import Measurement
-
-STABILIZER = 1e-6  # as in torch.nn.utils.clip_grad_norm_
 
 
 @torch.no_grad()
@@ -42,8 +41,7 @@ def _sums_of_squares(m: Measurement) -> dict[int, torch.Tensor]:
         for entry in table.entries:
             g = entry.param.grad
             if g is not None and not entry.inert:
-                g = torch.view_as_real(g.detach().resolve_conj()) if g.is_complex() else g.detach()
-                sums[entry.row] = sums[entry.row] + g.double().square().sum()
+                sums[entry.row] = sums[entry.row] + real_view(g).double().square().sum()
     return sums
 
 

@@ -87,13 +87,11 @@ class DeviceMeasurement:
     ) -> list[tuple[NormChunks, torch.Tensor, list[int]]]:
         """Of each launch, chunks and the row of each."""
         cut = []
-        kinds, numel = table.host[:, RECORD["kind"]], table.host[:, RECORD["numel"]]
         for each in reversed(table.signatures):
-            positions = torch.nonzero((numel > 0) & (kinds == each.signature)).flatten()
             grad = dtypes_of(each.signature)[1]
-            elements = int(numel[positions].sum())
+            elements = int(table.host[each.positions, RECORD["numel"]].sum())
             size = given or chunk_size(elements, grad.itemsize, processors, LARGEST_CHUNK)
-            chunks = chunk_map(table.host, positions, size).flip(0)
+            chunks = chunk_map(table.host, each.positions, size).flip(0)
             rows = table.host[chunks[:, 0].long(), RECORD["row"]].tolist()
             cut.append((NormChunks(position, grad, size, chunks), chunks, rows))
         return cut

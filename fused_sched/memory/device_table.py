@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from operator import is_
 from typing import Any
 
@@ -58,12 +59,14 @@ class SignatureChunks:
 
     Attributes:
         signature: dtypes of parameter, gradient and state, as a record writes them.
+        positions: of their records in the table.
         size: elements of a chunk.
         chunks: from :func:`chunk_map`, on the device; one program each.
         optional_state, at_once: as in :class:`variants.Options`.
     """
 
     signature: int
+    positions: torch.Tensor
     size: int
     chunks: torch.Tensor
     optional_state: bool
@@ -78,17 +81,26 @@ class Launches:
         key: what they were prepared for.
         prepared: in the backend's own form.
         kept: all that they point to, but for the table.
-        grads: the table's addresses of gradients that they read.
+        grads: the addresses of gradients that they read, of each table.
     """
 
     key: tuple[Any, ...]
     prepared: Any
     kept: list[Any]
-    grads: torch.Tensor | None = None
+    grads: list[torch.Tensor] = field(default_factory=list)
 
     def serve(self, key: tuple[Any, ...]) -> bool:
         """Whether they were prepared for the very same objects."""
-        return len(self.key) == len(key) and all(map(is_, self.key, key))
+        return _are_the_same(self.key, key)
+
+    def reads(self, grads: list[torch.Tensor]) -> bool:
+        """Whether they read these addresses; from now on they do."""
+        before, self.grads = self.grads, grads
+        return _are_the_same(before, grads)
+
+
+def _are_the_same(a: Sequence[Any], b: Sequence[Any]) -> bool:
+    return len(a) == len(b) and all(map(is_, a, b))
 
 
 class DeviceTable:
@@ -137,7 +149,7 @@ class DeviceTable:
             chunks = chunk_map(self.host, positions, size)
             at_once = len(chunks) <= PROGRAMS_AT_ONCE * processors
             chunks = self.platform.upload(chunks, self.device)
-            cut.append(SignatureChunks(signature, size, chunks, bool((optional != 0).any()), at_once))
+            cut.append(SignatureChunks(signature, positions, size, chunks, bool((optional != 0).any()), at_once))
         return cut
 
     @property

@@ -64,6 +64,12 @@ def real_dtype(dtype: torch.dtype) -> torch.dtype:
     return _REAL.get(dtype, dtype)
 
 
+def real_view(tensor: torch.Tensor) -> torch.Tensor:
+    """The numbers a tensor holds, without a gradient of their own; of complex ones, real and imaginary parts."""
+    tensor = tensor.detach()
+    return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
+
+
 def is_dense(tensor: torch.Tensor) -> bool:
     """Whether the elements fill one block of memory without gaps or overlap, in whatever order."""
     if tensor.is_contiguous():
