@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 import torch
 from tolerances import UPDATE_RELATIVE
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -31,6 +32,8 @@ class AroundTwins:
         backend: of ours.
         shapes: of the parameters of each group.
         dtype: of the parameters.
+        device: of ours; torch's are on the CPU.
+        offset: elements between an aligned address and each of our tensors.
         options: of ours, beside those of the rule.
     """
 
@@ -40,20 +43,31 @@ class AroundTwins:
         backend: str | backends.Backend,
         shapes: Sequence[Sequence[tuple[int, ...]]] = (SIZES[:3], SIZES[3:]),
         dtype: torch.dtype = torch.float64,
+        *,
+        device: str = "cpu",
+        offset: int = 0,
         **options: Any,
     ) -> None:
         cls, arguments = RULES[name]
-        self.dtype, self.options = dtype, options
-        values = [[torch.randn(shape, dtype=torch.float64).to(dtype) for shape in group] for group in shapes]
-        self.groups = [[torch.nn.Parameter(v.clone()) for v in group] for group in values]
+        self.dtype, self.options, self._device, self._offset = dtype, options, device, offset
+        values = [[self._random(shape) for shape in group] for group in shapes]
+        self.groups = [[torch.nn.Parameter(self._moved(v)) for v in group] for group in values]
         self.torch_groups = [[torch.nn.Parameter(v.clone()) for v in group] for group in values]
         groups = [{"params": group} for group in self.groups]
         self.ours: Any = getattr(fused_sched.optim, cls)(groups, backend=backend, **arguments, **options)
         torchs = [{"params": group} for group in self.torch_groups]
         self.torchs: Any = getattr(torch.optim, cls)(torchs, foreach=False, **arguments)
         self.model = torch.nn.ParameterList(self.torch_params)
-        decay = options.get("ema_decay")
-        self.averaged = None if decay is None else AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        self.averaged = AveragedModel(self.model) if "ema_decay" in options else None
+        self.norms = [0.0] * len(shapes)  # of the gradients of the last step, by group
+
+    def _random(self, shape: Sequence[int], size: float = 1.0) -> torch.Tensor:
+        return (torch.randn(shape, dtype=torch.float64) * size).to(self.dtype)
+
+    def _moved(self, values: torch.Tensor) -> torch.Tensor:
+        """A copy on our device, beginning where the offset says."""
+        flat = torch.nn.functional.pad(values.reshape(-1), (self._offset, 0)).to(self._device)
+        return flat[self._offset :].view(values.shape)
 
     @property
     def params(self) -> list[torch.nn.Parameter]:
@@ -63,14 +77,20 @@ class AroundTwins:
     def torch_params(self) -> list[torch.nn.Parameter]:
         return [p for group in self.torch_groups for p in group]
 
-    def set_grads(self, size: float = 1.0, without: Sequence[int] = ()) -> None:
-        """Random gradients of about this norm an element; some parameters have none."""
+    def set_grads(self, size: float = 1.0, without: Sequence[int] = (), spoilt: Sequence[int] = ()) -> None:
+        """Random gradients of about this size; some parameters have none, and in those of some is a NaN."""
         for i, (p, q) in enumerate(zip(self.params, self.torch_params, strict=True)):
-            if i in without:
-                p.grad = q.grad = None
-                continue
-            g = (torch.randn(p.shape, dtype=torch.float64) * size).to(p.dtype)
-            p.grad, q.grad = g.clone(), g
+            g = self._random(q.shape, size)
+            if i in spoilt:
+                g.view(-1)[0] = math.nan
+            p.grad, q.grad = (None, None) if i in without else (self._moved(g), g)
+
+    def copy_grads(self, size: float) -> None:
+        """As :meth:`set_grads`, into the gradients that are there."""
+        for p, q in zip(self.params, self.torch_params, strict=True):
+            assert p.grad is not None
+            q.grad = self._random(q.shape, size)
+            p.grad.copy_(q.grad.to(self._device))
 
     def norm(self, group: int | None = None) -> float:
         """Of torch's gradients, in float64."""
@@ -80,14 +100,16 @@ class AroundTwins:
 
     def torch_step(self) -> None:
         """Clip, step, average, as users of torch write it."""
+        self.norms = [self.norm(i) for i in range(len(self.torch_groups))]
+        settings = self.ours.param_groups
         if self.options.get("norm_scope") == "group":
-            for ours, group in zip(self.ours.param_groups, self.torch_groups, strict=True):
-                torch.nn.utils.clip_grad_norm_(group, ours["max_grad_norm"], foreach=False)
-        elif "max_grad_norm" in self.ours.param_groups[0]:
-            most = self.ours.param_groups[0]["max_grad_norm"]
-            torch.nn.utils.clip_grad_norm_(self.torch_params, most, foreach=False)
+            for group, setting in zip(self.torch_groups, settings, strict=True):
+                torch.nn.utils.clip_grad_norm_(group, setting["max_grad_norm"], foreach=False)
+        elif "max_grad_norm" in settings[0]:
+            torch.nn.utils.clip_grad_norm_(self.torch_params, settings[0]["max_grad_norm"], foreach=False)
         self.torchs.step()
         if self.averaged is not None:
+            self.averaged.multi_avg_fn = get_ema_multi_avg_fn(settings[0]["ema_decay"])
             self.averaged.update_parameters(self.model)
 
     def step(self) -> None:
@@ -106,6 +128,13 @@ class AroundTwins:
             if "ema" in state and p.numel() > 0:
                 close(state["ema"], a, tolerance)
 
+    def assert_norms(self, relative: float) -> None:
+        """What ours has measured is what torch's gradients were before they were clipped."""
+        whole = math.hypot(*self.norms)
+        each = self.norms if self.options.get("norm_scope") == "group" else [whole] * len(self.norms)
+        assert self.ours.grad_norm.item() == pytest.approx(whole, rel=relative)
+        assert [n.item() for n in self.ours.group_grad_norms] == pytest.approx(each, rel=relative)
+
     def snapshot(self) -> list[torch.Tensor]:
         """Parameters, states and counts of ours."""
         states = self.ours.state_dict()["state"].values()
@@ -114,7 +143,7 @@ class AroundTwins:
 
 def close(ours: torch.Tensor, torchs: torch.Tensor, relative: float) -> None:
     """Within ``relative`` of an element plus the root mean square of all."""
-    a, b = ours.detach().double(), torchs.detach().double()
+    a, b = ours.detach().cpu().double(), torchs.detach().double()
     if b.numel() == 0:
         return
     scale = b.abs() + b.square().mean().sqrt()

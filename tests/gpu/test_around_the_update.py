@@ -8,146 +8,49 @@ from typing import Any
 
 import pytest
 import torch
+from around_twins import RULES, AroundTwins, close
 from gpus import DEVICE, Body, Graph
-from tolerances import UPDATE_RELATIVE
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-import fused_sched
 from fused_sched.optim import SGD, AdamW
 from fused_sched.step_options import SpikeRule
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16]
 NORM_RELATIVE = {torch.float32: 1e-6, torch.float64: 1e-14, torch.bfloat16: 1e-6}  # of sums in the type computed in
-RULES: dict[str, tuple[str, dict[str, Any]]] = {
-    "SGD": ("SGD", {"lr": 0.1}),
-    "momentum": ("SGD", {"lr": 0.1, "momentum": 0.9, "dampening": 0.3, "weight_decay": 0.1}),
-    "AdamW": ("AdamW", {"lr": 0.01}),
-    "amsgrad": ("Adam", {"lr": 0.01, "amsgrad": True}),
-}
 # Around the widths of an access, a block's round and a chunk; one has no elements.
 SIZES = ((3, 1031), (130, 0, 2051, 7))
 
 
-class Twins:
-    """Ours on the GPU, and torch's for-loop on the CPU, with equal values and gradients, in groups.
-
-    Args:
-        rule: in :data:`RULES`.
-        backend: of ours.
-        dtype: of parameters and gradients.
-        sizes: of the parameters of each group.
-        offset: elements between an aligned address and each of our tensors.
-        options: of ours, beside those of the rule.
-    """
-
-    def __init__(
-        self,
-        rule: str,
-        backend: Any,
-        dtype: torch.dtype = torch.float64,
-        sizes: Sequence[Sequence[int]] = SIZES,
-        offset: int = 0,
-        **options: Any,
-    ) -> None:
-        name, arguments = RULES[rule]
-        self.dtype, self.offset, self.options = dtype, offset, options
-        self.generator = torch.Generator().manual_seed(11)
-        values = [[self._random(n) for n in group] for group in sizes]
-        self.torch_groups = [[torch.nn.Parameter(v.clone()) for v in group] for group in values]
-        self.groups = [[torch.nn.Parameter(self._moved(v)) for v in group] for group in values]
-        ours = [{"params": group} for group in self.groups]
-        self.ours: Any = getattr(fused_sched.optim, name)(ours, backend=backend, **arguments, **options)
-        torchs = [{"params": group} for group in self.torch_groups]
-        self.torchs: Any = getattr(torch.optim, name)(torchs, foreach=False, **arguments)
-        self.model = torch.nn.ParameterList(self.torch_params)
-        self.averaged: AveragedModel | None = None
-        self.norms = [0.0] * len(sizes)
-
-    def _random(self, n: int) -> torch.Tensor:
-        return torch.randn(n, generator=self.generator, dtype=torch.float64).to(self.dtype)
-
-    def _moved(self, values: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.pad(values, (self.offset, 0)).to(DEVICE)[self.offset :]
-
-    @property
-    def params(self) -> list[torch.nn.Parameter]:
-        return [p for group in self.groups for p in group]
-
-    @property
-    def torch_params(self) -> list[torch.nn.Parameter]:
-        return [p for group in self.torch_groups for p in group]
-
-    def set_grads(self, size: float = 1.0, without: Sequence[int] = (), spoilt: Sequence[int] = ()) -> None:
-        """New gradients; some parameters have none, and in those of some is a NaN."""
-        for i, (p, q) in enumerate(zip(self.params, self.torch_params, strict=True)):
-            g = self._random(q.numel()) * size
-            if i in spoilt:
-                g[0] = math.nan
-            p.grad, q.grad = (None, None) if i in without else (self._moved(g), g)
-
-    def copy_grads(self, size: float) -> None:
-        """As :meth:`set_grads`, into the gradients that are there."""
-        for p, q in zip(self.params, self.torch_params, strict=True):
-            g = self._random(q.numel()) * size
-            assert p.grad is not None
-            p.grad.copy_(g.to(DEVICE))
-            q.grad = g
-
-    def torch_step(self) -> None:
-        """Clip, step, average, as users of torch write it."""
-        self.norms = [_norm(group) for group in self.torch_groups]
-        settings = self.ours.param_groups
-        if self.options.get("norm_scope") == "group":
-            for group, setting in zip(self.torch_groups, settings, strict=True):
-                torch.nn.utils.clip_grad_norm_(group, setting["max_grad_norm"], foreach=False)
-        elif "max_grad_norm" in settings[0]:
-            torch.nn.utils.clip_grad_norm_(self.torch_params, settings[0]["max_grad_norm"], foreach=False)
-        self.torchs.step()
-        if "ema_decay" not in settings[0]:
-            return
-        follow = get_ema_multi_avg_fn(settings[0]["ema_decay"])
-        if self.averaged is None:
-            self.averaged = AveragedModel(self.model)
-        self.averaged.multi_avg_fn = follow
-        self.averaged.update_parameters(self.model)
-
-    def step(self) -> None:
-        self.ours.step()
-        self.torch_step()
-
-    def assert_same(self) -> None:
-        """Parameters, averages, norms."""
-        tolerance = UPDATE_RELATIVE[self.dtype]
-        for p, q in zip(self.params, self.torch_params, strict=True):
-            assert_close(p, q, tolerance)
-        for p, a in zip(self.params, [] if self.averaged is None else self.averaged.module, strict=False):
-            assert_close(self.ours.state[p]["ema"], a, tolerance)
-        if "max_grad_norm" not in self.ours.param_groups[0]:
-            return
-        whole, relative = math.hypot(*self.norms), NORM_RELATIVE[self.dtype]
-        each = self.norms if self.options.get("norm_scope") == "group" else [whole] * len(self.norms)
-        assert self.ours.grad_norm.item() == pytest.approx(whole, rel=relative)
-        assert [n.item() for n in self.ours.group_grad_norms] == pytest.approx(each, rel=relative)
-
-    def bits(self) -> list[list[int]]:
-        """Parameters, states and counts of ours."""
-        state = [v for p in self.params for v in self.ours.state[p].values() if isinstance(v, torch.Tensor)]
-        everything = [*self.params, *state, self.ours._block.counts]
-        return [t.detach().cpu().reshape(-1).view(torch.uint8).tolist() for t in everything]
+@pytest.fixture(autouse=True)
+def _drawn_from_the_seed(seed: int) -> None:
+    """Values and gradients."""
 
 
-def _norm(params: Sequence[torch.nn.Parameter]) -> float:
-    return math.sqrt(math.fsum(p.grad.double().square().sum().item() for p in params if p.grad is not None))
+def twins_of(
+    rule: str,
+    backend: Any,
+    dtype: torch.dtype = torch.float64,
+    sizes: Sequence[Sequence[int]] = SIZES,
+    **options: Any,
+) -> AroundTwins:
+    """Ours on the GPU beside torch's on the CPU, with groups of vectors."""
+    shapes = [[(n,) for n in group] for group in sizes]
+    return AroundTwins(rule, backend, shapes, dtype, device=DEVICE, **options)
 
 
-def assert_close(ours: torch.Tensor, torchs: torch.Tensor, relative: float) -> None:
-    """Within ``relative`` of an element plus the root mean square of all."""
-    a, b = ours.detach().cpu().double(), torchs.detach().double()
-    if b.numel() == 0:
-        return
-    assert torch.isfinite(a).all()
-    worst = ((a - b).abs() / (b.abs() + b.square().mean().sqrt())).max().item()
-    assert worst <= relative, f"off by {worst:.3g}, {relative:.3g} is allowed"
+def assert_same(twins: AroundTwins) -> None:
+    """Parameters, averages, of which none is missing, and norms."""
+    twins.assert_same()
+    assert twins.averaged is None or all("ema" in twins.ours.state[p] for p in twins.params)
+    if "max_grad_norm" in twins.ours.param_groups[0]:
+        twins.assert_norms(NORM_RELATIVE[twins.dtype])
+
+
+def bits(twins: AroundTwins) -> list[list[int]]:
+    """Parameters, states and counts of ours."""
+    state = [v for p in twins.params for v in twins.ours.state[p].values() if isinstance(v, torch.Tensor)]
+    everything = [*twins.params, *state, twins.ours._block.counts]
+    return [t.detach().cpu().reshape(-1).view(torch.uint8).tolist() for t in everything]
 
 
 def are_zeros(params: Sequence[torch.nn.Parameter]) -> bool:
@@ -159,36 +62,38 @@ def are_zeros(params: Sequence[torch.nn.Parameter]) -> bool:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("rule", RULES)
 def test_a_step_does_what_users_write_around_it(rule: str, dtype: torch.dtype, scope: str, gpu_backend: Any) -> None:
-    twins = Twins(rule, gpu_backend, dtype, max_grad_norm=2.0, norm_scope=scope, ema_decay=0.7, zero_grad_in_step=True)
+    twins = twins_of(
+        rule, gpu_backend, dtype, max_grad_norm=2.0, norm_scope=scope, ema_decay=0.7, zero_grad_in_step=True
+    )
     twins.ours.param_groups[1]["max_grad_norm"] = 0.5 if scope == "group" else 2.0
     for step in range(5):
         twins.set_grads(10.0 ** -(step % 3), without=[1, 5] if step == 2 else [])
         twins.step()
-        twins.assert_same()
+        assert_same(twins)
         assert are_zeros(twins.params)
     assert twins.ours.skipped_steps.item() == 0
 
 
 @pytest.mark.thin
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("rule", ["momentum", "AdamW"])
+@pytest.mark.parametrize("rule", ["SGD momentum", "AdamW"])
 def test_tensors_that_begin_anywhere(rule: str, dtype: torch.dtype, gpu_backend: Any) -> None:
-    twins = Twins(rule, gpu_backend, dtype, offset=1, max_grad_norm=1.0, ema_decay=0.7, zero_grad_in_step=True)
+    twins = twins_of(rule, gpu_backend, dtype, offset=1, max_grad_norm=1.0, ema_decay=0.7, zero_grad_in_step=True)
     for step in range(3):
         twins.set_grads(without=[2] if step == 1 else [])
         twins.step()
-        twins.assert_same()
+        assert_same(twins)
         assert are_zeros(twins.params)
 
 
 @pytest.mark.parametrize("options", [{"max_grad_norm": 0.5}, {"ema_decay": 0.7}, {"zero_grad_in_step": True}], ids=str)
-@pytest.mark.parametrize("rule", ["momentum", "AdamW"])
+@pytest.mark.parametrize("rule", ["SGD momentum", "AdamW"])
 def test_one_option_alone(rule: str, options: dict[str, Any], gpu_backend: Any) -> None:
-    twins = Twins(rule, gpu_backend, **options)
+    twins = twins_of(rule, gpu_backend, **options)
     for _ in range(3):
         twins.set_grads()
         twins.step()
-        twins.assert_same()
+        assert_same(twins)
         assert are_zeros(twins.params) == ("zero_grad_in_step" in options)
 
 
@@ -197,7 +102,7 @@ def test_one_option_alone(rule: str, options: dict[str, Any], gpu_backend: Any) 
 @pytest.mark.parametrize("offset", [0, 1], ids=["aligned", "unaligned"])
 def test_averages_of_16_bit_parameters(dtype: torch.dtype, kept: str, offset: int, gpu_backend: Any) -> None:
     """They follow the parameters as those are stored, in float32."""
-    twins = Twins("AdamW", gpu_backend, dtype, offset=offset, ema_decay=0.75, ema_dtype=kept)
+    twins = twins_of("AdamW", gpu_backend, dtype, offset=offset, ema_decay=0.75, ema_dtype=kept)
     averages: list[torch.Tensor] = []
     for step in range(4):
         twins.set_grads(without=[3] if step == 2 else [])
@@ -211,7 +116,7 @@ def test_averages_of_16_bit_parameters(dtype: torch.dtype, kept: str, offset: in
         ours = twins.ours.state[p]["ema"]
         assert ours.dtype == (torch.float32 if kept == "float32" else dtype)
         # torch.lerp on this machine may round its product: a unit in the last place, which a 16-bit average magnifies
-        assert_close(ours, a, 1e-6 if kept == "float32" else 8e-3)
+        close(ours, a, 1e-6 if kept == "float32" else 8e-3)
 
 
 @pytest.mark.parametrize("zeroes", [False, True], ids=["", "zeroing"])
@@ -219,15 +124,15 @@ def test_averages_of_16_bit_parameters(dtype: torch.dtype, kept: str, offset: in
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_a_step_with_a_nan_changes_nothing(dtype: torch.dtype, scope: str, zeroes: bool, gpu_backend: Any) -> None:
     options = {"max_grad_norm": 1.0, "norm_scope": scope, "ema_decay": 0.9, "zero_grad_in_step": zeroes}
-    twins = Twins("AdamW", gpu_backend, dtype, skip_nonfinite=True, **options)
+    twins = twins_of("AdamW", gpu_backend, dtype, skip_nonfinite=True, **options)
     twins.set_grads()
     twins.step()
-    before = twins.bits()
+    before = bits(twins)
     for spoilt in ([0], [4], [1, 5]):
         twins.set_grads(spoilt=spoilt, without=[3])
         given = [None if p.grad is None else p.grad.clone() for p in twins.params]
         twins.ours.step()
-        assert twins.bits() == before
+        assert bits(twins) == before
         assert math.isnan(twins.ours.grad_norm.item())
         assert are_zeros(twins.params) == zeroes
         for p, g in zip(twins.params, given, strict=True):
@@ -235,11 +140,11 @@ def test_a_step_with_a_nan_changes_nothing(dtype: torch.dtype, scope: str, zeroe
     assert twins.ours.skipped_steps.item() == 3
     twins.set_grads()
     twins.step()
-    twins.assert_same()
+    assert_same(twins)
 
 
 def test_a_nan_that_is_not_looked_for_goes_into_the_parameters(gpu_backend: Any) -> None:
-    twins = Twins("SGD", gpu_backend, sizes=[[5]], max_grad_norm=1.0)
+    twins = twins_of("SGD", gpu_backend, sizes=[[5]], max_grad_norm=1.0)
     twins.set_grads(spoilt=[0])
     twins.step()
     assert twins.params[0].isnan().all()
@@ -260,7 +165,7 @@ def test_mixed_dtypes_have_one_norm(gpu_backend: Any) -> None:
     assert optimizer.grad_norm.item() == pytest.approx(norm, rel=1e-6)
     for p, g in zip(params, gradients, strict=True):
         expected = 1.0 - g.double() / (norm + 1e-6)
-        assert_close(p, expected, 1e-6 if p.dtype in (torch.float32, torch.float64) else 8e-3)
+        close(p, expected, 1e-6 if p.dtype in (torch.float32, torch.float64) else 8e-3)
         assert torch.equal(optimizer.state[p]["ema"].cpu(), p.detach().cpu().to(optimizer.state[p]["ema"].dtype))
     assert are_zeros(params)
 
@@ -271,11 +176,11 @@ def test_many_groups_and_large_ones_among_them(scope: str, n_groups: int, gpu_ba
     """Of a large group there are more sums than one thread adds up."""
     sizes = [[3]] * n_groups
     sizes[n_groups // 3], sizes[2] = [140_000], [50_000, 90_001]
-    twins = Twins("SGD", gpu_backend, torch.float32, sizes, max_grad_norm=1.0, norm_scope=scope)
+    twins = twins_of("SGD", gpu_backend, torch.float32, sizes, max_grad_norm=1.0, norm_scope=scope)
     for _ in range(2):
         twins.set_grads()
         twins.step()
-        twins.assert_same()
+        assert_same(twins)
 
 
 @pytest.mark.parametrize("sizes", [[], [0], [0, 0]], ids=str)
@@ -297,22 +202,22 @@ def test_gradients_without_elements(sizes: list[int], gpu_backend: Any) -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_scaled_gradients(dtype: torch.dtype, zeroes: bool, gpu_backend: Any) -> None:
     """The norm is that of the gradients without GradScaler's scale; found_inf skips, whatever the norm is."""
-    twins = Twins("AdamW", gpu_backend, dtype, max_grad_norm=1.0, ema_decay=0.9, zero_grad_in_step=zeroes)
+    twins = twins_of("AdamW", gpu_backend, dtype, max_grad_norm=1.0, ema_decay=0.9, zero_grad_in_step=zeroes)
     for step in range(4):
         twins.set_grads()
         for p in twins.params:
             p.grad.mul_(8.0)
         twins.ours.grad_scale = torch.tensor([8.0]).to(DEVICE)
         twins.ours.found_inf = torch.tensor([float(step == 2)]).to(DEVICE)
-        before = twins.bits()
+        before = bits(twins)
         given = [q.grad.clone() for q in twins.torch_params]
         twins.ours.step()
-        assert (twins.bits() == before) == (step == 2)
+        assert (bits(twins) == before) == (step == 2)
         assert are_zeros(twins.params) == zeroes
         if step == 2:
             continue
         twins.torch_step()
-        twins.assert_same()
+        assert_same(twins)
         for p, g in zip(twins.params, given, strict=True):
             assert zeroes or torch.equal(p.grad.cpu(), g)
     assert twins.ours.skipped_steps.item() == 1
@@ -336,7 +241,7 @@ def test_spikes_are_skipped_as_on_the_cpu(gpu_backend: Any) -> None:
 
 
 @pytest.mark.parametrize("scope", ["all", "group"])
-@pytest.mark.parametrize("rule", ["momentum", "AdamW"])
+@pytest.mark.parametrize("rule", ["SGD momentum", "AdamW"])
 def test_replays_see_edits(
     rule: str,
     scope: str,
@@ -345,7 +250,7 @@ def test_replays_see_edits(
     no_sync: Callable[[], Any],
 ) -> None:
     options = {"max_grad_norm": 1.0, "norm_scope": scope, "ema_decay": 0.9, "skip_nonfinite": True}
-    twins = Twins(rule, gpu_backend, **options, zero_grad_in_step=True)
+    twins = twins_of(rule, gpu_backend, **options, zero_grad_in_step=True)
     twins.set_grads()
     twins.step()
     graph = capture(twins.ours.step)
@@ -357,12 +262,12 @@ def test_replays_see_edits(
         with no_sync():
             graph.replay()
         twins.torch_step()
-        twins.assert_same()
+        assert_same(twins)
         assert are_zeros(twins.params)
-    before = twins.bits()
+    before = bits(twins)
     twins.copy_grads(math.nan)
     graph.replay()
-    assert twins.bits() == before
+    assert bits(twins) == before
     assert twins.ours.skipped_steps.item() == 1
 
 
@@ -370,7 +275,7 @@ def test_a_step_that_measures_is_two_launches(
     gpu_backend: Any, work: Callable[[Body], list[str]], no_sync: Callable[[], Any]
 ) -> None:
     options = {"max_grad_norm": 1.0, "ema_decay": 0.9, "skip_nonfinite": True, "zero_grad_in_step": True}
-    twins = Twins("AdamW", gpu_backend, torch.float32, **options)
+    twins = twins_of("AdamW", gpu_backend, torch.float32, **options)
     twins.set_grads()
     twins.ours.step()
     with no_sync():
@@ -408,6 +313,6 @@ def test_a_loop_as_users_write_it(gpu_backend: Any, no_sync: Callable[[], Any]) 
         assert optimizer.grad_norm.item() == pytest.approx(norm.item(), rel=1e-5)
     assert optimizer.skipped_steps.item() == 0
     for p, q, a in zip(model.parameters(), copy.parameters(), averaged.module.parameters(), strict=True):
-        assert_close(p, q, 1e-5)
-        assert_close(optimizer.state[p]["ema"], a, 1e-5)
+        close(p, q, 1e-5)
+        close(optimizer.state[p]["ema"], a, 1e-5)
         assert not p.grad.cpu().any()

@@ -69,8 +69,22 @@ class Loop:
         return [t.detach().reshape(-1).view(torch.uint8).tolist() for t in (*self.params, *grads, *state, *hosted)]
 
 
-def _compare(times: int, name: str, scope: str, backend: Any, capture: Any, warm_up: Any, no_sync: Any) -> None:
-    eager, captured = Loop(name, scope, backend), Loop(name, scope, backend)
+TIMES = [pytest.param(60, id="sixty"), pytest.param(1000, marks=pytest.mark.slow, id="thousand")]
+
+
+@pytest.mark.parametrize("times", TIMES)
+@pytest.mark.parametrize("scope", ["all", "group"])
+@pytest.mark.parametrize("name", MAKERS)
+def test_replays_have_the_bits_of_as_many_steps(
+    name: str,
+    scope: str,
+    times: int,
+    gpu_backend: Any,
+    capture: Callable[[Body], Graph],
+    warm_up: Callable[[Body, int], None],
+    no_sync: Callable[[], Any],
+) -> None:
+    eager, captured = Loop(name, scope, gpu_backend), Loop(name, scope, gpu_backend)
     for loop in (eager, captured):
         warm_up(loop.step, 3)
     graph = capture(captured.step)
@@ -85,30 +99,3 @@ def _compare(times: int, name: str, scope: str, backend: Any, capture: Any, warm
     assert captured.optimizer.skipped_steps.item() == eager.optimizer.skipped_steps.item() >= times // 37
     assert captured.optimizer.grad_norm.item() == eager.optimizer.grad_norm.item()
     assert all(torch.isfinite(p).all() for p in captured.params)
-
-
-@pytest.mark.parametrize("scope", ["all", "group"])
-@pytest.mark.parametrize("name", MAKERS)
-def test_sixty_replays(
-    name: str,
-    scope: str,
-    gpu_backend: Any,
-    capture: Callable[[Body], Graph],
-    warm_up: Callable[[Body, int], None],
-    no_sync: Callable[[], Any],
-) -> None:
-    _compare(60, name, scope, gpu_backend, capture, warm_up, no_sync)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("scope", ["all", "group"])
-@pytest.mark.parametrize("name", MAKERS)
-def test_a_thousand_replays(
-    name: str,
-    scope: str,
-    gpu_backend: Any,
-    capture: Callable[[Body], Graph],
-    warm_up: Callable[[Body, int], None],
-    no_sync: Callable[[], Any],
-) -> None:
-    _compare(1000, name, scope, gpu_backend, capture, warm_up, no_sync)
