@@ -19,7 +19,7 @@ from captured import tensor_lr_optimizer
 from contenders import FUSED, OURS, Built, Contender, Entered, enter_all, in_graph, make_optimizer, stock_cosine
 from device import Host
 from floors import STREAM, cpu_streams, gpu_streams
-from harness import Call, Row, interleave
+from harness import Call, Row, paired_ratio, samples_in_turn, summary
 from problems import ALONE, SCALES, Around, Oracle, Problem, Tensors
 from shapes import SETS
 from step import OURS_CUDA, OURS_EAGER, collect, question_of, show_times
@@ -240,7 +240,6 @@ def _row(problem: Problem, device: Host, seconds: float) -> Row:
         "average_difference": {n: e.average_error for n, e in entered.items() if e.average_error is not None},
         "first_us": {name: e.first_us for name, e in entered.items()},
         **measured,
-        "ratios": ratios(measured["times"], problem, device),
     }
 
 
@@ -250,7 +249,7 @@ def _streamed(problem: Problem) -> dict[str, Around]:
 
 def _on_cpu(problem: Problem, entered: dict[str, Entered], sample: Sample, device: Host, seconds: float) -> Row:
     steps = {name: e.step for name, e in entered.items()} | cpu_streams(problem, _streamed(problem))
-    return {"times": interleave(steps, seconds, sample=sample, most_calls=MOST_CALLS)}
+    return _compared(problem, device, *samples_in_turn(steps, seconds, sample=sample, most_calls=MOST_CALLS))
 
 
 def _on_gpu(problem: Problem, entered: dict[str, Entered], sample: Sample, device: Any, seconds: float) -> Row:
@@ -263,8 +262,9 @@ def _on_gpu(problem: Problem, entered: dict[str, Entered], sample: Sample, devic
     replayed = {name: device.copies for name, e in entered.items() if e.graph is not None}
     replayed |= dict.fromkeys(graphs, device.copies)
     rounds = 2 if device.dry else math.ceil(200 / device.copies)
+    taken = samples_in_turn(steps, seconds, rounds, sample=sample, calls=replayed, most_calls=device.copies)
     return {
-        "times": interleave(steps, seconds, rounds, sample=sample, calls=replayed, most_calls=device.copies),
+        **_compared(problem, device, *taken),
         "nodes": {name: e.graph.nodes for name, e in entered.items() if e.graph is not None},
         "peak_bytes": {name: e.peak_bytes for name, e in entered.items()},
     }
@@ -285,19 +285,20 @@ def _sampler(tensors: Tensors, entered: dict[str, Entered], device: Host) -> Sam
     return sample
 
 
-def ratios(times: dict[str, dict[str, float]], problem: Problem, device: Host) -> list[Row]:
+def _compared(problem: Problem, device: Host, samples: dict[str, list[float]], calls: dict[str, int]) -> Row:
+    times = {name: summary(values) | {"calls": calls[name]} for name, values in samples.items()}
+    return {"times": times, "ratios": ratios(samples, problem, device)}
+
+
+def ratios(samples: dict[str, list[float]], problem: Problem, device: Host) -> list[Row]:
     """Each way against our step without it, and torch's calls against it; None where one of both is missing."""
-
-    def ratio(a: str, b: str) -> float | None:
-        return times[a]["median_us"] / times[b]["median_us"] if a in times and b in times else None
-
     found = []
     for side in sides(device):
-        for way, around in ways(problem).items():
-            name, other = side.pair(way, around)
-            to = {"to_plain": ratio(name, side.name), "torch_to_ours": ratio(other, name)}
+        for way in ways(problem):
+            name, other = side.pair(way, ways(problem)[way])
+            to_plain, to_ours = paired_ratio(samples, name, side.name), paired_ratio(samples, other, name)
             names = {"side": side.name, "way": way, "ours": name, "torch": other, "stream": _named(STREAM, way)}
-            found.append({**names, **to})
+            found.append({**names, "to_plain": to_plain, "torch_to_ours": to_ours})
     return found
 
 

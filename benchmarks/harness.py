@@ -54,6 +54,20 @@ def interleave(
     Returns:
         name -> median, low and high quartile, in microseconds a call, the number of samples, calls in each.
     """
+    samples, repeats = samples_in_turn(candidates, seconds, rounds, batch_seconds, sample, calls, most_calls)
+    return {name: summary(values) | {"calls": repeats[name]} for name, values in samples.items()}
+
+
+def samples_in_turn(
+    candidates: Mapping[str, Call],
+    seconds: float,
+    rounds: int = 9,
+    batch_seconds: float = 1e-2,
+    sample: Callable[[Call, int], float] = on_the_clock,
+    calls: Mapping[str, int] | None = None,
+    most_calls: int = 10**6,
+) -> tuple[dict[str, list[float]], dict[str, int]]:
+    """What :func:`interleave` sums up: name -> one number a round, and how many calls were in each."""
     repeats = dict(calls or {})
     for name, call in candidates.items():
         call()
@@ -67,7 +81,17 @@ def interleave(
         for name, call in candidates.items():
             samples[name].append(sample(call, repeats[name]))
         taken += 1
-    return {name: summary(values) | {"calls": repeats[name]} for name, values in samples.items()}
+    return samples, repeats
+
+
+def paired_ratio(samples: Mapping[str, list[float]], name: str, base: str) -> float | None:
+    """Median over the rounds of ``name`` against ``base`` in the same round; None where one of both is missing.
+
+    A machine whose memory is now fast and now slow moves both alike, but the two medians on their own.
+    """
+    if name not in samples or base not in samples:
+        return None
+    return statistics.median(a / b for a, b in zip(samples[name], samples[base], strict=True))
 
 
 def summary(values: list[float]) -> dict[str, float]:
