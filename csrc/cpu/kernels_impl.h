@@ -93,30 +93,21 @@ inline double add_square(double g, double sum) {
   return sum + g * g;
 }
 
-// Many sums side by side, of several parts of the array so that as many are fetched at a time, which are
-// added up in one order.
+// Many sums side by side, added up in one order. One stream of memory: cores fetch ahead best in it.
 template <typename G>
 double sum_of_squares(int64_t address, int64_t start, int64_t count) {
-  constexpr int kParts = 4;
-  constexpr int kLanes = 8;
+  constexpr int kLanes = 32;
   const G* grad = at<G>(address, start);
-  double sums[kParts][kLanes] = {};
-  const int64_t part = count / (kParts * kLanes) * kLanes;
-  for (int64_t i = 0; i < part; i += kLanes) {
-    for (int p = 0; p < kParts; ++p) {
-      for (int k = 0; k < kLanes; ++k) {
-        sums[p][k] = add_square<G>(load(grad[p * part + i + k]), sums[p][k]);
-      }
-    }
+  double sums[kLanes] = {};
+  const int64_t whole = count / kLanes * kLanes;
+  for (int64_t i = 0; i < whole; i += kLanes) {
+    for (int k = 0; k < kLanes; ++k) sums[k] = add_square<G>(load(grad[i + k]), sums[k]);
   }
-  for (int64_t i = kParts * part; i < count; ++i) {
-    double& rest = sums[0][i % kLanes];
-    rest = add_square<G>(load(grad[i]), rest);
+  for (int64_t i = whole; i < count; ++i) {
+    sums[i - whole] = add_square<G>(load(grad[i]), sums[i - whole]);
   }
   double sum = 0.0;
-  for (int k = 0; k < kLanes; ++k) {
-    for (int p = 0; p < kParts; ++p) sum += sums[p][k];
-  }
+  for (int k = 0; k < kLanes; ++k) sum += sums[k];
   return sum;
 }
 
