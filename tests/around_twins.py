@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tolerances import UPDATE_RELATIVE
+from tolerances import CLIPPED_RELATIVE, UPDATE_RELATIVE
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import fused_sched
@@ -118,7 +118,8 @@ class AroundTwins:
 
     def assert_same(self, relative: float | None = None) -> None:
         """Parameters, and averages where there are some, within the update's tolerance."""
-        tolerance = UPDATE_RELATIVE[self.dtype] if relative is None else relative
+        usual = UPDATE_RELATIVE if self.options.get("max_grad_norm") is None else CLIPPED_RELATIVE
+        tolerance = usual[self.dtype] if relative is None else relative
         for p, q in zip(self.params, self.torch_params, strict=True):
             close(p, q, tolerance)
         if self.averaged is None:

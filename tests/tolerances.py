@@ -25,6 +25,10 @@ UPDATE_RELATIVE: dict[torch.dtype, float] = {
     torch.complex64: 1e-3,
 }
 
+# The same of updates that clip. torch sums squares in the gradients' type, so that its factor is off by some units in
+# the last place, by which all elements are off alike.
+CLIPPED_RELATIVE: dict[torch.dtype, float] = {**UPDATE_RELATIVE, torch.float32: 4e-6, torch.float64: 1e-13}
+
 # One update on two devices, or of two compilers, after five steps, relative to an element plus 1. All is
 # rounded alike but the two powers of Adam, and an lr that came from another cosine. A unit in the last
 # place of 0.999 ** t is 1.1e-13 of 1 - 0.999 ** t at the first step; in the shorter types it may turn a
