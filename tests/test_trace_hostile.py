@@ -317,3 +317,18 @@ def test_a_function_that_is_not_what_it_seemed_is_caught(monkeypatch: pytest.Mon
     monkeypatch.setattr(tracing, "make_form", wrong)
     with pytest.raises(Untraceable, match=r"at step \d+ its program gives .*, but the function 0\.\d+"):
         trace(lambda step: step * FACTOR + 0.1)
+
+
+@pytest.mark.parametrize("before", range(5))
+def test_a_handler_that_is_ended_leaves_no_handled_exception(before: int) -> None:
+    """Wherever in its handler a function that runs for too long is ended."""
+    lines = "\n".join(f"    x{i} = {i}" for i in range(before))
+    source = (
+        "def one(step):\n    try:\n        raise ValueError\n    except ValueError:\n        return 1.0\n"
+        f"def rate(step):\n{lines}\n    while True:\n        one(step)\n"
+    )
+    made: dict[str, Any] = {}
+    exec(source, made)
+    with pytest.raises(Untraceable, match="300,000 lines"):
+        trace(made["rate"])
+    assert sys.exc_info() == (None, None, None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dis
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
@@ -299,7 +299,7 @@ class LineLimit:
         previous = sys.gettrace()
         try:
             sys.settrace(self._of_call)
-            return function()
+            return next(_apart(function))
         finally:
             sys.settrace(previous)
 
@@ -314,3 +314,11 @@ class LineLimit:
         elif event == "exception" and self._raised is not None:
             self._raised(argument[1], argument[2])
         return self._of_line
+
+
+def _apart(function: Callable[[], T]) -> Iterator[T]:
+    """Runs it where which exception is being handled is a matter of its own, as it is for each generator.
+
+    From Python 3.11 on, what is raised for the last line of a handler leaves the handler's exception there for good.
+    """
+    yield function()
