@@ -87,7 +87,7 @@ def interrupted(call: Callable[[], Any], moment: int) -> bool:
 
 
 def apart(call: Callable[[], Any]) -> Iterator[Any]:
-    """Where what is raised for a handler's last line leaves no handled exception behind; from Python 3.11 on it would."""
+    """Where what is raised for a handler's last line leaves no handled exception behind, as it would from 3.11 on."""
     yield call()
 
 

@@ -328,7 +328,7 @@ def test_a_handler_that_is_ended_leaves_no_handled_exception(before: int) -> Non
         f"def rate(step):\n{lines}\n    while True:\n        one(step)\n"
     )
     made: dict[str, Any] = {}
-    exec(source, made)
+    exec(source, made)  # noqa: S102
     with pytest.raises(Untraceable, match="300,000 lines"):
         trace(made["rate"])
     assert sys.exc_info() == (None, None, None)
