@@ -28,7 +28,7 @@ WANTED = os.environ.get("FUSED_SCHED_BUILD_CPU", "auto")
 IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 EXACT = ["-std=c++17", "-ffp-contract=off", "-fvisibility=hidden", "-g0"]
 LOOPS = ["-O3", "-fno-math-errno", "-fno-trapping-math"]
-AVX2 = ["-mavx2", "-mfma"]
+AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mprefer-vector-width=512"]
 
 # The update loops: one source for each instruction set, which alone gets the flags for it.

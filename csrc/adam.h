@@ -81,8 +81,8 @@ struct Adam {
 
   // Every branch is on a scalar of the same type as the elements: compilers turn those into selects
   // with a mask that stays the same for the whole loop.
-  template <int kMode, typename T>
-  FUSED_SCHED_HD static void element(const AdamScalars<T>& s, T g, T& p, T& m, T& v, T& v_max) {
+  template <int kMode, typename T, typename V>
+  FUSED_SCHED_HD static void element(const AdamScalars<T>& s, V g, V& p, V& m, V& v, V& v_max) {
     g = s.sign < T(0) ? -g : g;
     p = p * s.decay;
     g = s.coupled_decay != T(0) ? multiply_add(s.coupled_decay, p, g) : g;
@@ -92,7 +92,7 @@ struct Adam {
     m = multiply_add(weight, g - m, near_m ? m : g);
     v = multiply_add(s.square_weight * g, g, s.beta2 * v);
     if (kMode == 1) v_max = maximum(v_max, v);
-    const T root = square_root(kMode == 1 ? v_max : v);
+    const V root = square_root(kMode == 1 ? v_max : v);
     p = p + (s.step * m) / (root / s.root_correction + s.eps);
   }
 };

@@ -60,5 +60,11 @@ FUSED_SCHED_HD inline T maximum(T a, T b) {
   return (a > b || a != a) ? a : b;
 }
 
+// `then` where x is a NaN.
+template <typename T>
+FUSED_SCHED_HD inline T where_nan(T x, T then, T other) {
+  return x != x ? then : other;
+}
+
 }  // namespace FUSED_SCHED_ISA
 }  // namespace fused_sched

@@ -22,10 +22,10 @@ FUSED_SCHED_HD inline Follow<T> follow_of(double decay) {
 }
 
 // The average a that comes of parameter p. NaN holds nothing yet: then it begins as the parameter.
-template <typename T>
-FUSED_SCHED_HD inline T followed(const Follow<T>& f, T p, T a) {
-  const T moved = multiply_add(f.weight, p - a, f.near_average != 0 ? a : p);
-  return a != a ? p : moved;
+template <typename T, typename V>
+FUSED_SCHED_HD inline V followed(const Follow<T>& f, V p, V a) {
+  const V moved = multiply_add(f.weight, p - a, f.near_average != 0 ? a : p);
+  return where_nan(a, p, moved);
 }
 
 }  // namespace FUSED_SCHED_ISA

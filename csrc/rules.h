@@ -10,7 +10,7 @@
 //   rounded<T>(s)                 scalars that were computed in double
 //   mode(row, count)              of a parameter that has the optional state, or needs it
 //   counts(row)                   whether an update counts
-//   element<mode>(s, g, p, state0, state1, state2)
+//   element<mode>(s, g, p, state0, state1, state2)   one element, or several of them side by side
 #pragma once
 
 #include "adam.h"

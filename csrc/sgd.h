@@ -59,8 +59,8 @@ struct Sgd {
   FUSED_SCHED_HD static bool counts(const double* row) { return read_field(row, kFieldMomentum) != 0.0; }
 
   // Every branch is on a scalar of the same type as the elements; see Adam.
-  template <int kMode, typename T>
-  FUSED_SCHED_HD static void element(const SgdScalars<T>& s, T g, T& p, T& buffer, T&, T&) {
+  template <int kMode, typename T, typename V>
+  FUSED_SCHED_HD static void element(const SgdScalars<T>& s, V g, V& p, V& buffer, V&, V&) {
     g = s.sign < T(0) ? -g : g;
     g = s.weight_decay != T(0) ? multiply_add(s.weight_decay, p, g) : g;
     if (kMode != kNone) {

@@ -4,6 +4,10 @@
 #include <stdlib.h>
 #include <string.h>
 
+#ifdef FUSED_SCHED_X86
+#include <cpuid.h>
+#endif
+
 namespace fused_sched {
 namespace {
 
@@ -14,12 +18,20 @@ struct Candidate {
   bool supported;
 };
 
+#ifdef FUSED_SCHED_X86
+// Conversions of float16; not every compiler knows it by name.
+bool has_f16c() {
+  unsigned eax, ebx, ecx, edx;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) != 0 && (ecx & bit_F16C) != 0;
+}
+#endif
+
 }  // namespace
 
 bool choose_capability(Capability* chosen, char* message, int message_size) {
 #ifdef FUSED_SCHED_X86
   __builtin_cpu_init();
-  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") &&
                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
                       __builtin_cpu_supports("avx512dq");

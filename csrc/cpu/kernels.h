@@ -47,33 +47,27 @@ struct alignas(double) AnyScalars {
   unsigned char bytes[most_scalar_bytes(FUSED_SCHED_ISA::Rules{})];
 };
 
-// What is done to gradients before they are applied.
-enum Use : int {
-  kAsTheyAre,
-  kUnscaled,  // divided by GradScaler's scale, which is written back, then multiplied by the clip factor
-  kClipped,   // multiplied by the clip factor
-  kAveraged,  // so, and the average, of the parameter's dtype, follows in the same loop
-  kAveragedWide,  // so, and it is float32 beside a parameter of 16 bits
-};
-constexpr int kUses = 5;
-struct GradientUse {
-  double scale;
-  double factor;
-  double decay;  // of the average
+// What is done around the update of an element.
+struct Around {
+  double scale;  // to divide gradients by, which is written back; if scaled
+  double factor;  // they are multiplied by, then
+  double decay;  // of the average; if averaged
+  bool scaled;
+  bool averaged;
 };
 
-// Updates elements [start, start + count) of a record. Null for kAveragedWide and a parameter of more bits.
-using Kernel = void (*)(const Record& record, int64_t start, int64_t count,
-                        const AnyScalars& scalars, const GradientUse& use);
+// Updates elements [start, start + count) of a record, and lets its average follow.
+using Kernel = void (*)(const Record& record, int64_t start, int64_t count, const AnyScalars& scalars,
+                        const Around& around);
 // Lets elements of the averaged copy follow those of the parameter, where no update does it.
 using AverageKernel = void (*)(const Record& record, int64_t start, int64_t count, double decay);
 // The sum of the squares of `count` elements from `start` on of the array at an address.
 using SumKernel = double (*)(int64_t address, int64_t start, int64_t count);
 
 struct KernelTable {
-  Kernel kernels[kRuleCount][kKindCount][kUses][kMostModes];
-  AverageKernel averages[kDTypeCount][2];  // by dtype of the parameter; the average has it too, or is float32
-  SumKernel sums[kDTypeCount];             // by dtype
+  Kernel kernels[kRuleCount][kKindCount][kMostModes];
+  AverageKernel averages[kDTypeCount];  // by dtype of the parameter
+  SumKernel sums[kDTypeCount];  // by dtype
 };
 
 namespace portable {

@@ -1,86 +1,139 @@
 // The update loops. Each kernels_*.cpp includes this once, with a namespace (FUSED_SCHED_ISA) and
 // compiler flags of its own; the compiler vectorises the loops.
-#include <type_traits>
+#include <algorithm>
 #include <utility>
 
 #include "../average.h"
 #include "kernels.h"
+#include "lanes.h"
 
 namespace fused_sched {
 namespace FUSED_SCHED_ISA {
 namespace {
-
-// The gradient as T, as an update applies it.
-template <int kUse, typename T, typename G>
-inline T load_gradient(G* grad, T scale, T factor) {
-  T g = load(*grad);
-  if (kUse == kUnscaled) {
-    g = g / scale;
-    store(grad, g);
-  }
-  return kUse == kAsTheyAre ? g : g * factor;
-}
-
-// A: type of the average that follows in the same loop; void for none.
-template <typename R, int kMode, int kUse, typename P, typename G, typename S, typename A>
-void update_loop(P* __restrict param, G* __restrict grad, S* __restrict state0, S* __restrict state1,
-                 S* __restrict state2, A* __restrict average, int64_t count,
-                 const typename R::template Scalars<double>& scalars, const GradientUse& use) {
-  using T = typename ComputeType<P>::type;
-  const auto s = R::template rounded<T>(scalars);
-  const T scale = static_cast<T>(use.scale);
-  const T factor = static_cast<T>(use.factor);
-  const Follow<T> follow = follow_of<T>(use.decay);
-  for (int64_t i = 0; i < count; ++i) {
-    T p = load(param[i]);
-    T a = reads<R, kMode>(0) ? load(state0[i]) : T(0);
-    T b = reads<R, kMode>(1) ? load(state1[i]) : T(0);
-    T c = reads<R, kMode>(2) ? load(state2[i]) : T(0);
-    R::template element<kMode>(s, load_gradient<kUse>(grad + i, scale, factor), p, a, b, c);
-    if (writes<R, kMode>(0)) store(state0 + i, a);
-    if (writes<R, kMode>(1)) store(state1 + i, b);
-    if (writes<R, kMode>(2)) store(state2 + i, c);
-    store(param + i, p);
-    if constexpr (!std::is_void_v<A>) {
-      P stored;
-      store(&stored, p);
-      store(average + i, followed(follow, load(stored), load(average[i])));
-    }
-  }
-}
 
 template <typename T>
 inline T* at(int64_t address, int64_t start) {
   return address == 0 ? nullptr : reinterpret_cast<T*>(address) + start;
 }
 
-template <typename A>
-inline A* average_at(const Record& r, int64_t start) {
-  if constexpr (std::is_void_v<A>) return nullptr;
-  else return at<A>(r.average, start);
+// An array of P beside one of A, which is P or float.
+template <typename V, typename P>
+inline V get_average(const Record& r, bool wide, int64_t i) {
+  if constexpr (sizeof(P) == 2) {
+    if (wide) return Access<V>::get(at<float>(r.average, i));
+  }
+  return Access<V>::get(at<P>(r.average, i));
 }
 
-template <typename R, int kMode, int kUse, typename P, typename G, typename S, typename A = void>
-void update(const Record& r, int64_t start, int64_t count, const AnyScalars& scalars,
-            const GradientUse& use) {
-  using Scalars = typename R::template Scalars<double>;
-  update_loop<R, kMode, kUse>(
-      at<P>(r.param, start), at<G>(r.grad, start), at<S>(r.state[0], start),
-      at<S>(r.state[1], start), at<S>(r.state[2], start), average_at<A>(r, start), count,
-      *reinterpret_cast<const Scalars*>(scalars.bytes), use);
+template <typename V, typename P>
+inline void put_average(const Record& r, bool wide, int64_t i, V average) {
+  if constexpr (sizeof(P) == 2) {
+    if (wide) return Access<V>::put(at<float>(r.average, i), average);
+  }
+  Access<V>::put(at<P>(r.average, i), average);
 }
 
-template <typename P, typename A>
-void average_loop(const P* __restrict param, A* __restrict average, int64_t count, double decay) {
-  const auto follow = follow_of<typename ComputeType<P>::type>(decay);
-  for (int64_t i = 0; i < count; ++i) {
-    store(average + i, followed(follow, load(param[i]), load(average[i])));
+// Lets elements of the average follow those of the parameter, as these are stored.
+template <typename V, typename P, typename T>
+inline void follow_elements(const Record& r, bool wide, int64_t i, const Follow<T>& follow) {
+  const V p = Access<V>::get(at<P>(r.param, i));
+  put_average<V, P>(r, wide, i, followed(follow, p, get_average<V, P>(r, wide, i)));
+}
+
+// What the elements of a record's update share.
+template <typename R, typename T>
+struct Shared {
+  typename R::template Scalars<T> rule;
+  T scale;
+  T factor;
+  Follow<T> follow;
+  bool scaled;
+  bool averaged;
+  bool wide;
+};
+
+// Updates elements from i on, as many as V has. kPlain: there is nothing around the update; where elements are
+// updated one by one, compilers vectorise only that.
+template <typename V, typename R, int kMode, bool kPlain, typename P, typename G, typename S, typename T>
+inline void update_elements(const Record& r, int64_t i, P* param, G* grad, S* state0, S* state1, S* state2,
+                            const Shared<R, T>& s) {
+  using Elements = Access<V>;
+  V p = Elements::get(param + i), g = Elements::get(grad + i);
+  V a = T(0), b = T(0), c = T(0);
+  if constexpr (reads<R, kMode>(0)) a = Elements::get(state0 + i);
+  if constexpr (reads<R, kMode>(1)) b = Elements::get(state1 + i);
+  if constexpr (reads<R, kMode>(2)) c = Elements::get(state2 + i);
+  if (!kPlain && s.scaled) {
+    g = g / s.scale;
+    Elements::put(grad + i, g);
+  }
+  R::template element<kMode>(s.rule, g * s.factor, p, a, b, c);
+  if constexpr (writes<R, kMode>(0)) Elements::put(state0 + i, a);
+  if constexpr (writes<R, kMode>(1)) Elements::put(state1 + i, b);
+  if constexpr (writes<R, kMode>(2)) Elements::put(state2 + i, c);
+  Elements::put(param + i, p);
+  if (!kPlain && s.averaged) follow_elements<V, P>(r, s.wide, i, s.follow);
+}
+
+template <typename V, typename R, int kMode, bool kPlain, typename P, typename G, typename S, typename T>
+inline int64_t update_loop(const Record& r, int64_t i, int64_t end, P* __restrict param, G* __restrict grad,
+                           S* __restrict state0, S* __restrict state1, S* __restrict state2, const Shared<R, T>& s) {
+  constexpr int kCount = Access<V>::kCount;
+  for (; i + kCount <= end; i += kCount) {
+    update_elements<V, R, kMode, kPlain>(r, i, param, grad, state0, state1, state2, s);
+  }
+  return i;
+}
+
+template <typename R, int kMode, bool kPlain, typename P, typename G, typename S, typename T>
+inline void update_range(const Record& r, int64_t start, int64_t end, const Shared<R, T>& s) {
+  const auto run = [&](auto v, int64_t first) {
+    return update_loop<decltype(v), R, kMode, kPlain>(r, first, end, at<P>(r.param, 0), at<G>(r.grad, 0),
+                                                      at<S>(r.state[0], 0), at<S>(r.state[1], 0),
+                                                      at<S>(r.state[2], 0), s);
+  };
+  run(T(), run(Lanes<T>(), start));
+}
+
+template <typename R, int kMode, typename P, typename G, typename S>
+void update(const Record& r, int64_t start, int64_t count, const AnyScalars& scalars, const Around& around) {
+  using T = typename ComputeType<P>::type;
+  const auto& own = *reinterpret_cast<const typename R::template Scalars<double>*>(scalars.bytes);
+  const Shared<R, T> s = {R::template rounded<T>(own),       static_cast<T>(around.scale),
+                          static_cast<T>(around.factor),     follow_of<T>(around.decay),
+                          around.scaled,                     around.averaged,
+                          average_dtype(r.kind) != DTypeOf<P>::kCode};
+  if (FUSED_SCHED_LANES || around.scaled || around.averaged) {
+    update_range<R, kMode, false, P, G, S>(r, start, start + count, s);
+  } else {
+    update_range<R, kMode, true, P, G, S>(r, start, start + count, s);
   }
 }
 
-template <typename P, typename A>
+template <typename P>
 void average(const Record& r, int64_t start, int64_t count, double decay) {
-  average_loop(at<P>(r.param, start), at<A>(r.average, start), count, decay);
+  using T = typename ComputeType<P>::type;
+  const auto follow = follow_of<T>(decay);
+  const bool wide = average_dtype(r.kind) != DTypeOf<P>::kCode;
+  constexpr int kCount = Access<Lanes<T>>::kCount;
+  int64_t i = start;
+  for (; i + kCount <= start + count; i += kCount) follow_elements<Lanes<T>, P>(r, wide, i, follow);
+  for (; i < start + count; ++i) follow_elements<T, P>(r, wide, i, follow);
+}
+
+// Elements are converted before their squares are added, a part of them at a time.
+constexpr int64_t kPart = 512;
+
+template <typename T, typename G>
+inline const T* converted(const G* from, int64_t count, T* part) {
+  if constexpr (sizeof(G) == sizeof(T)) return from;
+  else {
+    constexpr int kCount = Access<Lanes<T>>::kCount;
+    int64_t i = 0;
+    for (; i + kCount <= count; i += kCount) Access<Lanes<T>>::put(part + i, Access<Lanes<T>>::get(from + i));
+    for (; i < count; ++i) part[i] = load(from[i]);
+    return part;
+  }
 }
 
 // sum + g * g, with the same bits on every instruction set: the square of a float is exact in double,
@@ -96,52 +149,40 @@ inline double add_square(double g, double sum) {
 // Many sums side by side, added up in one order. One stream of memory: cores fetch ahead best in it.
 template <typename G>
 double sum_of_squares(int64_t address, int64_t start, int64_t count) {
-  constexpr int kLanes = 32;
-  const G* grad = at<G>(address, start);
-  double sums[kLanes] = {};
-  const int64_t whole = count / kLanes * kLanes;
-  for (int64_t i = 0; i < whole; i += kLanes) {
-    for (int k = 0; k < kLanes; ++k) sums[k] = add_square<G>(load(grad[i + k]), sums[k]);
-  }
-  for (int64_t i = whole; i < count; ++i) {
-    sums[i - whole] = add_square<G>(load(grad[i]), sums[i - whole]);
+  using T = typename ComputeType<G>::type;
+  constexpr int kSums = 32;
+  static_assert(kPart % kSums == 0, "a part has as many elements for each sum");
+  double sums[kSums] = {};
+  T part[kPart];
+  for (int64_t first = 0; first < count; first += kPart) {
+    const int64_t n = std::min(kPart, count - first);
+    const T* const g = converted<T>(at<G>(address, start + first), n, part);
+    const int64_t whole = n / kSums * kSums;
+    for (int64_t i = 0; i < whole; i += kSums) {
+      for (int k = 0; k < kSums; ++k) sums[k] = add_square<T>(g[i + k], sums[k]);
+    }
+    for (int64_t i = whole; i < n; ++i) sums[i - whole] = add_square<T>(g[i], sums[i - whole]);
   }
   double sum = 0.0;
-  for (int k = 0; k < kLanes; ++k) sum += sums[k];
+  for (int k = 0; k < kSums; ++k) sum += sums[k];
   return sum;
 }
 
 template <typename R, typename K, int... kModes>
-constexpr void fill_kind(Kernel (&table)[kUses][kMostModes], std::integer_sequence<int, kModes...>) {
-  using P = typename K::Param;
-  using G = typename K::Grad;
-  using S = typename K::State;
-  ((table[kAsTheyAre][kModes] = update<R, kModes, kAsTheyAre, P, G, S>), ...);
-  ((table[kUnscaled][kModes] = update<R, kModes, kUnscaled, P, G, S>), ...);
-  ((table[kClipped][kModes] = update<R, kModes, kClipped, P, G, S>), ...);
-  ((table[kAveraged][kModes] = update<R, kModes, kClipped, P, G, S, P>), ...);
-  if constexpr (sizeof(P) == 2) {
-    ((table[kAveragedWide][kModes] = update<R, kModes, kClipped, P, G, S, float>), ...);
-  }
+constexpr void fill_kind(Kernel (&table)[kMostModes], std::integer_sequence<int, kModes...>) {
+  ((table[kModes] = update<R, kModes, typename K::Param, typename K::Grad, typename K::State>), ...);
 }
 
 template <typename R, typename... Ks>
-constexpr void fill_rule(Kernel (&table)[kKindCount][kUses][kMostModes], List<Ks...>) {
+constexpr void fill_rule(Kernel (&table)[kKindCount][kMostModes], List<Ks...>) {
   int kind = 0;
   (fill_kind<R, Ks>(table[kind++], std::make_integer_sequence<int, R::kModes>{}), ...);
 }
 
-template <typename T>
-constexpr void fill_dtype(KernelTable& table) {
-  constexpr int kCode = DTypeOf<T>::kCode;
-  table.sums[kCode] = sum_of_squares<T>;
-  table.averages[kCode][0] = average<T, T>;
-  if constexpr (sizeof(T) == 2) table.averages[kCode][1] = average<T, float>;
-}
-
 template <typename... Ts>
 constexpr void fill_dtypes(KernelTable& table, List<Ts...>) {
-  (fill_dtype<Ts>(table), ...);
+  ((table.sums[DTypeOf<Ts>::kCode] = sum_of_squares<Ts>), ...);
+  ((table.averages[DTypeOf<Ts>::kCode] = average<Ts>), ...);
 }
 
 template <typename... Rs>

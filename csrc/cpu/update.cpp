@@ -16,14 +16,12 @@ namespace {
 // Below this many elements, waking the other threads costs more than they save.
 constexpr int64_t kSerialElements = 32768;
 
-// What to do with a record: no kernel if it has no gradient or no elements, no average if it has none, or if the
-// kernel lets it follow.
+// What to do with a record: no kernel if it has no gradient or no elements, and only then an average, if it has one.
 struct Task {
   Kernel kernel;
   AverageKernel average;
   int64_t scalars;
-  double factor;
-  double decay;
+  Around around;
 };
 
 // Kept from step to step, so that a step allocates nothing.
@@ -97,20 +95,18 @@ const char* choose(const Update& u, const Record& r, int64_t count, Choice* choi
   }
   const int average = average_dtype(r.kind);
   const int param = param_dtype(r.kind);
+  Around& around = choice->task.around;
+  around = {u.grad_scale, u.clipped ? row[kMeasuredClipFactor] : 1.0, 0.0, u.scaled, average >= 0};
   choice->without_update = nullptr;
-  Use use = u.scaled ? kUnscaled : u.clipped ? kClipped : kAsTheyAre;
-  if (average >= 0) {
+  if (around.averaged) {
     if (average != param && average != kFloat32) return "has an average of another dtype than its own or float32";
-    choice->without_update = u.kernels->averages[param][average == param ? 0 : 1];
-    if (choice->without_update == nullptr) return "has an average of fewer digits than its own";
-    choice->task.decay = common::read_field(row, kFieldEmaDecay);
-    if (!u.scaled) use = average == param ? kAveraged : kAveragedWide;
+    if (average != param && param == kFloat64) return "has an average of fewer digits than its own";
+    choice->without_update = u.kernels->averages[param];
+    around.decay = common::read_field(row, kFieldEmaDecay);
   }
-  choice->task.average = u.scaled ? choice->without_update : nullptr;
   const int mode = rule.mode(row, count);
   choice->states_needed = rule.required_states + (mode != 0 ? 1 : 0);
-  choice->task.kernel = u.kernels->kernels[u.rule][kind][use][mode];
-  choice->task.factor = u.clipped ? row[kMeasuredClipFactor] : 1.0;
+  choice->task.kernel = u.kernels->kernels[u.rule][kind][mode];
   choice->task.scalars = static_cast<int64_t>(plan.scalars.size()) - 1;
   choice->row = r.row;
   choice->count = count;
@@ -186,11 +182,10 @@ void run_chunks(void* context, int64_t begin, int64_t end) {
     const Record& r = u.records[chunk.record];
     const int64_t length = chunk_length(u, chunk);
     if (task.kernel != nullptr) {
-      task.kernel(r, chunk.start, length, work.scalars[task.scalars],
-                  {u.grad_scale, task.factor, task.decay});
+      task.kernel(r, chunk.start, length, work.scalars[task.scalars], task.around);
     }
-    // What follows finds the chunk in the core's cache.
-    if (task.average != nullptr) task.average(r, chunk.start, length, task.decay);
+    if (task.average != nullptr) task.average(r, chunk.start, length, task.around.decay);
+    // what follows finds the chunk in the core's cache
     if (u.zeroes && r.grad != 0) zero(r, chunk.start, length);
   }
 }
