@@ -1,5 +1,5 @@
 // The update loops. Each kernels_*.cpp includes this once, with a namespace (FUSED_SCHED_ISA) and
-// compiler flags of its own; the compiler vectorises the loops.
+// compiler flags of its own. lanes.h has what is updated side by side; else the compiler vectorises the loops.
 #include <algorithm>
 #include <utility>
 
@@ -16,7 +16,7 @@ inline T* at(int64_t address, int64_t start) {
   return address == 0 ? nullptr : reinterpret_cast<T*>(address) + start;
 }
 
-// An array of P beside one of A, which is P or float.
+// Elements of an average of P, or of float beside P of 16 bits.
 template <typename V, typename P>
 inline V get_average(const Record& r, bool wide, int64_t i) {
   if constexpr (sizeof(P) == 2) {
@@ -33,10 +33,9 @@ inline void put_average(const Record& r, bool wide, int64_t i, V average) {
   Access<V>::put(at<P>(r.average, i), average);
 }
 
-// Lets elements of the average follow those of the parameter, as these are stored.
+// Lets elements of the average follow those of the parameter.
 template <typename V, typename P, typename T>
-inline void follow_elements(const Record& r, bool wide, int64_t i, const Follow<T>& follow) {
-  const V p = Access<V>::get(at<P>(r.param, i));
+inline void follow_elements(const Record& r, bool wide, int64_t i, V p, const Follow<T>& follow) {
   put_average<V, P>(r, wide, i, followed(follow, p, get_average<V, P>(r, wide, i)));
 }
 
@@ -72,7 +71,9 @@ inline void update_elements(const Record& r, int64_t i, P* param, G* grad, S* st
   if constexpr (writes<R, kMode>(1)) Elements::put(state1 + i, b);
   if constexpr (writes<R, kMode>(2)) Elements::put(state2 + i, c);
   Elements::put(param + i, p);
-  if (!kPlain && s.averaged) follow_elements<V, P>(r, s.wide, i, s.follow);
+  if (kPlain || !s.averaged) return;
+  if constexpr (sizeof(P) == 2) p = Elements::get(param + i);  // as it is stored
+  follow_elements<V, P>(r, s.wide, i, p, s.follow);
 }
 
 template <typename V, typename R, int kMode, bool kPlain, typename P, typename G, typename S, typename T>
@@ -115,10 +116,13 @@ void average(const Record& r, int64_t start, int64_t count, double decay) {
   using T = typename ComputeType<P>::type;
   const auto follow = follow_of<T>(decay);
   const bool wide = average_dtype(r.kind) != DTypeOf<P>::kCode;
-  constexpr int kCount = Access<Lanes<T>>::kCount;
+  const P* const param = at<P>(r.param, 0);
+  using Elements = Access<Lanes<T>>;
   int64_t i = start;
-  for (; i + kCount <= start + count; i += kCount) follow_elements<Lanes<T>, P>(r, wide, i, follow);
-  for (; i < start + count; ++i) follow_elements<T, P>(r, wide, i, follow);
+  for (; i + Elements::kCount <= start + count; i += Elements::kCount) {
+    follow_elements<Lanes<T>, P>(r, wide, i, Elements::get(param + i), follow);
+  }
+  for (; i < start + count; ++i) follow_elements<T, P>(r, wide, i, load(param[i]), follow);
 }
 
 // Elements are converted before their squares are added, a part of them at a time.
@@ -128,9 +132,9 @@ template <typename T, typename G>
 inline const T* converted(const G* from, int64_t count, T* part) {
   if constexpr (sizeof(G) == sizeof(T)) return from;
   else {
-    constexpr int kCount = Access<Lanes<T>>::kCount;
+    using Elements = Access<Lanes<T>>;
     int64_t i = 0;
-    for (; i + kCount <= count; i += kCount) Access<Lanes<T>>::put(part + i, Access<Lanes<T>>::get(from + i));
+    for (; i + Elements::kCount <= count; i += Elements::kCount) Elements::put(part + i, Elements::get(from + i));
     for (; i < count; ++i) part[i] = load(from[i]);
     return part;
   }
