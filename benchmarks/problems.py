@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from shapes import SETS, numel
 
-F32, B16 = torch.float32, torch.bfloat16
+F32, B16, F16 = torch.float32, torch.bfloat16, torch.float16
 # Recipe -> dtype of parameters and gradients, dtype of states.
 RECIPES: dict[str, tuple[torch.dtype, torch.dtype]] = {
     "float32": (F32, F32),
     "bfloat16": (B16, B16),
+    "float16": (F16, F16),
     "bfloat16, states float32": (B16, F32),
     "float32, states bfloat16": (F32, B16),
 }
@@ -26,7 +27,13 @@ SCALES = (1.0, 2.0, 0.25, -1.0, 0.5)  # of the gradients in the steps of the gat
 GATE_STEPS = len(SCALES)
 # How far an element may end from where it should, as a part of the way it went. A contender that misses an
 # element, a step or a change of the lr is off by far more; bfloat16 states and parameters are rounded coarsely.
-TOLERANCE = {"float32": 1e-3, "bfloat16": 0.5, "bfloat16, states float32": 0.5, "float32, states bfloat16": 0.1}
+TOLERANCE = {
+    "float32": 1e-3,
+    "bfloat16": 0.5,
+    "float16": 0.1,
+    "bfloat16, states float32": 0.5,
+    "float32, states bfloat16": 0.1,
+}
 # Likewise of averages: a part of the way that the average went, which in float32 is a thousand roundings. bfloat16
 # rounds a parameter by more than its average moves, so there it is a part of the parameter's way, and tells little.
 AVERAGE_TOLERANCE = {"float32": 0.02, "bfloat16": 0.5}
