@@ -34,6 +34,11 @@ if not Path(fused_sched.__file__).is_relative_to(os.environ.get("FUSED_SCHED_TES
 if lane.PTX:
     watch_memory()
 
+# Workers share the cores: with as many threads each as there are cores, they wait for each other most of the time.
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+    os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))  # for what tests start
+
 ROUNDS = int(os.environ.get("FUSED_SCHED_TEST_ROUNDS", "1"))  # how many seeds a test with a seed runs with
 
 

@@ -45,6 +45,7 @@ def test_clipping_is_clip_grad_norm_and_torchs_step(name: str, scope: str, backe
     assert twins.ours.skipped_steps.item() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SGD momentum", "AdamW"])
 def test_a_thousand_clipped_steps_in_float64(name: str, seed: int) -> None:
     backend = "reference" if backends.reason_unavailable("cpu") else "cpu"
