@@ -120,14 +120,15 @@ class AroundTwins:
         """Parameters, and averages where there are some, within the update's tolerance."""
         usual = UPDATE_RELATIVE if self.options.get("max_grad_norm") is None else CLIPPED_RELATIVE
         tolerance = usual[self.dtype] if relative is None else relative
+        size = math.sqrt(torch.cat([q.detach().double().reshape(-1) for q in self.torch_params]).square().mean())
         for p, q in zip(self.params, self.torch_params, strict=True):
-            close(p, q, tolerance)
+            close(p, q, tolerance, size)
         if self.averaged is None:
             return
         for p, a in zip(self.params, self.averaged.module, strict=True):
             state = self.ours.state.get(p, {})
             if "ema" in state and p.numel() > 0:
-                close(state["ema"], a, tolerance)
+                close(state["ema"], a, tolerance, size)
 
     def assert_norms(self, relative: float) -> None:
         """What ours has measured is what torch's gradients were before they were clipped."""
@@ -142,12 +143,12 @@ class AroundTwins:
         return [p.detach().clone() for p in self.params] + [t.clone() for s in states for t in s.values()]
 
 
-def close(ours: torch.Tensor, torchs: torch.Tensor, relative: float) -> None:
-    """Within ``relative`` of an element plus the root mean square of all."""
+def close(ours: torch.Tensor, torchs: torch.Tensor, relative: float, size: float | None = None) -> None:
+    """Within ``relative`` of an element plus the usual ``size`` (default: of these), as one near 0 was larger."""
     a, b = ours.detach().cpu().double(), torchs.detach().double()
     if b.numel() == 0:
         return
-    scale = b.abs() + b.square().mean().sqrt()
+    scale = b.abs() + (b.square().mean().sqrt() if size is None else size)
     assert not bool((a - b).isnan().any())
     worst = float(((a - b).abs() / scale).max())
     assert worst <= relative, f"off by {worst:.3g}, {relative:.3g} is allowed"
