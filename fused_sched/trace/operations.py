@@ -138,14 +138,11 @@ class Facts(NamedTuple):
         bounds: of its value, from itself and the bounds of its operands: IEEE rounding is monotone.
         whole: whether it gives whole numbers; None: if its operands are whole.
         units: in the last place, by which two evaluators of a program may differ.
-        inverse: of one with a constant: from its lowest and highest value, the constant, and whether that is the first
-            operand, the lowest and highest value of the other operand.
     """
 
     bounds: Callable[..., Interval]
     whole: bool | None = False
     units: int = 0
-    inverse: Callable[[float, float, float, bool], tuple[float, float]] = lambda low, high, c, first: ANY[:2]
 
 
 def _rising(lowest: float = -math.inf, least: float = -math.inf, most: float = math.inf, units: int = 2) -> Facts:
@@ -240,17 +237,9 @@ def _lookup(node: Node, a: Interval) -> Interval:
 _WAVE = Facts(lambda node, a: Interval(-1.0, 1.0, a.nan or a.endless), units=2)
 _STEPS = _rising(units=0)
 TABLE: dict[str, Facts] = {
-    "add": Facts(_add, None, 0, lambda low, high, c, first: (low - c, high - c)),
-    "sub": Facts(
-        lambda node, a, b: _add(node, a, Interval(-b.high, -b.low, b.nan)), None, 0,
-        lambda low, high, c, first: (c - high, c - low) if first else (low + c, high + c),
-    ),
+    "add": Facts(_add, None), "sub": Facts(lambda node, a, b: _add(node, a, Interval(-b.high, -b.low, b.nan)), None),
     "neg": Facts(lambda node, a: Interval(-a.high, -a.low, a.nan), None), "abs": Facts(_abs, None),
-    "mul": Facts(_mul, None, 0, lambda low, high, c, first: (low / c, high / c) if c > 0 else (high / c, low / c)),
-    "div": Facts(_quotient, False, 0, lambda low, high, c, first: ANY[:2] if first or c < 0 else (low * c, high * c)),
-    "floordiv": Facts(
-        _quotient, None, 0, lambda low, high, c, first: ANY[:2] if first or c < 0 else (low * c, (high + 1) * c)
-    ),
+    "mul": Facts(_mul, None), "div": Facts(_quotient), "floordiv": Facts(_quotient, None),
     "mod": Facts(_mod, None), "pow": Facts(_pow, units=2),
     "min": _extreme(min), "max": _extreme(max),
     "lt": _truth(lambda a, b: (a.high < b.low, a.low >= b.high)),
@@ -353,17 +342,14 @@ class Ranges:
         self._tightened = self._tightened or (low, high) != before
         if node.op == "input":
             self.points.update(int(x) for x in (low, high) if math.isfinite(x))
-        place = next((k for k, x in enumerate(node.args) if x.is_const and math.isfinite(x.value) and x.value), None)
-        if place is None or len(node.args) != 2:
-            return
-        c, moving = node.args[place].value, node.args[1 - place]
-        first, last = TABLE[node.op].inverse(low, high, c, place == 0)
-        if not (node.whole and moving.whole):  # what rounding may hide
-            slack = 1e-14 * (abs(c) + sum(abs(x) for x in (low, high, first, last) if math.isfinite(x))) + 1e-200
-            first, last = first - slack, last + slack
-        if moving.whole:
-            first, last = function_of("ceil", None)(first), function_of("floor", None)(last)
-        self._tighten(moving, first, last)
+        c = next((a.value for a in node.args if a.is_const), math.nan)
+        exact = abs(c) < 2**53 and all(abs(x) < 2**53 or math.isinf(x) for x in (low, high))
+        if node.op in ("add", "sub") and node.whole and exact:  # back through whole numbers, where nothing is rounded
+            first, second = node.args
+            if node.op == "add":
+                self._tighten(second if first.is_const else first, low - c, high - c)
+            else:
+                self._tighten(*((second, c - high, c - low) if first.is_const else (first, low + c, high + c)))
 
 
 def _beside(node: Node, x: float, side: int) -> float:
