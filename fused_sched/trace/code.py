@@ -7,7 +7,7 @@ from types import CodeType
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from .containers import FrozenSetCopy
+from .containers import COPIES
 
 _known: WeakKeyDictionary[CodeType, tuple[CodeType, str]] = WeakKeyDictionary()
 _STORES = {
@@ -34,7 +34,7 @@ def _with_copies(code: CodeType) -> CodeType:
     def copied(constant: Any) -> Any:
         if isinstance(constant, CodeType):
             return _with_copies(constant)
-        return FrozenSetCopy(constant) if isinstance(constant, frozenset) else constant
+        return COPIES[frozenset](constant) if isinstance(constant, frozenset) else constant
 
     return code.replace(co_consts=tuple(map(copied, code.co_consts)))
 

@@ -19,7 +19,7 @@ from .mathematics import quiet_numpy
 from .operations import Interval, Node
 from .paths import LAST_STEP, Explorer, Path, Untraceable, current
 from .sandbox import Sandbox
-from .symbol import Sym, lift
+from .symbol import Sym, lift, node_of
 from .views import shown
 from .watch import Watch, is_a
 
@@ -163,7 +163,7 @@ def returned(result: Any, outputs: int) -> tuple[Node, ...]:
     for value, number in zip(values, numbers, strict=True):
         if number is None:
             raise current().stop(f"it returns {_show(value)}, not a number")
-    return tuple(number.node for number in numbers if number is not None)
+    return tuple(node_of(number) for number in numbers if number is not None)
 
 
 def _show(value: Any) -> str:

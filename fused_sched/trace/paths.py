@@ -6,13 +6,10 @@ import dis
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from types import FrameType, TracebackType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 from .operations import Graph, Interval, Node, Ranges
-
-T = TypeVar("T")
 
 MAX_PATHS = 256
 MAX_DECISIONS = 256  # on one path
@@ -35,15 +32,8 @@ class Stop(BaseException):
     """Ends a traced run; not an Exception, so that a function's own handlers do not take it for an error."""
 
 
-@dataclass(frozen=True)
-class Folded:
-    """All paths of a function as values of one graph.
-
-    Attributes:
-        values: what it returns, where it returns.
-        trap: not 0 where it raises.
-        paths: how many there were.
-    """
+class Folded(NamedTuple):
+    """All paths as values of one graph: what is returned; a trap, not 0 where it raises; how many paths."""
 
     values: tuple[Node, ...]
     trap: Node
@@ -65,7 +55,8 @@ class Explorer:
         self.graph = Graph()
         self.limits = {name: bounds for name, (bounds, _) in inputs.items()}
         self.inputs = {name: self.graph.input(name, whole=whole) for name, (_, whole) in inputs.items()}
-        self.events, self._lines = MAX_EVENTS * scale, MAX_LINES * scale
+        self.events, self._most_lines = MAX_EVENTS * scale, MAX_LINES * scale
+        self._lines = self._most_lines  # that are left
         self.lines_of_a_path = 0  # that one call runs, about
         self.horizon = LAST_STEP  # integers are exact up to this step
         self.points: set[int] = set()  # steps worth checking: where a decision changes
@@ -81,27 +72,37 @@ class Explorer:
         taken: list[_Taken] = []
         pending: list[list[bool]] = [[]]
         errors: list[Exception] = []
-
-        def explore() -> None:
+        previous = sys.gettrace()
+        try:
+            sys.settrace(self._of_call)
             while pending:
                 if len(taken) >= MAX_PATHS:
                     raise Untraceable(f"it has more than {MAX_PATHS} paths, where a program computes all of them")
                 path = Path(self, pending.pop())
                 taken.append((path.decisions, path.run(function, errors)))
                 pending.extend(path.open)
-
-        limit = LineLimit(self._lines, _is_traced, self._run_too_long, _refuse_unknown)
-        limit.run(explore)
-        self.lines_of_a_path = (self._lines - limit.left) // len(taken)
+        finally:
+            sys.settrace(previous)  # whatever interrupts it
+        self.lines_of_a_path = (self._most_lines - self._lines) // len(taken)
         values, trap = self._fold(taken, 0)
         if values is None:
-            shown = " ".join(str(errors[0]).split())
+            shown = " ".join(BaseException.__str__(errors[0]).split())
             raise Untraceable(f"it raises {type(errors[0]).__name__} ({shown}) at every step")
         return Folded(values, trap, len(taken))
 
-    def _run_too_long(self) -> Stop:
-        self.reason = self.reason or f"it runs more than {self._lines:,} lines: {ENDLESS}"
-        return Stop()
+    def _of_call(self, frame: FrameType, event: str, argument: Any) -> Any:
+        return self._of_line if _is_traced(frame) else None
+
+    def _of_line(self, frame: FrameType, event: str, argument: Any) -> Any:
+        """Count lines, of loops without an end too, and look at exceptions before any handler does."""
+        if event == "line":
+            self._lines -= 1
+            if self._lines < 0:
+                self.reason = self.reason or f"it runs more than {self._most_lines:,} lines: {ENDLESS}"
+                raise Stop
+        elif event == "exception":
+            _refuse_unknown(argument[1], argument[2])
+        return self._of_line
 
     def _fold(self, taken: list[_Taken], depth: int) -> tuple[tuple[Node, ...] | None, Node]:
         decisions, values = taken[0]
@@ -164,7 +165,7 @@ class Path:
         except Untraceable as error:
             reason = error.reason
         except Exception as error:
-            errors.append(error.with_traceback(None))
+            errors.append(BaseException.with_traceback(error, None))
         else:
             reason = self.text
         finally:
@@ -250,8 +251,9 @@ def _refuse_unknown(error: Any, traceback: TracebackType) -> None:
     while traceback.tb_next is not None:
         traceback = traceback.tb_next
     raised = traceback.tb_frame.f_code.co_code[traceback.tb_lasti] == _RAISE
-    if not raised or str(error).startswith("exceptions must derive"):
-        shown = " ".join(f"{type(error).__name__}: {error}".split())
+    said = BaseException.__str__(error)
+    if not raised or said.startswith("exceptions must derive"):
+        shown = " ".join(f"{type(error).__name__}: {said}".split())
         raise current().stop(f"{shown}, where the function may not raise that")
 
 
@@ -270,47 +272,40 @@ def traced_frame() -> FrameType | None:
     return frame
 
 
-# -- code that runs for too long ------------------------------------------------------------------------
+# -- what a traced function must not see of ours ------------------------------------------------------------
 
 
-class LineLimit:
-    """At most ``left`` more lines in this thread: at one more an exception is raised there, once.
+class Guarded:
+    """Base of what a traced function gets in place of something: reading a name of it ends the trace.
 
-    Code that swallows the exception goes on.
-
-    Args:
-        left: lines.
-        counts: whether those of a frame count.
-        expired: gives the exception.
-        raised: is given every exception that comes into such a frame, and its traceback, before any handler.
+    What is in slots is read by their getters. Names like ``__class__`` are read by Python itself alone, see code.py.
     """
 
-    def __init__(
-        self,
-        left: int,
-        counts: Callable[[FrameType], bool],
-        expired: Callable[[], BaseException],
-        raised: Callable[[Any, TracebackType], None] | None = None,
-    ) -> None:
-        self.left, self._counts, self._expired, self._raised = left, counts, expired, raised
+    __slots__ = ()
 
-    def run(self, function: Callable[[], T]) -> T:
-        """``function()``. What traced this thread before is put back, whatever interrupts it."""
-        previous = sys.gettrace()
-        try:
-            sys.settrace(self._of_call)
-            return function()
-        finally:
-            sys.settrace(previous)
+    def _what(self) -> str:
+        return f"a {type(self).__name__}"
 
-    def _of_call(self, frame: FrameType, event: str, argument: Any) -> Any:
-        return self._of_line if self._counts(frame) else None
+    def __getattribute__(self, name: str) -> Any:
+        if name.startswith("__"):
+            return super().__getattribute__(name)
+        raise current().stop(f"it uses .{name} of {type(self)._what(self)}")
 
-    def _of_line(self, frame: FrameType, event: str, argument: Any) -> Any:
-        if event == "line":
-            self.left -= 1
-            if self.left < 0:
-                raise self._expired()
-        elif event == "exception" and self._raised is not None:
-            self._raised(argument[1], argument[2])
-        return self._of_line
+    def __setattr__(self, name: str, value: Any = None) -> None:
+        raise current().stop(f"it assigns to .{name} of {type(self)._what(self)}")
+
+    __delattr__ = __setattr__
+
+    def __repr__(self) -> str:
+        return current().placeholder(type(self)._what(self))
+
+
+_errors: dict[Any, Any] = {}
+
+
+def error(kind: type[Exception], why: str) -> Exception:
+    """An exception in Python's place; of it, the function can see the class alone."""
+    if kind not in _errors:
+        members = {"__str__": Guarded.__repr__, "_what": lambda self: "an exception"}
+        _errors[kind] = type(kind.__name__, (Guarded, kind), members)
+    return _errors[kind](why)  # type: ignore[no-any-return]

@@ -3,7 +3,7 @@
 A function is rebuilt so that all that it reads from outside passes through ``wrap``:
 
 - int, float, bool, str, bytes, None, and numpy's float64 pass as they are;
-- lists, tuples, dicts, Counters, sets and frozensets are copied, and watched element by element;
+- lists, tuples, dicts, sets and frozensets are copied, and watched element by element;
 - Python functions, methods and partials are rebuilt likewise; of what is compiled, ``CALLS`` names what has a rule;
 - of modules, classes and objects, attributes are read as long as reading them runs no code, and watched.
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 import builtins
 import functools
 import types
+from abc import ABCMeta
 from collections.abc import Callable
 from typing import Any
 
@@ -22,15 +23,14 @@ from . import builtin_functions
 from .code import prepared
 from .containers import COPIES, copy_of
 from .mathematics import CALLS
-from .paths import current
-from .symbol import Sym, is_numpy_float
-from .views import PLAIN_LOOKUPS, Call, View, name_of, read_plain, real_of, shown
-from .watch import HEAP_TYPE, MISSING, Watch, in_classes, is_a
+from .paths import Guarded, current
+from .symbol import is_numpy_float
+from .views import Call, View, real_of, shown
+from .watch import HEAP_TYPE, MISSING, PLAIN_LOOKUPS, Watch, in_classes, is_a, name_of
 
 _SIMPLE = frozenset((int, float, bool, str, bytes, type(None), type(...), type(NotImplemented)))
 _ERRORS = {id(x) for x in vars(builtins).values() if type(x) is type and issubclass(x, Exception)}
 _BY_IDENTITY: Any = object.__hash__
-_OURS = (Sym, View, Call, *set(COPIES.values()))
 
 
 class Globals(dict[str, Any]):
@@ -41,11 +41,10 @@ class Globals(dict[str, Any]):
         self.box, self.real = box, real
 
     def __getitem__(self, name: str) -> Any:
-        value = self.real.get(name, MISSING)
-        self.box.watch.variable(self.real, name, value)
+        value = self.box.watch.variable(self.real, name)
         if value is MISSING:
-            self.box.watch.variable(vars(builtins), name, vars(builtins).get(name, MISSING))
-            if name in vars(builtins) and name not in self.box.builtins:
+            known = self.box.watch.variable(vars(builtins), name)
+            if known is not MISSING and name not in self.box.builtins:
                 raise current().stop(f"it uses {name}, which is compiled and may do anything")
             raise KeyError(name)
         return self.box.wrap(value)
@@ -72,7 +71,7 @@ class Sandbox:
     def wrap(self, value: Any) -> Any:
         """What the traced function gets for a value from outside."""
         kind = type(value)
-        if kind in _SIMPLE or kind in _OURS or is_numpy_float(kind):
+        if kind in _SIMPLE or issubclass(kind, Guarded) or is_numpy_float(kind):
             return value
         found = self._views.get(id(value))
         if found is None:
@@ -97,11 +96,10 @@ class Sandbox:
         return View(self, value)
 
     def _of_partial(self, value: Any) -> Callable[..., Any]:
-        for part in ("func", "args", "keywords"):
-            self.watch.part(value, part, getattr(value, part))
-        self.watch.elements(value.keywords)
-        named = {k: self.wrap(v) for k, v in value.keywords.items()}
-        return functools.partial(self.wrap(value.func), *map(self.wrap, value.args), **named)
+        function, given, keywords = (self.watch.part(value, part) for part in ("func", "args", "keywords"))
+        self.watch.elements(keywords)
+        named = {k: self.wrap(v) for k, v in keywords.items()}
+        return functools.partial(self.wrap(function), *map(self.wrap, given), **named)
 
     def call(self, view: View, real: Any) -> Callable[..., Any]:
         """What calling an object or a class does."""
@@ -109,21 +107,18 @@ class Sandbox:
             if type(real) is type and (real is type or real in CALLS):
                 return self.class_of if real is type else CALLS[real]
             raise current().stop(f"it makes an object of {name_of(real)}")
-        method, _ = read_plain(type(real), "__call__")
-        if type(method) is not types.FunctionType:
+        method = self.watch.of_class(real, "__call__")
+        if type(type(real)) not in (type, ABCMeta) or type(method) is not types.FunctionType:
             raise current().stop(f"it calls {shown(real)}, which is compiled and may do anything")
-        if type(real).__getattribute__ not in PLAIN_LOOKUPS:
+        if self.watch.of_class(real, "__getattribute__") not in PLAIN_LOOKUPS:
             raise current().stop(f"it calls {shown(real)}, which defines __getattribute__")
-        self.watch.kind(real)
-        self.watch.attribute(type(real), "__call__")
         return functools.partial(self.wrap(method), view)
 
     def class_of(self, value: Any) -> Any:
         """The class that a value has for the traced function."""
-        real = real_of(value)
         if type(value) is View:
-            self.watch.kind(real)
-        return self.wrap(builtin_functions.class_of(real))
+            self.watch.kind(real_of(value))
+        return self.wrap(builtin_functions.class_of(value))
 
     def bind(self, value: Any, name: str, view: Any, owner: type) -> Any:
         """What attribute lookup makes of a value found in a class."""
@@ -167,24 +162,21 @@ class Sandbox:
         variables = self._globals.get(id(function.__globals__))
         if variables is None:
             variables = self._globals[id(function.__globals__)] = Globals(self, function.__globals__)
-        for part in ("__code__", "__defaults__"):
-            self.watch.part(function, part, getattr(function, part))
+        self.watch.part(function, "__code__")
         cells = tuple(map(self._cell, function.__closure__ or ()))
-        defaults = tuple(map(self.wrap, function.__defaults__ or ())) or None
+        defaults = tuple(map(self.wrap, self.watch.part(function, "__defaults__") or ())) or None
         made = types.FunctionType(code, variables, function.__name__, defaults, cells)
-        self.watch.part(function, "__kwdefaults__", function.__kwdefaults__)
-        if function.__kwdefaults__:
-            self.watch.elements(function.__kwdefaults__)
-            made.__kwdefaults__ = {k: self.wrap(v) for k, v in function.__kwdefaults__.items()}
+        keywords = self.watch.part(function, "__kwdefaults__")
+        if keywords:
+            self.watch.elements(keywords)
+            made.__kwdefaults__ = {k: self.wrap(v) for k, v in keywords.items()}
         return made
 
     def _cell(self, cell: types.CellType) -> types.CellType:
         try:
-            value = cell.cell_contents
+            return types.CellType(self.wrap(self.watch.part(cell, "cell_contents")))
         except ValueError:
             raise current().stop("it reads a variable of an enclosing function that has no value yet") from None
-        self.watch.cell(cell, value)
-        return types.CellType(self.wrap(value))
 
 
 def _hashable(value: Any) -> bool:
