@@ -11,26 +11,7 @@ from typing import Any
 
 from .operations import Node
 from .paths import current, error
-from .symbol import (
-    INTS,
-    Sym,
-    apply,
-    bounds,
-    by_periods,
-    checked_pow,
-    finite,
-    is_,
-    is_infinite,
-    kind_of,
-    lift,
-    may_be,
-    node_of,
-    number_kind,
-    positive_zero,
-    refuse_jump,
-    to_integer,
-    whole,
-)  # fmt: skip
+from .symbol import INTS, Sym, apply, bounds, finite, is_, is_infinite, kind_of, lift, node_of, to_integer, whole
 
 Rule = Callable[..., Any]
 CALLS: dict[Any, Rule] = {}  # compiled function -> what is called instead of it
@@ -108,7 +89,7 @@ def _domain(rule: Rule) -> Rule:
 def _fmod(x: Sym, y: Sym) -> Sym:
     if is_infinite(x):
         raise error(ValueError, "math domain error")
-    return _copysign(by_periods("mod", abs(x), abs(y)), x)
+    return _copysign(abs(x) % abs(y), x)
 
 
 def _copysign(a: Any, b: Any) -> Sym:
@@ -146,7 +127,7 @@ _MATH: dict[str, Rule] = {
     "trunc": lambda x: to_integer(x, "trunc"),
     "degrees": lambda x: apply("mul", "float", x, 180.0 / math.pi),
     "radians": lambda x: apply("mul", "float", x, math.pi / 180.0),
-    "pow": _domain(lambda x, y: checked_pow(x, y, "float")), "fmod": _domain(_fmod), "copysign": _copysign,
+    "pow": _domain(lambda x, y: x**y), "fmod": _domain(_fmod), "copysign": _copysign,
     "isclose": _isclose, **_TESTS,
 }  # fmt: skip
 for _name, _real in vars(math).items():
@@ -177,21 +158,19 @@ def _ufunc(name: str) -> Rule:
             raise current().stop(f"numpy.{name}() of arrays or truth values, or with options")
         if all(kind_of(x) in INTS for x in xs):
             if name in _OF_INTS:
-                return positive_zero(apply(_OF_INTS[name], "numpy int", *xs))
+                return apply(_OF_INTS[name], "numpy int", *xs)
             if name in _ROUNDED or name == "power":
                 raise current().stop(f"numpy.{name}() of ints, which has rules of its own")
         if name in _OWN_ROUNDING:
             return apply(_OWN_ROUNDING[name], "numpy", *xs, value="numpy")
-        if name in _ROUNDED:
-            return whole(name, Sym(node_of(xs[0]), "numpy"))
+        if name in _ROUNDED or name == "rint":
+            return whole(_EXACT.get(name, name), xs[0], "numpy")
         if name in ("minimum", "maximum"):
             floats = [node_of(x) for x in xs if kind_of(x) not in INTS]
             if any(bounds(x).nan for x in xs):
                 raise current().stop(f"numpy.{name}() of what may be a NaN")
-            if all(may_be(x, 0.0) for x in xs) and any(map(_may_be_minus_zero, floats)):
+            if all(bounds(x).has(0.0) for x in xs) and any(map(_may_be_minus_zero, floats)):
                 raise current().stop(f"numpy.{name}() of zeros, whose sign depends on the machine")
-        if name == "rint":
-            refuse_jump(xs[0])
         return apply(_EXACT[name], "numpy", *xs)
 
     return rule
@@ -219,7 +198,8 @@ def _clip(a: Any, a_min: Any = None, a_max: Any = None, **named: Any) -> Any:
 
 def _where(condition: Any, a: Any, b: Any) -> Any:
     x, y = number(a), number(b)
-    if number_kind(x, y) in INTS or "bool" in kind_of(x) + kind_of(y):
+    kinds = {kind_of(x), kind_of(y)}
+    if kinds <= set(INTS) or kinds & {"bool", "numpy bool"}:
         raise current().stop("numpy.where() of ints or truth values")
     return apply("where", "numpy array", number(condition), x, y)
 

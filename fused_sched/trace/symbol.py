@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +25,7 @@ _NUMPYS = {"numpy bool": "bool_", "numpy int": "int64", "numpy": "float64", "num
 _KINDS = ["bool", "int", "numpy int", "float", "numpy"]  # the kind of a sum is the later one
 _NO_NUMBERS = (str, bytes, type(None), tuple, list, dict, set, frozenset, Guarded, Exception)
 INTS = ("int", "numpy int")
+_SIGNED_ZEROS = ("neg", "mul", "floordiv", "mod", "floor", "ceil", "trunc", "round")
 
 
 class Sym(Guarded):
@@ -72,7 +74,7 @@ class Sym(Guarded):
         return repr(self)
 
     def __neg__(self) -> Sym:
-        return positive_zero(apply("neg", number_kind(self), self))
+        return apply("neg", number_kind(self), self)
 
     def __pos__(self) -> Sym:
         return Sym(node_of(self), number_kind(self))
@@ -136,35 +138,30 @@ def number_kind(*values: Sym) -> str:
 
 
 def apply(op: str, kind: str, *operands: Any, value: Any = None) -> Sym:
-    """The result of an operation of the program on symbolic operands, nodes and numbers."""
+    """The result of an operation of the program on symbolic operands and numbers.
+
+    An int has no -0, and is computed exactly as far as float64 holds all whole numbers.
+    """
     path = current()
     path.event()
-    const = path.explorer.graph.const
-    nodes = [node_of(x) if type(x) is Sym else x if type(x) is Node else const(x) for x in operands]
-    return exact(Sym(path.explorer.graph.apply(op, *nodes, value=value), kind))
-
-
-def exact(x: Sym) -> Sym:
-    """``x``; an int is computed exactly as far as float64 holds all whole numbers."""
-    if kind_of(x) not in INTS:
-        return x
-    path = current()
-    for horizon in (LAST_STEP, 2**31 + 1, 10**7):
-        low, high, _ = (path.ranges if horizon == LAST_STEP else path.nearer(horizon)).bounds(node_of(x))
-        if low >= -EXACT and high <= EXACT:
-            path.explorer.horizon = min(path.explorer.horizon, horizon)
-            return x
-    raise path.stop(NOT_EXACT)
+    graph = path.explorer.graph
+    node = graph.apply(op, *(node_of(x) if type(x) is Sym else graph.const(x) for x in operands), value=value)
+    if kind in INTS:
+        if op in _SIGNED_ZEROS and path.ranges.bounds(node).has(0.0):
+            node = graph.apply("add", node, graph.const(0.0))
+        for horizon in (LAST_STEP, 2**31 + 1, 10**7):
+            low, high, _ = (path.ranges if horizon == LAST_STEP else path.nearer(horizon)).bounds(node)
+            if low >= -EXACT and high <= EXACT:
+                path.explorer.horizon = min(path.explorer.horizon, horizon)
+                break
+        else:
+            raise path.stop(NOT_EXACT)
+    return Sym(node, kind)
 
 
 def bounds(x: Sym) -> Interval:
     """Between which numbers it lies on this path."""
     return current().ranges.bounds(node_of(x))
-
-
-def may_be(x: Sym, value: float) -> bool:
-    """Whether bounds allow ``value``."""
-    return bounds(x).has(value)
 
 
 def is_(op: str, a: Any, b: Any) -> bool:
@@ -174,7 +171,7 @@ def is_(op: str, a: Any, b: Any) -> bool:
 
 def is_infinite(x: Sym) -> bool:
     """Decide whether it is an infinity."""
-    return (may_be(x, math.inf) or may_be(x, -math.inf)) and is_("eq", abs(x), math.inf)
+    return bounds(x).endless and is_("eq", abs(x), math.inf)
 
 
 def is_whole(x: Sym) -> Sym:
@@ -182,21 +179,15 @@ def is_whole(x: Sym) -> Sym:
     return apply("eq", "bool", x, whole("floor", x))
 
 
-def positive_zero(x: Sym) -> Sym:
-    """An int has no -0."""
-    return apply("add", kind_of(x), x, 0.0) if kind_of(x) in INTS and may_be(x, 0.0) else x
-
-
-def whole(op: str, x: Sym) -> Sym:
-    """``x`` rounded to a whole number, where all evaluators give the same one."""
+def whole(op: str, x: Sym, kind: str = "") -> Sym:
+    """``x`` rounded to a whole number, where all evaluators give the same one; of its own kind by default."""
     refuse_jump(x)
-    return apply(op, number_kind(x), x)
+    return apply(op, kind or number_kind(x), x)
 
 
-def refuse_jump(x: Sym) -> None:
+def refuse_jump(*values: Sym) -> None:
     """End the trace where an operation jumps at values that evaluators have up to their last places only."""
-    gave = node_of(x).inexact
-    if gave:
+    for gave in filter(None, (node_of(x).inexact for x in values)):
         raise current().stop(
             f"it makes a whole number of what {gave} gave, whose last place is not the same on every device"
         )
@@ -210,7 +201,8 @@ def to_integer(x: Sym, op: str) -> Sym:
         raise error(ValueError, "cannot convert float NaN to integer")
     if is_infinite(x):
         raise error(OverflowError, "cannot convert float infinity to integer")
-    return positive_zero(exact(Sym(node_of(whole(op, x)), "int")))
+    number_kind(x)
+    return whole(op, x, "int")
 
 
 def concrete(x: Sym) -> int:
@@ -231,9 +223,8 @@ def concrete(x: Sym) -> int:
 # -- operators ---------------------------------------------------------------------------------------------
 
 
-def mul(a: Sym, b: Sym) -> Sym:
-    """Python's product; of ints it is an int, and so has no -0."""
-    return positive_zero(apply("mul", number_kind(a, b), a, b))
+def _plain(op: str, a: Sym, b: Sym) -> Sym:
+    return apply(op, number_kind(a, b), a, b)
 
 
 def _truediv(a: Sym, b: Sym) -> Sym:
@@ -246,15 +237,14 @@ def by_periods(op: str, a: Sym, b: Sym) -> Sym:
     kind = _divided(a, b)
     if kind == "numpy int":
         raise current().stop("it divides numpy's ints, which have rules of their own")
-    refuse_jump(a)
-    refuse_jump(b)
-    return positive_zero(apply(op, kind, a, b))
+    refuse_jump(a, b)
+    return apply(op, kind, a, b)
 
 
 def _divided(a: Sym, b: Sym) -> str:
     """The kind, after Python's ZeroDivisionError; numpy has none."""
     kind = number_kind(a, b)
-    if not kind.startswith("numpy") and may_be(b, 0.0) and is_("eq", b, 0.0):
+    if not kind.startswith("numpy") and bounds(b).has(0.0) and is_("eq", b, 0.0):
         raise error(ZeroDivisionError, "division by zero")
     return kind
 
@@ -268,7 +258,7 @@ def _power(a: Sym, b: Sym) -> Sym:
     # multiplied out or looked up, since the last place of a library's power need not be exact
     base, power = node_of(a), node_of(b)
     if power.is_const and power.value <= MOST_MULTIPLICATIONS:
-        return functools.reduce(mul, [a] * int(power.value), constant(1))
+        return functools.reduce(operator.mul, [a] * int(power.value), constant(1))
     of, most = (base.value if base.is_const else math.nan), bounds(b).high
     if abs(of) <= 1.0:  # 0, 1 or -1
         b, most = (by_periods("mod", b, constant(2)) if of else apply("min", "int", b, 1.0)), 1.0
@@ -281,7 +271,7 @@ def checked_pow(a: Sym, b: Sym, kind: str) -> Sym:
     """A float power, with Python's errors unless it is numpy's."""
     if kind == "numpy":
         return apply("pow", kind, a, b)
-    if may_be(a, 0.0) and bounds(b).low < 0 and is_("lt", b, 0.0) and is_("eq", a, 0.0) and is_("ne", b, -math.inf):
+    if bounds(a).has(0.0) and bounds(b).low < 0 and is_("lt", b, 0.0) and is_("eq", a, 0.0) and is_("ne", b, -math.inf):
         raise error(ZeroDivisionError, "0.0 cannot be raised to a negative power")
     power = node_of(b)
     known_whole = power.whole or (power.is_const and not math.isfinite(power.value))
@@ -306,7 +296,7 @@ def _bits(op: str, a: Sym, b: Sym) -> Sym:
     if op == "and" and n >= 0 and (n + 1) & n == 0:
         return by_periods("mod", a, constant(n + 1))
     if op == "lshift" and 0 <= n <= 52:
-        return mul(a, constant(2**n))
+        return apply("mul", "int", a, 2.0**n)
     if op == "rshift" and 0 <= n <= 52:
         return by_periods("floordiv", a, constant(2**n))
     raise current().stop(f"the bit operation {op!r} of a number that depends on the step")
@@ -333,10 +323,9 @@ def _install(name: str, rule: Callable[[Sym, Sym], Any]) -> None:
 
 
 _OPERATORS: dict[str, Callable[[Sym, Sym], Any]] = {
-    "add": lambda a, b: apply("add", number_kind(a, b), a, b),
-    "sub": lambda a, b: apply("sub", number_kind(a, b), a, b),
+    **{op: functools.partial(_plain, op) for op in ("add", "sub", "mul")},
     "divmod": lambda a, b: (by_periods("floordiv", a, b), by_periods("mod", a, b)),
-    "mul": mul, "truediv": _truediv, "pow": _power,
+    "truediv": _truediv, "pow": _power,
     **{op: functools.partial(by_periods, op) for op in ("floordiv", "mod")},
     **{op: functools.partial(_bits, op) for op in ("and", "or", "xor", "lshift", "rshift")},
     **{op: functools.partial(_compare, op) for op in ("lt", "le", "eq", "ne")},
