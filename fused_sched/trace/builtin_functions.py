@@ -18,7 +18,7 @@ from .containers import CLASS_OF, below, elements, members, numbers
 from .mathematics import CALLS
 from .paths import Guarded, current, traced_frame
 from .symbol import Sym, apply, bounds, kind_of, lift, node_of, to_integer
-from .views import Call, Super, View, as_object, box_of, real_of
+from .views import Call, Super, View, box_of, real_of, shown
 from .watch import is_a
 
 if TYPE_CHECKING:
@@ -110,22 +110,9 @@ def _compensated(values: list[Any], total: Any) -> Any:
 # -- objects and classes -----------------------------------------------------------------------------------
 
 
-def _hash(x: Any) -> int:
-    if type(x) is not Sym and issubclass(type(x), Guarded):
-        raise current().stop("hash() of an object")
-    return hash(x)
-
-
-def _callable(x: Any) -> bool:
-    if type(x) is View:
-        raise current().stop("callable() of an object")
-    return callable(x) and type(x) is not Sym
-
-
 def _isinstance(x: Any, classes: Any) -> bool:
-    if type(x) is View:
-        as_object(x, "__class__")
-        box_of(x).watch.part(box_of(x).watch.kind(real_of(x)), "__mro__")
+    if type(x) is View and box_of(x).watch.of_class(real_of(x), "__class__") is not object.__dict__["__class__"]:
+        raise current().stop(f"it asks for the class of {shown(real_of(x))}, which computes it")
     return _issubclass(class_of(x), classes)
 
 
@@ -187,7 +174,7 @@ CALLS.update({
     set: lambda x=(): set(elements(x)), frozenset: lambda x=(): frozenset(elements(x)),
     reversed: lambda x: iter(elements(x)[::-1]), sorted: _sorted,
     min: _smaller_or_larger("min"), max: _smaller_or_larger("max"), sum: _sum, isinstance: _isinstance,
-    hash: _hash, issubclass: _issubclass, callable: _callable, getattr: _attribute(getattr),
+    issubclass: _issubclass, getattr: _attribute(getattr),
     hasattr: _attribute(hasattr), iter: lambda x: iter(x),
     next: lambda x, *default: next(x, *default),
     functools.reduce: lambda function, values, *start: functools.reduce(function, elements(values), *start),

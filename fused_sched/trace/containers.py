@@ -104,7 +104,7 @@ class Copy(Guarded):
             return super().__getattribute__(name)
         items: Any = self
         method = _get if name == "get" else getattr(real, name)
-        return Call(getattr(real(), name), functools.partial(method, items), bound=True)
+        return Call(getattr(real(), name), functools.partial(method, items))
 
     def __getitem__(self: Any, key: Any) -> Any:
         real = CLASS_OF[type(self)]

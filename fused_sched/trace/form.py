@@ -105,7 +105,9 @@ def emit_form(
     for op, value, places in form.lines:
         operands = [values[p] for p in places]
         if op == "const":
-            values.append(_constant(b, [f.constants[value] for f in forms]))
+            numbers = [f.constants[value] for f in forms]
+            alike = len(set(map(repr, numbers))) == 1
+            values.append(b.const(b.free_name("c"), numbers[0] if alike else numbers))
         elif op == "input":
             values.append(inputs[value]())
         elif op in ("lookup", "count_lt"):
@@ -116,27 +118,24 @@ def emit_form(
     return tuple(values[k] for k in form.results), None if form.trap is None else values[form.trap]
 
 
-def _constant(b: Builder, numbers: Sequence[float]) -> Value:
-    same = all(repr(x) == repr(numbers[0]) for x in numbers)
-    return b.const(b.free_name("c"), numbers[0] if same else list(numbers))
-
-
 def _table(b: Builder, tables: Sequence[tuple[float, ...]]) -> tuple[str, int]:
     name, n = b.free_name("t"), len(tables[0])
-    if all(repr(t) == repr(tables[0]) for t in tables):
-        b.table(name, tables[0])
-    else:
-        b.table(name, [t[row] for row in range(n) for t in tables], width=len(tables))
+    width = 1 if len(set(map(repr, tables))) == 1 else len(tables)
+    b.table(name, [t[row] for row in range(n) for t in tables[:width]], width=width)
     return name, n
 
 
-def emit_groups(b: Builder, forms: Sequence[Form], inputs: Mapping[str, Callable[[], Value]]) -> tuple[Value, ...]:
-    """One form for each param group; equal structures become one with a constant for each group. Where one raises,
-    the program traps.
+def emit_groups(
+    b: Builder, forms: Sequence[Form], inputs: Mapping[str, Callable[[], Value]], *, same_for_all: bool = False
+) -> tuple[Value, ...]:
+    """One form for each param group, or the first for all; where one raises, the program traps.
+
+    Equal structures become one with a constant for each group; others are selected by the number of their kind.
 
     Raises:
         Untraceable: the groups differ too much for one program.
     """
+    forms = forms[:1] if same_for_all else forms
     kinds: dict[Any, list[int]] = {}
     for g, form in enumerate(forms):  # a trap stops all groups together, so its condition cannot have numbers of each
         kinds.setdefault(form.signature if form.trap is None else form.identity, []).append(g)

@@ -86,7 +86,7 @@ def _domain(rule: Rule) -> Rule:
     return call
 
 
-def _fmod(x: Sym, y: Sym) -> Sym:
+def _fmod(x: Any, y: Any) -> Sym:
     if is_infinite(x):
         raise error(ValueError, "math domain error")
     return _copysign(abs(x) % abs(y), x)

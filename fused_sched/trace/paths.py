@@ -6,6 +6,7 @@ import dis
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import FrameType, TracebackType
 from typing import Any, NamedTuple
 
@@ -95,27 +96,24 @@ class Explorer:
 
     def _of_line(self, frame: FrameType, event: str, argument: Any) -> Any:
         """Count lines, of loops without an end too, and look at exceptions before any handler does."""
-        if event == "line":
-            self._lines -= 1
-            if self._lines < 0:
-                self.reason = self.reason or f"it runs more than {self._most_lines:,} lines: {ENDLESS}"
-                raise Stop
-        elif event == "exception":
+        if event == "exception":
             _refuse_unknown(argument[1], argument[2])
+        self._lines -= event == "line"
+        if self._lines < 0:
+            self.reason = self.reason or f"it runs more than {self._most_lines:,} lines: {ENDLESS}"
+            raise Stop
         return self._of_line
 
     def _fold(self, taken: list[_Taken], depth: int) -> tuple[tuple[Node, ...] | None, Node]:
         decisions, values = taken[0]
         if len(decisions) == depth:
             return values, self.graph.const(0.0 if values is not None else 1.0)
-        condition, where = decisions[depth][0], self.graph.apply
+        where = partial(self.graph.apply, "where", decisions[depth][0])
         sides = [[one for one in taken if one[0][depth][1] is truth] for truth in (True, False)]
         (true, true_trap), (false, false_trap) = (self._fold(side, depth + 1) for side in sides)
-        if true is None or false is None:
-            values = false if true is None else true
-        else:
-            values = tuple(where("where", condition, a, b) for a, b in zip(true, false, strict=True))
-        return values, where("where", condition, true_trap, false_trap)
+        both = () if true is None or false is None else zip(true, false, strict=True)
+        values = tuple(where(a, b) for a, b in both) or true or false
+        return values, where(true_trap, false_trap)
 
 
 class _Running(threading.local):
@@ -146,8 +144,6 @@ class Path:
         self.facts: dict[Node, bool] = {}
         self.text: str | None = None  # why the text of a symbolic number must not reach the result
 
-    # -- running -----------------------------------------------------------------------------------------------
-
     def run(self, function: Callable[[], Any], errors: list[Exception]) -> Any:
         """What the function returns; None where it raises what is appended to ``errors``.
 
@@ -158,6 +154,7 @@ class Path:
         try:
             _running.path = self
             result = function()
+            reason = self.text
         except Stop:
             pass
         except RecursionError:
@@ -166,8 +163,6 @@ class Path:
             reason = error.reason
         except Exception as error:
             errors.append(BaseException.with_traceback(error, None))
-        else:
-            reason = self.text
         finally:
             _running.path = outer
         reason = self.explorer.reason or reason
@@ -177,19 +172,13 @@ class Path:
 
     def stop(self, reason: str) -> Stop:
         """The signal to raise: ends all paths, also when the function's own handlers swallow it."""
-        self.explorer.reason = self.explorer.reason or self.located(reason)
+        self.explorer.reason = self.explorer.reason or _located(reason)
         return Stop()
 
     def placeholder(self, what: str) -> str:
         """Text that must not reach the result; in the message of an exception it may be."""
-        self.text = self.text or self.located(f"it makes text of {what}")
+        self.text = self.text or _located(f"it makes text of {what}")
         return f"<{what}>"
-
-    def located(self, reason: str) -> str:
-        """The reason in one line, with the line of the function that runs now."""
-        frame = traced_frame()
-        where = f"line {frame.f_lineno} of {frame.f_code.co_name}: " if frame else ""
-        return " ".join(f"{where}{reason}".split())
 
     def nearer(self, horizon: int) -> Ranges:
         """What is known if no whole input is beyond ``horizon``."""
@@ -208,36 +197,25 @@ class Path:
         if self.explorer.events < 0:
             raise self.stop(f"it computes with the step more than {MAX_EVENTS} times on all paths together")
 
-    # -- deciding ----------------------------------------------------------------------------------------------
-
     def decide(self, node: Node) -> bool:
         """The truth value of ``node`` on this path."""
         self.event()
-        known = self._known(node)
-        if known is None:
-            known = self.explorer.free(node)
-            if known is not None:
-                self.facts[node] = known
-        if known is not None:
-            return known
-        if len(self.decisions) < len(self.prefix):
-            truth = self.prefix[len(self.decisions)]
-        else:
-            if len(self.decisions) >= MAX_DECISIONS:
+        truth = bool(node.value) if node.is_const else self.facts.get(node)
+        if truth is None:
+            truth = self.ranges.bounds(node).truth
+        if truth is None:
+            truth = self.explorer.free(node)
+        if truth is None:
+            k = len(self.decisions)
+            if k >= max(MAX_DECISIONS, len(self.prefix)):
                 raise self.stop(f"it takes more than {MAX_DECISIONS} decisions on one path: {ENDLESS}")
-            truth = True
-            self.open.append([*(d for _, d in self.decisions), False])
-        self.decisions.append((node, truth))
+            truth = k >= len(self.prefix) or self.prefix[k]
+            if k >= len(self.prefix):
+                self.open.append([*(d for _, d in self.decisions), False])
+            self.decisions.append((node, truth))
+            self.ranges.assume(node, truth)
         self.facts[node] = truth
-        self.ranges.assume(node, truth)
         return truth
-
-    def _known(self, node: Node) -> bool | None:
-        if node.op == "const":
-            return bool(node.value)
-        if node in self.facts:
-            return self.facts[node]
-        return self.ranges.bounds(node).truth
 
 
 def _refuse_unknown(error: Any, traceback: TracebackType) -> None:
@@ -270,6 +248,13 @@ def traced_frame() -> FrameType | None:
     while frame is not None and not _is_traced(frame):
         frame = frame.f_back
     return frame
+
+
+def _located(reason: str) -> str:
+    """The reason in one line, with the line of the function that runs now."""
+    frame = traced_frame()
+    where = f"line {frame.f_lineno} of {frame.f_code.co_name}: " if frame else ""
+    return " ".join(f"{where}{reason}".split())
 
 
 # -- what a traced function must not see of ours ------------------------------------------------------------

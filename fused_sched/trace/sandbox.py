@@ -57,6 +57,7 @@ class Sandbox:
         self.watch = Watch()
         self._views: dict[int, tuple[Any, Any]] = {}
         self._globals: dict[int, Globals] = {}
+        self._rebuilt: dict[int, types.FunctionType] = {}
         self.overrides: dict[tuple[int, str], Any] = {}  # (id of an object, attribute) -> what reading it gives
         self.builtins: dict[str, Any] = builtin_functions.table(self)
 
@@ -65,13 +66,13 @@ class Sandbox:
 
     def __exit__(self, *error: Any) -> None:
         """Let go of all that was wrapped: the stand-ins have the sandbox."""
-        for known in (self._views, self._globals, self.overrides, self.builtins):
-            known.clear()
+        for known in (self._views, self._globals, self._rebuilt, self.overrides, self.builtins):
+            known.clear()  # type: ignore[attr-defined]
 
     def wrap(self, value: Any) -> Any:
         """What the traced function gets for a value from outside."""
         kind = type(value)
-        if kind in _SIMPLE or issubclass(kind, Guarded) or is_numpy_float(kind):
+        if kind in _SIMPLE or id(value) in _ERRORS or issubclass(kind, Guarded) or is_numpy_float(kind):
             return value
         found = self._views.get(id(value))
         if found is None:
@@ -80,26 +81,22 @@ class Sandbox:
 
     def _stand_in(self, value: Any, kind: type) -> Any:
         if kind is types.FunctionType:
-            return value if type(value.__globals__) is Globals else Call(value, self._rebuilding(value))
+            return value if type(value.__globals__) is Globals else Call(value, functools.partial(self._run, value))
         if kind is types.MethodType:
-            return Call(value, functools.partial(self.wrap(value.__func__), self.wrap(value.__self__)), bound=True)
+            return Call(value, functools.partial(self.wrap(value.__func__), self.wrap(value.__self__)))
         if kind is functools.partial:
-            return Call(value, self._of_partial(value))
+            function, given, keywords = (self.watch.part(value, part) for part in ("func", "args", "keywords"))
+            self.watch.elements(keywords)
+            named = {k: self.wrap(v) for k, v in keywords.items()}
+            return Call(value, functools.partial(self.wrap(function), *map(self.wrap, given), **named))
         if kind in COPIES:
             self.watch.elements(value)
             return copy_of(value, self.wrap)
-        if is_a(value, type):
-            if id(value) in _ERRORS:
-                return value
-        elif _hashable(value) and value in CALLS:
-            return Call(value, CALLS[value])
+        # of what is compiled, or numpy's, which is hashed: no code of the user's runs
+        known = kind.__module__ == "numpy" and kind.__hash__ is _BY_IDENTITY and not is_a(value, type)
+        if known or is_a(value, types.BuiltinFunctionType, types.MethodDescriptorType):
+            return Call(value, CALLS[value]) if value in CALLS else View(self, value)
         return View(self, value)
-
-    def _of_partial(self, value: Any) -> Callable[..., Any]:
-        function, given, keywords = (self.watch.part(value, part) for part in ("func", "args", "keywords"))
-        self.watch.elements(keywords)
-        named = {k: self.wrap(v) for k, v in keywords.items()}
-        return functools.partial(self.wrap(function), *map(self.wrap, given), **named)
 
     def call(self, view: View, real: Any) -> Callable[..., Any]:
         """What calling an object or a class does."""
@@ -124,28 +121,21 @@ class Sandbox:
         """What attribute lookup makes of a value found in a class."""
         if type(value) is types.FunctionType:
             made = self.wrap(value)
-            return made if real_of(view) is owner else Call(value, functools.partial(made, view), bound=True)
+            return made if real_of(view) is owner else Call(value, functools.partial(made, view))
         if type(value) is staticmethod:
             return self.wrap(value.__func__)
         if type(value) is classmethod:
-            return Call(value, functools.partial(self.wrap(value.__func__), self.wrap(owner)), bound=True)
+            return Call(value, functools.partial(self.wrap(value.__func__), self.wrap(owner)))
         if type(value).__flags__ & HEAP_TYPE:
             self.watch.of_class(value, "__get__")
         if in_classes(type(value).__mro__, "__get__") is not MISSING and not is_a(value, type):
             raise current().stop(f"it reads {name!r}, a {type(value).__name__} of {name_of(owner)}, which computes it")
         return self.wrap(value)
 
-    # -- functions ---------------------------------------------------------------------------------------------
-
-    def _rebuilding(self, function: types.FunctionType) -> Callable[..., Any]:
-        made: list[types.FunctionType] = []
-
-        def call(*arguments: Any, **named: Any) -> Any:
-            if not made:
-                made.append(self._rebuild(function))
-            return made[0](*arguments, **named)
-
-        return call
+    def _run(self, function: types.FunctionType, *arguments: Any, **named: Any) -> Any:
+        if id(function) not in self._rebuilt:
+            self._rebuilt[id(function)] = self._rebuild(function)
+        return self._rebuilt[id(function)](*arguments, **named)
 
     def _rebuild(self, function: types.FunctionType) -> types.FunctionType:
         """The same code over wrapped globals, closure and defaults.
@@ -177,10 +167,3 @@ class Sandbox:
             return types.CellType(self.wrap(self.watch.part(cell, "cell_contents")))
         except ValueError:
             raise current().stop("it reads a variable of an enclosing function that has no value yet") from None
-
-
-def _hashable(value: Any) -> bool:
-    # of what is compiled, or numpy's: no code of the user's runs
-    return is_a(value, types.BuiltinFunctionType, types.MethodDescriptorType) or (
-        type(value).__module__ == "numpy" and type(value).__hash__ is _BY_IDENTITY
-    )

@@ -51,7 +51,7 @@ class Sym(Guarded):
     def __getattribute__(self, name: str) -> Any:
         if name == "is_integer" and kind_of(self) in ("float", "numpy"):
             finite = functools.partial(apply, "lt", "bool", abs(self), math.inf)
-            return Call((0.0).is_integer, lambda: apply("and", "bool", finite(), is_whole(self)), bound=True)
+            return Call((0.0).is_integer, lambda: apply("and", "bool", finite(), is_whole(self)))
         return super().__getattribute__(name)
 
     def __bool__(self) -> bool:

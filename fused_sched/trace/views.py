@@ -38,33 +38,10 @@ class View(Guarded):
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         return box_of(self).call(self, real_of(self))(*arguments, **named)
 
-    def __bool__(self) -> bool:
-        return as_object(self, "__bool__", "__len__") is not None
-
-    def __hash__(self) -> int:
-        return id(as_object(self, "__hash__", "__eq__"))
-
-    def __eq__(self, other: Any) -> Any:
-        as_object(self, "__eq__")
-        return self is other
-
-    def __ne__(self, other: Any) -> Any:
-        as_object(self, "__eq__", "__ne__")
-        return self is not other
-
 
 _SET_BOX, _SET_REAL = View._box.__set__, View._real.__set__  # type: ignore[attr-defined]
 box_of: Callable[[View], Sandbox] = View._box.__get__  # type: ignore[attr-defined]
 _REAL: Callable[[View], Any] = View._real.__get__  # type: ignore[attr-defined]
-
-
-def as_object(view: View, *names: str) -> Any:
-    """The real one, if its class leaves these to ``object``; watched to stay so."""
-    real = real_of(view)
-    for name in names:
-        if box_of(view).watch.of_class(real, name) is not object.__dict__.get(name, MISSING):
-            raise current().stop(f"it uses {name} of {shown(real)}")
-    return real
 
 
 def _refusing(name: str) -> Callable[..., Any]:
@@ -81,7 +58,8 @@ _TWO_SIDED = (
 for _name in (
     "len", "iter", "next", "getitem", "contains", "reversed", "enter", "exit", "lt", "le", "gt", "ge", "neg", "pos",
     "abs", "invert", "index", "int", "float", "complex", "round", "trunc", "floor", "ceil", "str", "repr", "format",
-    "setitem", "delitem", "instancecheck", "subclasscheck", *_TWO_SIDED, *(f"r{name}" for name in _TWO_SIDED),
+    "setitem", "delitem", "instancecheck", "subclasscheck", "eq", "ne", "hash",
+    *_TWO_SIDED, *(f"r{name}" for name in _TWO_SIDED),
 ):  # fmt: skip
     setattr(View, f"__{_name}__", _refusing(f"__{_name}__"))
 
@@ -124,10 +102,10 @@ class Super(Guarded):
 class Call(Guarded):
     """A function, method or partial: calling it is all that can be done."""
 
-    __slots__ = ("_bound", "_made", "_real")
+    __slots__ = ("_made", "_real")
 
-    def __init__(self, real: Any, made: Callable[..., Any], *, bound: bool = False) -> None:
-        for slot, value in (("_real", real), ("_made", made), ("_bound", bound)):
+    def __init__(self, real: Any, made: Callable[..., Any]) -> None:
+        for slot, value in (("_real", real), ("_made", made)):
             object.__setattr__(self, slot, value)
 
     def _what(self) -> str:
@@ -136,16 +114,13 @@ class Call(Guarded):
     def __call__(self, *arguments: Any, **named: Any) -> Any:
         return _MADE(self)(*arguments, **named)
 
-    def __hash__(self) -> int:
-        if _BOUND(self):  # each time another object, and equal where function and object are
-            raise current().stop(f"it compares {name_of(real_of(self))}, a bound method")
-        return id(self)
+    def _refuse(self, *other: Any) -> Any:
+        raise current().stop(f"it compares {name_of(real_of(self))}")
 
-    def __eq__(self, other: Any) -> bool:
-        return hash(self) is not None and (type(other) is not Call or hash(other) is not None) and self is other
+    __eq__ = __ne__ = __hash__ = _refuse
 
 
-_REAL_CALL, _MADE, _BOUND = (getattr(Call, slot).__get__ for slot in ("_real", "_made", "_bound"))
+_REAL_CALL, _MADE = Call._real.__get__, Call._made.__get__  # type: ignore[attr-defined]
 
 
 def real_of(value: Any) -> Any:
