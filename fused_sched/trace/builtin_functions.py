@@ -43,49 +43,32 @@ def class_of(value: Any) -> Any:
 # -- numbers -----------------------------------------------------------------------------------------------
 
 
-def _float(x: Any = 0.0) -> Any:
-    return Sym(node_of(x), "float") if type(x) is Sym else float(x)
-
-
-def _int(x: Any = 0, *base: Any) -> Any:
-    return to_integer(x, "trunc") if type(x) is Sym else int(x, *base)
-
-
 def _bool(x: Any = False) -> Any:
-    if type(x) is not Sym:
-        return bool(x)
-    return x if kind_of(x) == "bool" else apply("ne", "bool", x, 0.0)
+    if type(x) is not Sym or kind_of(x) == "bool":
+        return x if type(x) is Sym else bool(x)
+    return apply("ne", "bool", x, 0.0)
 
 
-def _smaller_or_larger(name: str) -> Callable[..., Any]:
-    real = getattr(builtins, name)
-
+def _extreme(real: Callable[..., Any]) -> Callable[..., Any]:
     def of_two(a: Any, b: Any) -> Any:
         x, y = lift(a), lift(b)
         if x is None or y is None or kind_of(x) != kind_of(y) or kind_of(x) == "numpy bool":
-            return (b if b < a else a) if name == "min" else (b if b > a else a)
-        return apply(name, kind_of(x), x, y)
+            return b if (b < a if real is min else b > a) else a
+        return apply(real.__name__, kind_of(x), x, y)
 
     def extreme(*arguments: Any, **named: Any) -> Any:
         values = members(arguments[0]) if len(arguments) == 1 else list(arguments)
-        if named.get("key") is not None or not _symbolic(*values):
-            return real(values, **named)
-        return functools.reduce(of_two, values)
+        plain = named.get("key") is not None or not _symbolic(*values)
+        return real(values, **named) if plain else functools.reduce(of_two, values)
 
     return extreme
-
-
-def _sorted(values: Iterable[Any], **named: Any) -> list[Any]:
-    return sorted(elements(values) if named else members(values), **named)
 
 
 def _sum(values: Iterable[Any], start: Any = 0) -> Any:
     values = elements(values)
     if not _symbolic(start, *values):
         return sum(values, start)
-    if sys.version_info >= (3, 12):
-        return _compensated(values, start)
-    return functools.reduce(operator.add, values, start)
+    return _compensated(values, start) if sys.version_info >= (3, 12) else functools.reduce(operator.add, values, start)
 
 
 def _compensated(values: list[Any], total: Any) -> Any:
@@ -162,26 +145,26 @@ def _import(box: Sandbox) -> Callable[..., Any]:
 
 # -- the tables --------------------------------------------------------------------------------------------
 
-_AS_THEY_ARE: tuple[Any, ...] = (  # they ask their operands, which refuse by themselves
+_real: Any
+for _real in (  # they ask their operands, which refuse by themselves
     abs, any, all, len, pow, divmod, round, repr, format, str, dict, range, zip, enumerate, map, filter,
     slice, functools.partial, operator.itemgetter, itertools.chain, itertools.accumulate, itertools.islice,
     itertools.product, itertools.zip_longest, itertools.takewhile, itertools.dropwhile, itertools.starmap,
     itertools.pairwise,
-)  # fmt: skip
-CALLS.update(dict(zip(_AS_THEY_ARE, _AS_THEY_ARE, strict=True)))
+    *(x for n, x in vars(operator).items() if type(x) is types.BuiltinFunctionType and n not in ("is_", "is_not")),
+):  # fmt: skip
+    CALLS[_real] = _real
 CALLS.update({
-    float: _float, int: _int, bool: _bool, super: _super, list: elements, tuple: lambda x=(): tuple(elements(x)),
+    float: lambda x=0.0: Sym(node_of(x), "float") if type(x) is Sym else float(x),
+    int: lambda x=0, *base: to_integer(x, "trunc") if type(x) is Sym else int(x, *base),
+    bool: _bool, super: _super, list: elements, tuple: lambda x=(): tuple(elements(x)),
     set: lambda x=(): set(elements(x)), frozenset: lambda x=(): frozenset(elements(x)),
-    reversed: lambda x: iter(elements(x)[::-1]), sorted: _sorted,
-    min: _smaller_or_larger("min"), max: _smaller_or_larger("max"), sum: _sum, isinstance: _isinstance,
-    issubclass: _issubclass, getattr: _attribute(getattr),
-    hasattr: _attribute(hasattr), iter: lambda x: iter(x),
+    reversed: lambda x: iter(elements(x)[::-1]), min: _extreme(min), max: _extreme(max), sum: _sum,
+    sorted: lambda x, **named: sorted(elements(x) if named else members(x), **named), isinstance: _isinstance,
+    issubclass: _issubclass, getattr: _attribute(getattr), hasattr: _attribute(hasattr), iter: lambda x: iter(x),
     next: lambda x, *default: next(x, *default),
     functools.reduce: lambda function, values, *start: functools.reduce(function, elements(values), *start),
 })  # fmt: skip
-for _name in dir(operator):  # they do what the operators of their operands do
-    if isinstance(getattr(operator, _name), types.BuiltinFunctionType) and _name not in ("is_", "is_not"):
-        CALLS[getattr(operator, _name)] = getattr(operator, _name)
 
 
 def _search(real: Any, at_most: bool) -> None:
@@ -205,9 +188,7 @@ def table(box: Sandbox) -> dict[str, Any]:
     made: dict[str, Any] = {"NotImplemented": NotImplemented, "Ellipsis": ...}
     made["__import__"] = Call(builtins.__import__, _import(box))
     for name, real in vars(builtins).items():
-        if isinstance(real, type):
-            if real in CALLS or issubclass(real, Exception) or real in (object, type):
-                made[name] = box.wrap(real)
-        elif isinstance(real, types.BuiltinFunctionType) and real in CALLS:
+        function = isinstance(real, types.BuiltinFunctionType) and real in CALLS
+        if function or (isinstance(real, type) and (real in (*CALLS, object, type) or issubclass(real, Exception))):
             made[name] = box.wrap(real)
     return made

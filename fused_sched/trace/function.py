@@ -96,11 +96,10 @@ def trace(function: Callable[[int], Any], outputs: int = 1, *, sparse: bool = Fa
         Untraceable: it does what is not on the list, or not what a program can; its ``reason`` says what.
     """
     name = describe(function)
-    if not callable(function) or is_generator(_code_of(function)):
-        what = (
-            "it is a generator or coroutine, which returns no number" if callable(function) else "it cannot be called"
-        )
-        raise Untraceable(f"{name}: {what}")
+    if not callable(function):
+        raise Untraceable(f"{name}: it cannot be called")
+    if is_generator(_code_of(function)):
+        raise Untraceable(f"{name}: it is a generator or coroutine, which returns no number")
     with naming(name), quiet_numpy(), Sandbox() as box:
         explorer = Explorer({"step": (Interval(0.0, float(LAST_STEP)), True)})
         rebuilt = box.wrap(function)

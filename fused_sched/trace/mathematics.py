@@ -41,7 +41,7 @@ def number(x: Any) -> Sym:
     """A number as a symbolic one, as a C function takes it."""
     found = lift(x)
     if found is None:
-        raise TypeError(f"must be real number, not {type(x).__name__}")
+        raise error(TypeError, "must be real number")
     return found
 
 

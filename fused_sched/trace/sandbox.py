@@ -67,7 +67,7 @@ class Sandbox:
     def __exit__(self, *error: Any) -> None:
         """Let go of all that was wrapped: the stand-ins have the sandbox."""
         for known in (self._views, self._globals, self._rebuilt, self.overrides, self.builtins):
-            known.clear()  # type: ignore[attr-defined]
+            known.clear()
 
     def wrap(self, value: Any) -> Any:
         """What the traced function gets for a value from outside."""
@@ -132,7 +132,7 @@ class Sandbox:
             raise current().stop(f"it reads {name!r}, a {type(value).__name__} of {name_of(owner)}, which computes it")
         return self.wrap(value)
 
-    def _run(self, function: types.FunctionType, *arguments: Any, **named: Any) -> Any:
+    def _run(self, function: types.FunctionType, /, *arguments: Any, **named: Any) -> Any:
         if id(function) not in self._rebuilt:
             self._rebuilt[id(function)] = self._rebuild(function)
         return self._rebuilt[id(function)](*arguments, **named)

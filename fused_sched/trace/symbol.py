@@ -79,13 +79,6 @@ class Sym(Guarded):
     def __pos__(self) -> Sym:
         return Sym(node_of(self), number_kind(self))
 
-    def __invert__(self) -> Sym:
-        if kind_of(self) == "numpy bool":
-            return apply("not", "numpy bool", self)
-        if kind_of(self) not in ("bool", "int"):
-            raise current().stop("the bit operation ~ of a float")
-        return apply("sub", "int", -self, 1.0)
-
     def __abs__(self) -> Sym:
         return apply("abs", number_kind(self), self)
 

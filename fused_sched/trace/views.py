@@ -35,7 +35,7 @@ class View(Guarded):
     def __getattribute__(self, name: str) -> Any:
         return read(self, name)
 
-    def __call__(self, *arguments: Any, **named: Any) -> Any:
+    def __call__(self, /, *arguments: Any, **named: Any) -> Any:
         return box_of(self).call(self, real_of(self))(*arguments, **named)
 
 
@@ -111,7 +111,7 @@ class Call(Guarded):
     def _what(self) -> str:
         return name_of(real_of(self))
 
-    def __call__(self, *arguments: Any, **named: Any) -> Any:
+    def __call__(self, /, *arguments: Any, **named: Any) -> Any:
         return _MADE(self)(*arguments, **named)
 
     def _refuse(self, *other: Any) -> Any:
