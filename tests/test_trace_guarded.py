@@ -73,25 +73,27 @@ OUTSIDE: dict[str, Any] = {
     "operator": operator, "types": types,
 }  # fmt: skip
 
-MEMBERS = [
-    "",
-    "step.node step.kind step._node step._kind step.real step.imag step.numerator step.bit_length step._refuse step._what",
-    "(step/7).is_integer.func (step/7)._node (step>3).node (step>3)._kind",
-    "helper.real helper.made helper.bound helper.func helper._real helper._made helper._what helper.args helper.nothing",
-    "wrapped.__wrapped__ helper.__globals__ helper.__call__ helper.__class__ effect.real effect.made",
-    "partial.func partial.args partial.keywords partial.real partial.made partial._made",
-    "math.cos.real math.cos._made math.cos.__self__ abs.real abs._made abs._real np.exp.real np.exp.nin np.exp._made",
-    "CONFIG._box CONFIG._real CONFIG._fused_real CONFIG.__dict__ CONFIG.method.func CONFIG.method.real CONFIG.method._made",
-    "CONFIG.method.__func__ CONFIG.method.args Config._real math._box DERIVED.method(step) DERIVED.start(step)",
-    "DERIVED.real(step) int._real float._box type(step)._node type(helper)._made type(LIST)._what",
-    "LIST.append LIST._changes LIST._what LIST.__class__ LIST.sort LIST.copy.func LIST.index._made LIST.count.__self__",
-    "TUPLE._what TUPLE._changes DICT.update DICT._what DICT.get.func DICT.get._made DICT.get.args DICT.items.real DICT.pop",
-    "SET.add SET._refuse SET._what SET.union SET.pop COUNTER.update COUNTER.most_common COUNTER._keep_positive",
-    "range(3)._real zip.real zip._made map.func itertools.chain.from_iterable functools.partial.func",
-    "{1,2,step%3}.real (lambda: 0).gi_frame (x for x in LIST).gi_frame (x for x in LIST).gi_code (x for x in LIST).cr_frame",
-    "",
+MEMBERS = """
+step.node step.kind step._node step._kind step.real step.imag step.numerator step.bit_length step._refuse step._what
+(step/7).is_integer.func (step/7)._node (step>3).node (step>3)._kind
+helper.real helper.made helper.bound helper.func helper._real helper._made helper._what helper.args helper.nothing
+wrapped.__wrapped__ helper.__globals__ helper.__call__ helper.__class__ effect.real effect.made
+partial.func partial.args partial.keywords partial.real partial.made partial._made
+math.cos.real math.cos._made math.cos.__self__ abs.real abs._made abs._real np.exp.real np.exp.nin np.exp._made
+CONFIG._box CONFIG._real CONFIG._fused_real CONFIG.__dict__ CONFIG.method.func CONFIG.method.real CONFIG.method._made
+CONFIG.method.__func__ CONFIG.method.args Config._real math._box DERIVED.method(step) DERIVED.start(step)
+DERIVED.real(step) int._real float._box type(step)._node type(helper)._made type(LIST)._what
+LIST.append LIST._changes LIST._what LIST.__class__ LIST.sort LIST.copy.func LIST.index._made LIST.count.__self__
+TUPLE._what TUPLE._changes DICT.update DICT._what DICT.get.func DICT.get._made DICT.get.args DICT.items.real DICT.pop
+SET.add SET._refuse SET._what SET.union SET.pop COUNTER.update COUNTER.most_common COUNTER._keep_positive
+range(3)._real zip.real zip._made map.func itertools.chain.from_iterable functools.partial.func
+{1,2,step%3}.real (lambda: 0).gi_frame (x for x in LIST).gi_frame (x for x in LIST).gi_code (x for x in LIST).cr_frame
+"""
+NAMES = [
+    name
+    for line in MEMBERS.splitlines()
+    for name in re.findall(r"\S*\(x for[^)]*\)\S*|\S*\(lambda[^)]*\)\S*|\S+", line)
 ]
-NAMES = [name for line in MEMBERS for name in re.findall(r"\S*\(x for[^)]*\)\S*|\S*\(lambda[^)]*\)\S*|\S+", line)]
 
 # each gives a number that tells whether it got at something
 USES = {

@@ -62,10 +62,7 @@ class Form:
 
 
 def make_form(values: Sequence[Node], trap: Node, rename: Callable[[str], str] = str) -> Form:
-    """The lines that ``values`` and ``trap`` need.
-
-    Args:
-        rename: name of an input in the lines.
+    """The lines that ``values`` and ``trap`` need; ``rename`` gives the name of an input in them.
 
     Raises:
         Untraceable: the program would be too long.
@@ -79,15 +76,11 @@ def make_form(values: Sequence[Node], trap: Node, rename: Callable[[str], str] =
     constants: list[float] = []
     tables: list[tuple[float, ...]] = []
     for node in nodes:
-        value = node.value
-        if node.is_const:
-            constants.append(value)
-            value = len(constants) - 1
-        elif node.op == "input":
-            value = rename(value)
-        elif isinstance(value, tuple):
-            tables.append(value)
-            value = len(tables) - 1
+        value = rename(node.value) if node.op == "input" else node.value
+        if node.is_const or isinstance(value, tuple):
+            kept: list[Any] = constants if node.is_const else tables
+            kept.append(value)
+            value = len(kept) - 1
         lines.append((node.op, value, tuple(place[a] for a in node.args)))
     results = tuple(place[v] for v in values)
     return Form(tuple(lines), results, None if never else place[trap], tuple(constants), tuple(tables))
@@ -96,11 +89,7 @@ def make_form(values: Sequence[Node], trap: Node, rename: Callable[[str], str] =
 def emit_form(
     b: Builder, forms: Sequence[Form], inputs: Mapping[str, Callable[[], Value]]
 ) -> tuple[tuple[Value, ...], Value | None]:
-    """Append forms of one signature: one for each group, or a single one for all.
-
-    Returns:
-        The values, and the condition under which the function raises (None: never).
-    """
+    """Append forms of one signature, one for each group or a single one for all; the values, and where it raises."""
     form, values = forms[0], list[Value]()
     for op, value, places in form.lines:
         operands = [values[p] for p in places]
@@ -111,18 +100,13 @@ def emit_form(
         elif op == "input":
             values.append(inputs[value]())
         elif op in ("lookup", "count_lt"):
-            table, n = _table(b, [f.tables[value] for f in forms])
-            values.append(b.lookup(table, *operands) if op == "lookup" else b.count_below(table, n, *operands))
+            tables = [f.tables[value] for f in forms]
+            name, n, width = b.free_name("t"), len(tables[0]), 1 if len(set(map(repr, tables))) == 1 else len(tables)
+            b.table(name, [t[row] for row in range(n) for t in tables[:width]], width=width)
+            values.append(b.lookup(name, *operands) if op == "lookup" else b.count_below(name, n, *operands))
         else:
             values.append(b.op(op, *operands, library=value))
     return tuple(values[k] for k in form.results), None if form.trap is None else values[form.trap]
-
-
-def _table(b: Builder, tables: Sequence[tuple[float, ...]]) -> tuple[str, int]:
-    name, n = b.free_name("t"), len(tables[0])
-    width = 1 if len(set(map(repr, tables))) == 1 else len(tables)
-    b.table(name, [t[row] for row in range(n) for t in tables[:width]], width=width)
-    return name, n
 
 
 def emit_groups(

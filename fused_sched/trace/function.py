@@ -82,10 +82,9 @@ def promise(forms: Iterable[Form]) -> str:
 def trace(function: Callable[[int], Any], outputs: int = 1, *, sparse: bool = False) -> Traced:
     """A Python function of the step as a program.
 
-    It is not called. Its code is run on a symbolic step, once for each path through its decisions, in a sandbox that
-    lets nothing be changed and that has a closed list of what may be read (:mod:`fused_sched.trace.sandbox`). The
-    result is then compared, bit for bit and exception for exception, with that code run on numbers: around every
-    threshold and constant, and at steps spread up to 2**31.
+    It is not called. Its code is run on a symbolic step, once for each path through its decisions, in the sandbox
+    (:mod:`fused_sched.trace.sandbox`). The result is compared, bit for bit and exception for exception, with that
+    code run on numbers: around every constant and decision about the step, and at steps spread up to 2**31.
 
     Args:
         function: takes the step, an int from 0 on, and returns a number.

@@ -20,17 +20,23 @@ def shown(real: Any) -> str:
     return name_of(real) if type(real).__module__ in ("builtins", "functools", "numpy") else f"a {name_of(type(real))}"
 
 
-class View(Guarded):
-    """A module, a class or an object; for what is neither plain nor known, naming it is all that can be done."""
+class StandIn(Guarded):
+    """Base of those that stand for an object."""
 
-    __slots__ = ("_box", "_real")
-
-    def __init__(self, box: Sandbox, real: Any) -> None:
-        _SET_BOX(self, box)
-        _SET_REAL(self, real)
+    __slots__ = ("_real",)
 
     def _what(self) -> str:
         return shown(real_of(self))
+
+
+class View(StandIn):
+    """A module, a class or an object; for what is neither plain nor known, naming it is all that can be done."""
+
+    __slots__ = ("_box",)
+
+    def __init__(self, box: Sandbox, real: Any) -> None:
+        object.__setattr__(self, "_box", box)
+        object.__setattr__(self, "_real", real)
 
     def __getattribute__(self, name: str) -> Any:
         return read(self, name)
@@ -39,9 +45,7 @@ class View(Guarded):
         return box_of(self).call(self, real_of(self))(*arguments, **named)
 
 
-_SET_BOX, _SET_REAL = View._box.__set__, View._real.__set__  # type: ignore[attr-defined]
 box_of: Callable[[View], Sandbox] = View._box.__get__  # type: ignore[attr-defined]
-_REAL: Callable[[View], Any] = View._real.__get__  # type: ignore[attr-defined]
 
 
 def _refusing(name: str) -> Callable[..., Any]:
@@ -99,30 +103,28 @@ class Super(Guarded):
         return read(view, name, start)
 
 
-class Call(Guarded):
+class Call(StandIn):
     """A function, method or partial: calling it is all that can be done."""
 
-    __slots__ = ("_made", "_real")
+    __slots__ = ("_made",)
 
     def __init__(self, real: Any, made: Callable[..., Any]) -> None:
-        for slot, value in (("_real", real), ("_made", made)):
-            object.__setattr__(self, slot, value)
-
-    def _what(self) -> str:
-        return name_of(real_of(self))
+        object.__setattr__(self, "_made", made)
+        object.__setattr__(self, "_real", real)
 
     def __call__(self, /, *arguments: Any, **named: Any) -> Any:
         return _MADE(self)(*arguments, **named)
 
     def _refuse(self, *other: Any) -> Any:
-        raise current().stop(f"it compares {name_of(real_of(self))}")
+        raise current().stop(f"it compares {shown(real_of(self))}")
 
     __eq__ = __ne__ = __hash__ = _refuse
 
 
-_REAL_CALL, _MADE = Call._real.__get__, Call._made.__get__  # type: ignore[attr-defined]
+_MADE: Callable[[Call], Any] = Call._made.__get__  # type: ignore[attr-defined]
+_REAL: Callable[[StandIn], Any] = StandIn._real.__get__  # type: ignore[attr-defined]
 
 
 def real_of(value: Any) -> Any:
     """What a stand-in stands for; other values are themselves."""
-    return _REAL(value) if type(value) is View else _REAL_CALL(value) if type(value) is Call else value
+    return _REAL(value) if issubclass(type(value), StandIn) else value

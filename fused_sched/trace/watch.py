@@ -34,12 +34,6 @@ def in_classes(mro: Any, name: str) -> Any:
     return next((owner.__dict__[name] for owner in mro if name in owner.__dict__), MISSING)
 
 
-def _after(owner: Any, start: type) -> tuple[type, ...]:
-    """The classes in which ``super()`` looks."""
-    mro = type(owner).__mro__
-    return mro[mro.index(start) + 1 :]
-
-
 def _own(owner: Any, name: str) -> Any:
     """What the object's own dict has, whatever its class calls ``__dict__``; or MISSING."""
     for one in type(owner).__mro__:
@@ -47,13 +41,6 @@ def _own(owner: Any, name: str) -> Any:
         if is_a(found, GetSetDescriptorType, MemberDescriptorType):
             return found.__get__(owner).get(name, MISSING)  # type: ignore[union-attr]
     return MISSING
-
-
-def _in_slot(descriptor: MemberDescriptorType, owner: Any) -> Any:
-    try:
-        return descriptor.__get__(owner)
-    except AttributeError:
-        return MISSING
 
 
 class Unplain(Exception):
@@ -99,10 +86,10 @@ class Watch:
         if after is None:
             value = self.in_class(kind, name)
         else:
-            value = self._answer(("classes", after), owner, lambda one, key: in_classes(_after(one, after), key), name)
+            value = self._answer(("classes", after), owner, partial(_after, after), name)
         if hasattr(type(value), "__set__") or hasattr(type(value), "__delete__"):
             if type(value) is MemberDescriptorType:
-                return self._answer(("slot",), owner, lambda one, key: _in_slot(value, one), name), False
+                return self._answer(("slot",), owner, partial(_in_slot, value), name), False
             raise Unplain(f"it reads {name!r}, a {type(value).__name__} of {name_of(kind)}, which computes it")
         if after is None:
             own = _own(owner, name)
@@ -120,14 +107,14 @@ class Watch:
         for owner in kind.__mro__:
             value = owner.__dict__.get(name, MISSING)
             if owner.__flags__ & HEAP_TYPE:
-                self._entry(("class", id(owner), name), owner.__dict__, name)
+                self._note(("class", id(owner), name), *_entry(owner.__dict__, name, value))
             if value is not MISSING:
                 return value
         return MISSING
 
     def variable(self, variables: Any, name: str) -> Any:
         """A global variable, or MISSING."""
-        return self._entry(("variable", id(variables), name), variables, name)
+        return self._note(("variable", id(variables), name), *_entry(variables, name, variables.get(name, MISSING)))
 
     def part(self, owner: Any, name: str) -> Any:
         """Such a part of a function, cell or partial."""
@@ -150,13 +137,6 @@ class Watch:
     def _answer(self, how: tuple[Any, ...], owner: Any, ask: Callable[[Any, str], Any], name: str) -> Any:
         return self._note((*how, id(owner), name), ANSWER, owner, lambda one: ask(one, name), ask(owner, name))
 
-    def _entry(self, note: tuple[Any, ...], mapping: Any, name: str) -> Any:
-        """What a dict, or the dict of a class, has under this name, or MISSING."""
-        value = mapping.get(name, MISSING)
-        if type(mapping) not in (dict, MappingProxyType):
-            return self._note(note, ANSWER, mapping, methodcaller("get", name, MISSING), value)
-        return self._note(note, NO_ENTRY if value is MISSING else ENTRY, mapping, name, value)
-
     def _note(self, note: tuple[Any, ...], how: int, owner: Any, key: Any, value: Any) -> Any:
         # the sandbox has the owner while it traces, so that its id is its own
         if note not in self._facts:
@@ -173,6 +153,25 @@ class Watch:
     def changed(self) -> bool:
         """Whether something that was read is not what it was."""
         return look_at(self.facts)()
+
+
+def _entry(mapping: Any, name: str, value: Any) -> tuple[int, Any, Any, Any]:
+    if type(mapping) not in (dict, MappingProxyType):
+        return ANSWER, mapping, methodcaller("get", name, MISSING), value
+    return NO_ENTRY if value is MISSING else ENTRY, mapping, name, value
+
+
+def _after(start: type, owner: Any, name: str) -> Any:
+    """What ``super()`` finds."""
+    mro = type(owner).__mro__
+    return in_classes(mro[mro.index(start) + 1 :], name)
+
+
+def _in_slot(descriptor: MemberDescriptorType, owner: Any, name: str) -> Any:
+    try:
+        return descriptor.__get__(owner)
+    except AttributeError:
+        return MISSING
 
 
 def _weakly(x: Any) -> weakref.ref[Any] | None:
