@@ -111,6 +111,17 @@ def _swallow_base(step: int) -> float:
     return 1.0
 
 
+def _swallow_the_rest(step: int) -> float:
+    while True:
+        try:
+            SEEN.append(step)
+        except KeyError:
+            pass
+        except:  # noqa: E722
+            pass
+    return 1.0
+
+
 def _generator(step: int) -> Any:
     yield 1.0
 
@@ -197,6 +208,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "next": (functools.partial(lambda it, step: next(it), itertools.count()), r"__next__ of a itertools.count"),
     "setdefault": (lambda step: vars(random), r"it uses vars"),
     "bare except": (_swallow, r"has an except: for everything \(line \d+\)"),
+    "bare except after another": (_swallow_the_rest, r"has an except: for everything \(line \d+\)"),
     "except BaseException": (_swallow_base, r"it uses .append of a list"),
     "generator": (_generator, r"it is a generator or coroutine"),
     "for ever": (_for_ever, r"it runs more than 300,000 lines: is there a loop without an end"),

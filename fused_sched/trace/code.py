@@ -45,8 +45,9 @@ def _with_copies(code: CodeType) -> CodeType:
 
 def _problem(code: CodeType, outer: frozenset[str]) -> str:
     instructions, line = [*dis.get_instructions(code)], code.co_firstlineno
+    at = {x.offset: x.opname for x in instructions}
     for before, x, after in zip([None, *instructions], instructions, [*instructions[1:], None], strict=False):
-        name, of = x.opname, x.argval
+        name, of, following = x.opname, x.argval, "" if after is None else after.opname
         line = getattr(x, "line_number", x.starts_line) or line  # the latter before Python 3.13
         constant = before.argval if before is not None and before.opname == "LOAD_CONST" else ...
         of_outer = name.endswith("_DEREF") and of in outer
@@ -64,9 +65,10 @@ def _problem(code: CodeType, outer: frozenset[str]) -> str:
             why = f"matches a pattern (line {line})"
         elif code.co_flags & _GENERATORS and name in ("PUSH_EXC_INFO", "SETUP_FINALLY", "SETUP_WITH"):
             why = f"has a generator with a try or with (line {line}), which may end at any time"
-        elif name in ("PUSH_EXC_INFO", "SETUP_FINALLY"):  # the latter, of Python 3.10, says where the handler is
-            handler = after if name == "PUSH_EXC_INFO" else next((y for y in instructions if y.offset == of), None)
-            if handler is not None and handler.opname == "POP_TOP":
+        else:  # a handler, or the next one of it: an except: for everything drops the exception at once
+            checked = name == "JUMP_IF_NOT_EXC_MATCH" or (before is not None and before.opname == "CHECK_EXC_MATCH")
+            handler = following if name == "PUSH_EXC_INFO" else at.get(of) if checked or name == "SETUP_FINALLY" else ""
+            if handler == "POP_TOP":
                 why = f"has an except: for everything (line {line}), which keeps a trace from ending"
         if why:
             return why
