@@ -178,15 +178,17 @@ def _ufunc(name: str) -> Rule:
 
 def _may_be_minus_zero(node: Node) -> bool:
     """Whether a float that may be a zero may be the negative one."""
-    if node.is_const:
-        return math.copysign(1.0, node.value) < 0
-    if node.op in ("input", "abs"):
+    if node.op in ("const", "lookup"):
+        return any(math.copysign(1.0, x) < 0 for x in (node.value if node.op == "lookup" else (node.value,)))
+    if node.op in ("input", "abs", "count_lt"):
         return False
-    low = current().ranges.bounds(node.args[-1]).low
-    if node.op in ("add", "sub") or (node.op == "div" and node.args[0].whole and low > 0):
-        return _may_be_minus_zero(node.args[0])  # a sum of two zeros has the sign of both
-    if node.op in ("mul", "div", "min", "max") and low >= 0 and current().ranges.bounds(node.args[0]).low >= 0:
-        return any(map(_may_be_minus_zero, node.args))
+    lows = [current().ranges.bounds(a).low for a in node.args]
+    if node.op == "add":
+        return all(map(_may_be_minus_zero, node.args))
+    if node.op in ("sub", "sqrt") or (node.op == "div" and node.args[0].whole and lows[1] > 0):
+        return _may_be_minus_zero(node.args[0])
+    if node.op in ("min", "max", "where") or (node.op in ("mul", "div") and min(lows) >= 0):
+        return any(map(_may_be_minus_zero, node.args[1:] if node.op == "where" else node.args))
     return True
 
 
