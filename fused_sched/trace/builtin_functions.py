@@ -75,15 +75,15 @@ def _compensated(values: list[Any], total: Any) -> Any:
     """Python's sum() from 3.12 on, which keeps what each float addition loses (Neumaier, 1974)."""
     lost: Any = None  # until there is a float
     for x in values:
-        new, number = total + x, lift(x)
-        if number is None or kind_of(number).startswith("numpy"):
-            raise current().stop(f"it computes the sum() of what has numbers and a {type(x).__name__}")
-        if lost is not None and kind_of(number) == "float":
+        before, number, new = lift(total), lift(x), total + x
+        if lost is None and before is not None and kind_of(before) == "float":
+            lost = 0.0
+        if lost is not None and (number is None or kind_of(number).startswith("numpy")):
+            raise current().stop(f"it computes the sum() of floats and a {type(x).__name__}")
+        if lost is not None and number is not None and kind_of(number) == "float":
             larger = apply("le", "bool", abs(x), abs(total))
             lost = lost + apply("where", "float", larger, (total - new) + x, (x - new) + total)
-        total, summed = new, lift(new)
-        if lost is None and summed is not None and kind_of(summed) == "float":
-            lost = 0.0
+        total = new
     if type(lost) is not Sym:
         return total + lost if lost else total
     keep = apply("and", "bool", apply("ne", "bool", lost, 0.0), apply("lt", "bool", abs(lost), math.inf))
