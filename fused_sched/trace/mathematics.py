@@ -45,10 +45,6 @@ def number(x: Any) -> Sym:
     return found
 
 
-def _float(x: Any) -> Sym:
-    return Sym(node_of(number(x)), "float")
-
-
 def _of_math(op: str, outside: str = "", limit: float = 0.0, *, grows: bool = False) -> Rule:
     """A function that is one operation.
 
@@ -79,7 +75,7 @@ def _domain(rule: Rule) -> Rule:
 
     def call(a: Any, b: Any) -> Any:
         try:
-            return rule(_float(a), _float(b))
+            return rule(*(Sym(node_of(number(x)), "float") for x in (a, b)))
         except ZeroDivisionError:
             raise error(ValueError, "math domain error") from None
 

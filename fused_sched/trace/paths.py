@@ -116,18 +116,12 @@ class Explorer:
         return values, where(true_trap, false_trap)
 
 
-class _Running(threading.local):
-    """The path that runs in a thread."""
-
-    path: Path | None = None
-
-
-_running = _Running()
+_running = threading.local()
 
 
 def current() -> Path:
     """The path that runs now."""
-    path = _running.path
+    path: Path | None = getattr(_running, "path", None)
     if path is None:
         raise Untraceable("a symbolic number was used after its trace had ended")
     return path
@@ -150,7 +144,7 @@ class Path:
         Raises:
             Untraceable: it did something that a program cannot.
         """
-        result, reason, outer = None, None, _running.path
+        result, reason, outer = None, None, getattr(_running, "path", None)
         try:
             _running.path = self
             result = function()

@@ -216,30 +216,17 @@ def concrete(x: Sym) -> int:
 # -- operators ---------------------------------------------------------------------------------------------
 
 
-def _plain(op: str, a: Sym, b: Sym) -> Sym:
-    return apply(op, number_kind(a, b), a, b)
-
-
-def _truediv(a: Sym, b: Sym) -> Sym:
-    kind = _divided(a, b)
-    return apply("div", "numpy" if kind.startswith("numpy") else "float", a, b)
-
-
-def by_periods(op: str, a: Sym, b: Sym) -> Sym:
-    """``a // b`` or ``a % b``."""
-    kind = _divided(a, b)
+def _divide(op: str, a: Sym, b: Sym) -> Sym:
+    """``a / b``, ``a // b`` or ``a % b``, after Python's ZeroDivisionError; numpy has none."""
+    kind = number_kind(a, b)
+    if not kind.startswith("numpy") and bounds(b).has(0.0) and is_("eq", b, 0.0):
+        raise error(ZeroDivisionError, "division by zero")
+    if op == "div":
+        return apply(op, "numpy" if kind.startswith("numpy") else "float", a, b)
     if kind == "numpy int":
         raise current().stop("it divides numpy's ints, which have rules of their own")
     refuse_jump(a, b)
     return apply(op, kind, a, b)
-
-
-def _divided(a: Sym, b: Sym) -> str:
-    """The kind, after Python's ZeroDivisionError; numpy has none."""
-    kind = number_kind(a, b)
-    if not kind.startswith("numpy") and bounds(b).has(0.0) and is_("eq", b, 0.0):
-        raise error(ZeroDivisionError, "division by zero")
-    return kind
 
 
 def _power(a: Sym, b: Sym) -> Sym:
@@ -254,7 +241,7 @@ def _power(a: Sym, b: Sym) -> Sym:
         return functools.reduce(operator.mul, [a] * int(power.value), constant(1))
     of, most = (base.value if base.is_const else math.nan), bounds(b).high
     if abs(of) <= 1.0:  # 0, 1 or -1
-        b, most = (by_periods("mod", b, constant(2)) if of else apply("min", "int", b, 1.0)), 1.0
+        b, most = (_divide("mod", b, constant(2)) if of else apply("min", "int", b, 1.0)), 1.0
     if not abs(of) ** min(most, 64.0) <= EXACT:
         raise current().stop(NOT_EXACT)
     return apply("lookup", "int", b, value=tuple(float(int(of) ** e) for e in range(int(most) + 1)))
@@ -287,11 +274,11 @@ def _bits(op: str, a: Sym, b: Sym) -> Sym:
         return apply(truths[op], "bool" if kinds == {"bool"} else "numpy bool", a, b)
     n = int(node_of(b).value) if node_of(b).is_const and number_kind(a, b) == "int" else -1
     if op == "and" and n >= 0 and (n + 1) & n == 0:
-        return by_periods("mod", a, constant(n + 1))
+        return _divide("mod", a, constant(n + 1))
     if op == "lshift" and 0 <= n <= 52:
         return apply("mul", "int", a, 2.0**n)
     if op == "rshift" and 0 <= n <= 52:
-        return by_periods("floordiv", a, constant(2**n))
+        return _divide("floordiv", a, constant(2**n))
     raise current().stop(f"the bit operation {op!r} of a number that depends on the step")
 
 
@@ -316,10 +303,10 @@ def _install(name: str, rule: Callable[[Sym, Sym], Any]) -> None:
 
 
 _OPERATORS: dict[str, Callable[[Sym, Sym], Any]] = {
-    **{op: functools.partial(_plain, op) for op in ("add", "sub", "mul")},
-    "divmod": lambda a, b: (by_periods("floordiv", a, b), by_periods("mod", a, b)),
-    "truediv": _truediv, "pow": _power,
-    **{op: functools.partial(by_periods, op) for op in ("floordiv", "mod")},
+    **{op: lambda a, b, op=op: apply(op, number_kind(a, b), a, b) for op in ("add", "sub", "mul")},  # type: ignore[misc]
+    "divmod": lambda a, b: (_divide("floordiv", a, b), _divide("mod", a, b)), "pow": _power,
+    "truediv": functools.partial(_divide, "div"),
+    **{op: functools.partial(_divide, op) for op in ("floordiv", "mod")},
     **{op: functools.partial(_bits, op) for op in ("and", "or", "xor", "lshift", "rshift")},
     **{op: functools.partial(_compare, op) for op in ("lt", "le", "eq", "ne")},
 }  # fmt: skip
