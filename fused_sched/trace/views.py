@@ -55,17 +55,14 @@ def _refusing(name: str) -> Callable[..., Any]:
     return refuse
 
 
-_TWO_SIDED = (
-    "add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "divmod", "pow", "and", "or", "xor", "lshift",
-    "rshift",
-)  # fmt: skip
-for _name in (
-    "len", "iter", "next", "getitem", "contains", "reversed", "enter", "exit", "lt", "le", "gt", "ge", "neg", "pos",
-    "abs", "invert", "index", "int", "float", "complex", "round", "trunc", "floor", "ceil", "str", "repr", "format",
-    "setitem", "delitem", "instancecheck", "subclasscheck", "eq", "ne", "hash",
-    *_TWO_SIDED, *(f"r{name}" for name in _TWO_SIDED),
-):  # fmt: skip
-    setattr(View, f"__{_name}__", _refusing(f"__{_name}__"))
+_SPECIAL = {name for kind in (complex, float, int, list, dict) for name in vars(kind)} | {
+    f"__{name}__" for name in (
+        "next", "matmul", "rmatmul", "enter", "exit", "str", "format", "complex", "instancecheck", "subclasscheck",
+    )
+}  # fmt: skip
+for _name in sorted(_SPECIAL - {"__new__", "__init__", "__getattribute__", "__doc__"}):
+    if _name.startswith("__"):
+        setattr(View, _name, _refusing(_name))
 
 _OTHERS_IN_A_STEP = ("_get_lr_called_within_step", "_is_initial")  # torch's scheduler has others while it steps
 
