@@ -111,6 +111,17 @@ def _swallow_base(step: int) -> float:
     return 1.0
 
 
+def _swallow_the_rest(step: int) -> float:
+    while True:
+        try:
+            SEEN.append(step)
+        except KeyError:
+            pass
+        except:  # noqa: E722
+            pass
+    return 1.0
+
+
 def _generator(step: int) -> Any:
     yield 1.0
 
@@ -183,12 +194,12 @@ class Sloping:
 
 
 REFUSED: dict[str, tuple[Any, str]] = {
-    "append": (_append, r"_append .*line \d+ of _append: it changes a list that was made outside of it"),
+    "append": (_append, r"_append .*line \d+ of _append: it uses .append of a list that was made outside of it"),
     "global": (_global, r"assigns to the global variable 'COUNTER' \(line \d+\)"),
     "nonlocal": (_nonlocal(), r"assigns to 'count' of an enclosing function"),
     "attribute": (Counting(), r"it assigns to .calls of a .*test_trace_hostile.Counting"),
     "slot": (Slotted(), r"it assigns to .last of a"),
-    "function attribute": (_attribute, r"it assigns to .*test_trace_hostile._attribute.last"),
+    "function attribute": (_attribute, r"it assigns to .last of .*test_trace_hostile._attribute"),
     "print": (_print, r"it uses print, which is compiled and may do anything"),
     "open": (_open, r"it uses open"),
     "random": (lambda step: random.random(), r"random.*which is compiled"),
@@ -197,7 +208,8 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "next": (functools.partial(lambda it, step: next(it), itertools.count()), r"__next__ of a itertools.count"),
     "setdefault": (lambda step: vars(random), r"it uses vars"),
     "bare except": (_swallow, r"has an except: for everything \(line \d+\)"),
-    "except BaseException": (_swallow_base, r"it changes a list"),
+    "bare except after another": (_swallow_the_rest, r"has an except: for everything \(line \d+\)"),
+    "except BaseException": (_swallow_base, r"it uses .append of a list"),
     "generator": (_generator, r"it is a generator or coroutine"),
     "for ever": (_for_ever, r"it runs more than 300,000 lines: is there a loop without an end"),
     "for ever after 100": (_late_for_ever, r"more than (300,000 lines|20000 times)"),

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, float64
 
 from ..program.builder import Builder, Value
-from ..trace.containers import DictCopy, ListCopy
+from ..trace.containers import COPIES
 from ..trace.form import Form, emit_groups, make_form
 from ..trace.function import Evaluator, compare, compile_form, naming, promise, returned, steps_to_compare
 from ..trace.mathematics import quiet_numpy
@@ -155,27 +155,26 @@ def _get_lr(box: Sandbox, scheduler: Any, groups: Sequence[Any], values: Mapping
         ("optimizer", box.wrap(scheduler.optimizer)),
     ):
         box.overrides[id(scheduler), attribute] = value
-    copies = ListCopy(_copy_of_group(box, group, g, values) for g, group in enumerate(groups))
+    copies = COPIES[list](_copy_of_group(box, group, g, values) for g, group in enumerate(groups))
     box.overrides[id(scheduler.optimizer), "param_groups"] = copies
     return box.wrap(scheduler).get_lr()
 
 
-def _copy_of_group(box: Sandbox, group: Any, g: int, values: Mapping[str, Any]) -> DictCopy:
+def _copy_of_group(box: Sandbox, group: Any, g: int, values: Mapping[str, Any]) -> Any:
     fields = {name: values[f"{name} {g}"] for name in _fields(group)}
     if "betas" in group:
         fields["betas"] = tuple(fields.pop(name) for name in _PAIR)
-    box.watch.keys(group)
-    made = DictCopy()
+    box.watch.elements(group, keys_alone=True)
+    made = {}
     for key in group:
         if key in fields:
             value = fields[key]
         elif key == "params":
             value = View(box, group[key])
         else:
-            box.watch.variable(group, key, group[key])
-            value = box.wrap(group[key])
-        dict.__setitem__(made, key, value)
-    return made
+            value = box.wrap(box.watch.variable(group, key))
+        made[key] = value
+    return COPIES[dict](made)
 
 
 def _fields(group: Any) -> dict[str, Any]:

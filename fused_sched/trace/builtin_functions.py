@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from .containers import CLASS_OF, below, elements, members, numbers
 from .mathematics import CALLS
-from .paths import current, traced_frame
-from .symbol import Sym, apply, bounds, is_, lift, to_integer
-from .views import Call, View, as_object, box_of, read, real_of
+from .paths import Guarded, current, traced_frame
+from .symbol import Sym, apply, bounds, kind_of, lift, node_of, to_integer
+from .views import Call, Super, View, box_of, real_of, shown
 from .watch import is_a
 
 if TYPE_CHECKING:
@@ -29,81 +29,61 @@ def _symbolic(*values: Any) -> bool:
     return any(type(v) is Sym for v in values)
 
 
-def class_of(real: Any) -> type:
+def class_of(value: Any) -> Any:
     """The class that a value has for the traced function."""
-    if type(real) is Sym:
-        return real.__class__  # type: ignore[no-any-return]
-    return CLASS_OF.get(type(real), type(real))
+    real = real_of(value)
+    kind: Any = type(real)
+    if kind is Sym:
+        return real.__class__
+    if issubclass(kind, Guarded) and kind not in CLASS_OF:
+        raise current().stop("it asks for the class of super() or of an error")
+    return CLASS_OF.get(kind, kind)
 
 
 # -- numbers -----------------------------------------------------------------------------------------------
 
 
-def _float(x: Any = 0.0) -> Any:
-    return Sym(x.node, "float") if type(x) is Sym else float(x)
-
-
-def _int(x: Any = 0, *base: Any) -> Any:
-    return to_integer(x, "trunc") if type(x) is Sym else int(x, *base)
-
-
 def _bool(x: Any = False) -> Any:
-    if type(x) is not Sym:
-        return bool(x)
-    return x if x.kind == "bool" else apply("ne", "bool", x, 0.0)
+    if type(x) is not Sym or kind_of(x) == "bool":
+        return x if type(x) is Sym else bool(x)
+    return apply("ne", "bool", x, 0.0)
 
 
-def _smaller_or_larger(name: str) -> Callable[..., Any]:
-    real = getattr(builtins, name)
-
+def _extreme(real: Callable[..., Any]) -> Callable[..., Any]:
     def of_two(a: Any, b: Any) -> Any:
         x, y = lift(a), lift(b)
-        if x is None or y is None or x.kind != y.kind or x.kind == "numpy bool":
-            return (b if b < a else a) if name == "min" else (b if b > a else a)
-        return apply(name, x.kind, x, y)
+        if x is None or y is None or kind_of(x) != kind_of(y) or kind_of(x) == "numpy bool":
+            return b if (b < a if real is min else b > a) else a
+        return apply(real.__name__, kind_of(x), x, y)
 
     def extreme(*arguments: Any, **named: Any) -> Any:
         values = members(arguments[0]) if len(arguments) == 1 else list(arguments)
-        if named.get("key") is not None or not _symbolic(*values):
-            return real(values, **named)
-        return functools.reduce(of_two, values)
+        plain = named.get("key") is not None or not _symbolic(*values)
+        return real(values, **named) if plain else functools.reduce(of_two, values)
 
     return extreme
-
-
-def _sorted(values: Iterable[Any], **named: Any) -> list[Any]:
-    return sorted(elements(values) if named else members(values), **named)
 
 
 def _sum(values: Iterable[Any], start: Any = 0) -> Any:
     values = elements(values)
     if not _symbolic(start, *values):
         return sum(values, start)
-    if sys.version_info >= (3, 12):
-        return _compensated(values, start)
-    return functools.reduce(operator.add, values, start)
+    return _compensated(values, start) if sys.version_info >= (3, 12) else functools.reduce(operator.add, values, start)
 
 
-def _compensated(values: list[Any], start: Any) -> Any:
+def _compensated(values: list[Any], total: Any) -> Any:
     """Python's sum() from 3.12 on, which keeps what each float addition loses (Neumaier, 1974)."""
-    total, rest = start, iter(values)
-    for x in rest:
-        total = total + x
-        number = lift(total)
-        if number is not None and number.kind == "float":
-            break
-    lost: Any = 0.0
-    for x in rest:
-        number = lift(x)
-        if number is None or number.kind.startswith("numpy"):
+    lost: Any = None  # until there is a float
+    for x in values:
+        before, number, new = lift(total), lift(x), total + x
+        if lost is None and before is not None and kind_of(before) == "float":
+            lost = 0.0
+        if lost is not None and (number is None or kind_of(number).startswith("numpy")):
             raise current().stop(f"it computes the sum() of floats and a {type(x).__name__}")
-        if number.kind == "float":
-            new = total + x
+        if lost is not None and number is not None and kind_of(number) == "float":
             larger = apply("le", "bool", abs(x), abs(total))
             lost = lost + apply("where", "float", larger, (total - new) + x, (x - new) + total)
-            total = new
-        else:
-            total = total + x
+        total = new
     if type(lost) is not Sym:
         return total + lost if lost else total
     keep = apply("and", "bool", apply("ne", "bool", lost, 0.0), apply("lt", "bool", abs(lost), math.inf))
@@ -113,24 +93,10 @@ def _compensated(values: list[Any], start: Any) -> Any:
 # -- objects and classes -----------------------------------------------------------------------------------
 
 
-def _hash(x: Any) -> int:
-    if type(x) in (View, Call):
-        raise current().stop("hash() of an object")
-    return hash(x)
-
-
-def _callable(x: Any) -> bool:
-    if type(x) is View:
-        raise current().stop("callable() of an object")
-    return callable(x) and type(x) is not Sym
-
-
 def _isinstance(x: Any, classes: Any) -> bool:
-    if type(x) is View:
-        as_object(x, "__class__")
-        box_of(x).watch.kind(real_of(x))
-        box_of(x).watch.part(type(real_of(x)), "__mro__", type(real_of(x)).__mro__)
-    return _issubclass(class_of(real_of(x)), classes)
+    if type(x) is View and box_of(x).watch.of_class(real_of(x), "__class__") is not object.__dict__["__class__"]:
+        raise current().stop(f"it asks for the class of {shown(real_of(x))}, which computes it")
+    return _issubclass(class_of(x), classes)
 
 
 def _issubclass(kind: Any, classes: Any) -> bool:
@@ -139,20 +105,10 @@ def _issubclass(kind: Any, classes: Any) -> bool:
     real = real_of(classes)
     plain: Any = type.__subclasscheck__
     if type(kind) is View and is_a(real_of(kind), type):
-        box_of(kind).watch.part(real_of(kind), "__mro__", real_of(kind).__mro__)
+        box_of(kind).watch.part(real_of(kind), "__mro__")
     if is_a(real, type) and type(real).__subclasscheck__ is not plain:
         raise current().stop(f"it asks for a {real.__name__}, whose metaclass decides what that is")
     return issubclass(real_of(kind), real)
-
-
-class _Super:
-    """What ``super()`` is inside a traced method."""
-
-    def __init__(self, start: type, view: View) -> None:
-        self._start, self._view = start, view
-
-    def __getattr__(self, name: str) -> Any:
-        return read(self._view, name, self._start)
 
 
 def _super(*arguments: Any) -> Any:
@@ -163,7 +119,7 @@ def _super(*arguments: Any) -> Any:
         arguments = frame.f_locals["__class__"], frame.f_locals[frame.f_code.co_varnames[0]]
     if len(arguments) != 2 or type(arguments[1]) is not View or is_a(real_of(arguments[1]), type):
         raise current().stop("super() of what is no object from outside")
-    return _Super(real_of(arguments[0]), arguments[1])
+    return Super(real_of(arguments[0]), arguments[1])
 
 
 def _attribute(real: Callable[..., Any]) -> Callable[..., Any]:
@@ -182,45 +138,42 @@ def _import(box: Sandbox) -> Callable[..., Any]:
         if name not in sys.modules or any(f"{name}.{part}" in sys.modules for part in names or ()):
             raise current().stop(f"it imports {name}, which is not imported yet, or a module of it")
         name = name if names else name.partition(".")[0]
-        box.watch.variable(sys.modules, name, sys.modules[name])
-        return box.wrap(sys.modules[name])
+        return box.wrap(box.watch.variable(sys.modules, name))
 
     return load
 
 
 # -- the tables --------------------------------------------------------------------------------------------
 
-_AS_THEY_ARE: tuple[Any, ...] = (  # they ask their operands, which refuse by themselves
+_real: Any
+for _real in (  # they ask their operands, which refuse by themselves
     abs, any, all, len, pow, divmod, round, repr, format, str, dict, range, zip, enumerate, map, filter,
     slice, functools.partial, operator.itemgetter, itertools.chain, itertools.accumulate, itertools.islice,
     itertools.product, itertools.zip_longest, itertools.takewhile, itertools.dropwhile, itertools.starmap,
     itertools.pairwise,
-)  # fmt: skip
-CALLS.update(dict(zip(_AS_THEY_ARE, _AS_THEY_ARE, strict=True)))
+    *(x for n, x in vars(operator).items() if type(x) is types.BuiltinFunctionType and n not in ("is_", "is_not")),
+):  # fmt: skip
+    CALLS[_real] = _real
 CALLS.update({
-    float: _float, int: _int, bool: _bool, super: _super, list: elements, tuple: lambda x=(): tuple(elements(x)),
+    float: lambda x=0.0: Sym(node_of(x), "float") if type(x) is Sym else float(x),
+    int: lambda x=0, *base: to_integer(x, "trunc") if type(x) is Sym else int(x, *base),
+    bool: _bool, super: _super, list: elements, tuple: lambda x=(): tuple(elements(x)),
     set: lambda x=(): set(elements(x)), frozenset: lambda x=(): frozenset(elements(x)),
-    reversed: lambda x: iter(elements(x)[::-1]), sorted: _sorted,
-    min: _smaller_or_larger("min"), max: _smaller_or_larger("max"), sum: _sum, isinstance: _isinstance,
-    hash: _hash, issubclass: _issubclass, callable: _callable, getattr: _attribute(getattr),
-    hasattr: _attribute(hasattr), iter: lambda x: iter(x),
+    reversed: lambda x: iter(elements(x)[::-1]), min: _extreme(min), max: _extreme(max), sum: _sum,
+    sorted: lambda x, **named: sorted(elements(x) if named else members(x), **named), isinstance: _isinstance,
+    issubclass: _issubclass, getattr: _attribute(getattr), hasattr: _attribute(hasattr), iter: lambda x: iter(x),
     next: lambda x, *default: next(x, *default),
     functools.reduce: lambda function, values, *start: functools.reduce(function, elements(values), *start),
 })  # fmt: skip
-for _name in dir(operator):  # they do what the operators of their operands do
-    if isinstance(getattr(operator, _name), types.BuiltinFunctionType) and _name not in ("is_", "is_not"):
-        CALLS[getattr(operator, _name)] = getattr(operator, _name)
 
 
 def _search(real: Any, at_most: bool) -> None:
     def search(a: Any, x: Any, lo: Any = 0, hi: Any = None, *, key: Any = None) -> Any:
         if type(x) is not Sym and not _symbolic(lo, hi, *a):
             return real(a, x, lo, hi, key=key)
-        table = None if lo != 0 or hi is not None or key is not None else numbers(a)
-        if table is None or list(table[0]) != sorted(table[0]) or type(x) is not Sym:
-            raise current().stop(f"{real.__name__}() in anything but sorted constants")
-        if bounds(x).nan and is_("ne", x, x):
-            raise current().stop("it searches for a NaN")
+        table = numbers(a) if lo == 0 and hi is None and key is None and type(x) is Sym else None
+        if table is None or list(table[0]) != sorted(table[0]) or bounds(x).nan:
+            raise current().stop(f"{real.__name__}() in anything but sorted constants, or for what may be a NaN")
         return below(table[0], x, at_most=at_most)
 
     CALLS[real] = search
@@ -232,12 +185,10 @@ _search(bisect.bisect_right, True)
 
 def table(box: Sandbox) -> dict[str, Any]:
     """The builtins of traced functions."""
-    made: dict[str, Any] = {"__import__": _import(box), "NotImplemented": NotImplemented, "Ellipsis": ...}
+    made: dict[str, Any] = {"NotImplemented": NotImplemented, "Ellipsis": ...}
+    made["__import__"] = Call(builtins.__import__, _import(box))
     for name, real in vars(builtins).items():
-        if isinstance(real, type):
-            if real in CALLS or issubclass(real, Exception) or real in (object, type):
-                made[name] = box.wrap(real)
-        elif isinstance(real, types.BuiltinFunctionType) and real in CALLS:
+        function = isinstance(real, types.BuiltinFunctionType) and real in CALLS
+        if function or (isinstance(real, type) and (real in (*CALLS, object, type) or issubclass(real, Exception))):
             made[name] = box.wrap(real)
-    made["BaseException"] = Exception  # what ends a trace is no error of the function's
     return made

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dis
+import re
 from types import CodeType
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from .containers import FrozenSetCopy
+from .containers import COPIES
 
 _known: WeakKeyDictionary[CodeType, tuple[CodeType, str]] = WeakKeyDictionary()
 _STORES = {
     "STORE_GLOBAL": "assigns to the global variable", "DELETE_GLOBAL": "deletes the global variable",
-    "STORE_DEREF": "assigns to", "DELETE_DEREF": "deletes", "LOAD_BUILD_CLASS": "defines a class",
+    "STORE_DEREF": "assigns to", "DELETE_DEREF": "deletes",
 }  # fmt: skip
 _GENERATORS = 0x2A0  # flags of generators, coroutines, asynchronous generators
+# names by which a value leads to what it was made of, or to files; a format may have such names in it
+_LEADS_AWAY = re.compile(r"__.*__|(gi|cr|ag|tb)_.*|tofile|dump|format|format_map")
+_FORMAT_WITHOUT_NAMES = re.compile(r"[^{]*({[^}:.[]*(:[^{}]*)?}[^{]*)*")
 
 
 def prepared(code: CodeType) -> tuple[CodeType, str]:
@@ -34,62 +38,39 @@ def _with_copies(code: CodeType) -> CodeType:
     def copied(constant: Any) -> Any:
         if isinstance(constant, CodeType):
             return _with_copies(constant)
-        return FrozenSetCopy(constant) if isinstance(constant, frozenset) else constant
+        return COPIES[frozenset](constant) if isinstance(constant, frozenset) else constant
 
     return code.replace(co_consts=tuple(map(copied, code.co_consts)))
 
 
 def _problem(code: CodeType, outer: frozenset[str]) -> str:
-    instructions = [*dis.get_instructions(code)]
-    for i, instruction in enumerate(instructions):
-        name, argument = instruction.opname, instruction.argval
-        what = _STORES.get(name)
-        if what is not None and (not name.endswith("_DEREF") or argument in outer):
-            shown = "" if argument is None else f" {argument!r}"
-            shown += " of an enclosing function" if name.endswith("_DEREF") else ""
-            return f"{what}{shown} (line {_line(code, instruction)})"
-        if name in ("LOAD_ATTR", "LOAD_METHOD") and _is_special(argument):
-            return f"reads .{argument} (line {_line(code, instruction)})"
-        if name == "IS_OP" and not _is_none(instructions[i - 1]):
-            return (
-                f"asks by `is` for more than None (line {_line(code, instruction)}), which cannot be seen of a number"
-            )
-        if name.startswith("MATCH_"):
-            return f"matches a pattern (line {_line(code, instruction)})"
-        if code.co_flags & _GENERATORS and name in ("PUSH_EXC_INFO", "SETUP_FINALLY", "SETUP_WITH"):
-            return f"has a generator with a try or with (line {_line(code, instruction)}), which may end at any time"
-        if _is_bare_except(instructions, i):
-            return f"has an except: for everything (line {_line(code, instruction)}), which keeps a trace from ending"
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            inner = _problem(constant, frozenset(constant.co_freevars) & outer)
-            if inner:
-                return inner
-    return ""
-
-
-def _is_none(instruction: dis.Instruction) -> bool:
-    return instruction.opname == "LOAD_CONST" and instruction.argval is None
-
-
-def _is_special(name: Any) -> bool:
-    """Names by which a value leads to what it was made of."""
-    return (name.startswith("__") and name.endswith("__")) or name in ("gi_frame", "gi_code")
-
-
-def _is_bare_except(instructions: list[dis.Instruction], i: int) -> bool:
-    following = instructions[i + 1].opname if i + 1 < len(instructions) else ""
-    if instructions[i].opname == "PUSH_EXC_INFO":
-        return following == "POP_TOP"
-    if instructions[i].opname != "SETUP_FINALLY":  # of Python 3.10
-        return False
-    handler = next((x for x in instructions if x.offset == instructions[i].argval), None)
-    return handler is not None and handler.opname == "POP_TOP"
-
-
-def _line(code: CodeType, instruction: dis.Instruction) -> int:
-    line = 0
-    for start, end, number in code.co_lines():
-        if start <= instruction.offset < end and number is not None:
-            line = number
-    return line or code.co_firstlineno
+    instructions, line = [*dis.get_instructions(code)], code.co_firstlineno
+    at = {x.offset: x.opname for x in instructions}
+    for before, x, after in zip([None, *instructions], instructions, [*instructions[1:], None], strict=False):
+        name, of, following = x.opname, x.argval, "" if after is None else after.opname
+        line = getattr(x, "line_number", x.starts_line) or line  # the latter before Python 3.13
+        constant = before.argval if before is not None and before.opname == "LOAD_CONST" else ...
+        of_outer = name.endswith("_DEREF") and of in outer
+        why = ""
+        if name in _STORES and (of_outer or not name.endswith("_DEREF")):
+            why = f"{_STORES[name]} {of!r}{' of an enclosing function' if of_outer else ''} (line {line})"
+        elif name == "LOAD_BUILD_CLASS":
+            why = f"defines a class (line {line})"
+        elif name in ("LOAD_ATTR", "LOAD_METHOD") and _LEADS_AWAY.fullmatch(of):
+            plain = of == "format" and isinstance(constant, str) and _FORMAT_WITHOUT_NAMES.fullmatch(constant)
+            why = "" if plain else f"reads .{of} (line {line})"
+        elif name == "IS_OP" and constant is not None:
+            why = f"asks by `is` for more than None (line {line}), which cannot be seen of a number"
+        elif name.startswith("MATCH_"):
+            why = f"matches a pattern (line {line})"
+        elif code.co_flags & _GENERATORS and name in ("PUSH_EXC_INFO", "SETUP_FINALLY", "SETUP_WITH"):
+            why = f"has a generator with a try or with (line {line}), which may end at any time"
+        else:  # a handler, or the next one of it: an except: for everything drops the exception at once
+            checked = name == "JUMP_IF_NOT_EXC_MATCH" or (before is not None and before.opname == "CHECK_EXC_MATCH")
+            handler = following if name == "PUSH_EXC_INFO" else at.get(of) if checked or name == "SETUP_FINALLY" else ""
+            if handler == "POP_TOP":
+                why = f"has an except: for everything (line {line}), which keeps a trace from ending"
+        if why:
+            return why
+    inner = (c for c in code.co_consts if isinstance(c, CodeType))
+    return next(filter(None, (_problem(c, frozenset(c.co_freevars) & outer) for c in inner)), "")

@@ -62,10 +62,7 @@ class Form:
 
 
 def make_form(values: Sequence[Node], trap: Node, rename: Callable[[str], str] = str) -> Form:
-    """The lines that ``values`` and ``trap`` need.
-
-    Args:
-        rename: name of an input in the lines.
+    """The lines that ``values`` and ``trap`` need; ``rename`` gives the name of an input in them.
 
     Raises:
         Untraceable: the program would be too long.
@@ -79,15 +76,11 @@ def make_form(values: Sequence[Node], trap: Node, rename: Callable[[str], str] =
     constants: list[float] = []
     tables: list[tuple[float, ...]] = []
     for node in nodes:
-        value = node.value
-        if node.is_const:
-            constants.append(value)
-            value = len(constants) - 1
-        elif node.op == "input":
-            value = rename(value)
-        elif isinstance(value, tuple):
-            tables.append(value)
-            value = len(tables) - 1
+        value = rename(node.value) if node.op == "input" else node.value
+        if node.is_const or isinstance(value, tuple):
+            kept: list[Any] = constants if node.is_const else tables
+            kept.append(value)
+            value = len(kept) - 1
         lines.append((node.op, value, tuple(place[a] for a in node.args)))
     results = tuple(place[v] for v in values)
     return Form(tuple(lines), results, None if never else place[trap], tuple(constants), tuple(tables))
@@ -96,47 +89,37 @@ def make_form(values: Sequence[Node], trap: Node, rename: Callable[[str], str] =
 def emit_form(
     b: Builder, forms: Sequence[Form], inputs: Mapping[str, Callable[[], Value]]
 ) -> tuple[tuple[Value, ...], Value | None]:
-    """Append forms of one signature: one for each group, or a single one for all.
-
-    Returns:
-        The values, and the condition under which the function raises (None: never).
-    """
+    """Append forms of one signature, one for each group or a single one for all; the values, and where it raises."""
     form, values = forms[0], list[Value]()
     for op, value, places in form.lines:
         operands = [values[p] for p in places]
         if op == "const":
-            values.append(_constant(b, [f.constants[value] for f in forms]))
+            numbers = [f.constants[value] for f in forms]
+            alike = len(set(map(repr, numbers))) == 1
+            values.append(b.const(b.free_name("c"), numbers[0] if alike else numbers))
         elif op == "input":
             values.append(inputs[value]())
         elif op in ("lookup", "count_lt"):
-            table, n = _table(b, [f.tables[value] for f in forms])
-            values.append(b.lookup(table, *operands) if op == "lookup" else b.count_below(table, n, *operands))
+            tables = [f.tables[value] for f in forms]
+            name, n, width = b.free_name("t"), len(tables[0]), 1 if len(set(map(repr, tables))) == 1 else len(tables)
+            b.table(name, [t[row] for row in range(n) for t in tables[:width]], width=width)
+            values.append(b.lookup(name, *operands) if op == "lookup" else b.count_below(name, n, *operands))
         else:
             values.append(b.op(op, *operands, library=value))
     return tuple(values[k] for k in form.results), None if form.trap is None else values[form.trap]
 
 
-def _constant(b: Builder, numbers: Sequence[float]) -> Value:
-    same = all(repr(x) == repr(numbers[0]) for x in numbers)
-    return b.const(b.free_name("c"), numbers[0] if same else list(numbers))
+def emit_groups(
+    b: Builder, forms: Sequence[Form], inputs: Mapping[str, Callable[[], Value]], *, same_for_all: bool = False
+) -> tuple[Value, ...]:
+    """One form for each param group, or the first for all; where one raises, the program traps.
 
-
-def _table(b: Builder, tables: Sequence[tuple[float, ...]]) -> tuple[str, int]:
-    name, n = b.free_name("t"), len(tables[0])
-    if all(repr(t) == repr(tables[0]) for t in tables):
-        b.table(name, tables[0])
-    else:
-        b.table(name, [t[row] for row in range(n) for t in tables], width=len(tables))
-    return name, n
-
-
-def emit_groups(b: Builder, forms: Sequence[Form], inputs: Mapping[str, Callable[[], Value]]) -> tuple[Value, ...]:
-    """One form for each param group; equal structures become one with a constant for each group. Where one raises,
-    the program traps.
+    Equal structures become one with a constant for each group; others are selected by the number of their kind.
 
     Raises:
         Untraceable: the groups differ too much for one program.
     """
+    forms = forms[:1] if same_for_all else forms
     kinds: dict[Any, list[int]] = {}
     for g, form in enumerate(forms):  # a trap stops all groups together, so its condition cannot have numbers of each
         kinds.setdefault(form.signature if form.trap is None else form.identity, []).append(g)

@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from types import CodeType, FunctionType, MethodType
 from typing import Any
@@ -19,7 +20,7 @@ from .mathematics import quiet_numpy
 from .operations import Interval, Node
 from .paths import LAST_STEP, Explorer, Path, Untraceable, current
 from .sandbox import Sandbox
-from .symbol import Sym, lift
+from .symbol import Sym, lift, node_of
 from .views import shown
 from .watch import Watch, is_a
 
@@ -27,26 +28,27 @@ AROUND = 8  # steps on both sides of each threshold and constant
 FARTHEST = 2**31 + 1  # step that is compared
 MOST_AROUND = 600
 SPARSE_AFTER = 8  # functions of one code that are compared at all steps
-
-
 Evaluator = Callable[[Mapping[str, float]], "tuple[float, ...] | None"]  # from inputs to results; None: it raises
 
 
+@dataclass(frozen=True, eq=False)
 class Traced:
     """A function of the step as operations.
 
     Attributes:
         form: the operations.
         watch: what it read.
+        evaluator: computes it on the host.
         horizon: the last step up to which its whole numbers are exact.
     """
 
-    def __init__(
-        self, name: str, form: Form, evaluator: Evaluator, watch: Watch, paths: int, compared: int, horizon: int
-    ) -> None:
-        self.name, self.form, self.watch = name, form, watch
-        self.outputs, self.paths, self.compared, self.horizon = len(form.results), paths, compared, horizon
-        self._evaluator = evaluator
+    name: str
+    form: Form
+    evaluator: Evaluator
+    watch: Watch
+    paths: int
+    compared: int
+    horizon: int
 
     @property
     def traps(self) -> bool:
@@ -55,7 +57,7 @@ class Traced:
 
     def evaluate(self, step: int) -> tuple[float, ...] | None:
         """Its values as the host computes them; None where it raises."""
-        return self._evaluator({"step": float(step)})
+        return self.evaluator({"step": float(step)})
 
     def changed(self) -> bool:
         """Whether something that the function read from outside is not what it was: trace it again."""
@@ -72,19 +74,17 @@ class Traced:
 
 def promise(forms: Iterable[Form]) -> str:
     """How near programs are to the functions, in words."""
-    inexact = sorted({op for form in forms for op in form.inexact})
-    if not inexact:
-        return "the same bits as the function on every device"
-    return f"the same bits as the function, but for {', '.join(inexact)}, each within 2 units in the last place"
+    inexact = ", ".join(sorted({op for form in forms for op in form.inexact}))
+    near = f", but for {inexact}, each within 2 units in the last place" if inexact else " on every device"
+    return f"the same bits as the function{near}"
 
 
 def trace(function: Callable[[int], Any], outputs: int = 1, *, sparse: bool = False) -> Traced:
     """A Python function of the step as a program.
 
-    It is not called. Its code is run on a symbolic step, once for each path through its decisions, in a sandbox that
-    lets nothing be changed and that has a closed list of what may be read (:mod:`fused_sched.trace.sandbox`). The
-    result is then compared, bit for bit and exception for exception, with that code run on numbers: around every
-    threshold and constant, and at steps spread up to 2**31.
+    It is not called. Its code is run on a symbolic step, once for each path through its decisions, in the sandbox
+    (:mod:`fused_sched.trace.sandbox`). The result is compared, bit for bit and exception for exception, with that
+    code run on numbers: around every constant and decision about the step, and at steps spread up to 2**31.
 
     Args:
         function: takes the step, an int from 0 on, and returns a number.
@@ -99,14 +99,13 @@ def trace(function: Callable[[int], Any], outputs: int = 1, *, sparse: bool = Fa
         raise Untraceable(f"{name}: it cannot be called")
     if is_generator(_code_of(function)):
         raise Untraceable(f"{name}: it is a generator or coroutine, which returns no number")
-    with naming(name), quiet_numpy():
+    with naming(name), quiet_numpy(), Sandbox() as box:
         explorer = Explorer({"step": (Interval(0.0, float(LAST_STEP)), True)})
-        with Sandbox() as box:
-            rebuilt = box.wrap(function)
-            folded = explorer.explore(lambda: returned(rebuilt(Sym(explorer.inputs["step"], "int")), outputs))
-            form = make_form(folded.values, folded.trap)
-            evaluator, steps = compile_form(form), steps_to_compare(explorer, sparse)
-            compare(explorer, evaluator, lambda x: rebuilt(x["step"]), [{"step": x} for x in steps])
+        rebuilt = box.wrap(function)
+        folded = explorer.explore(lambda: returned(rebuilt(Sym(explorer.inputs["step"], "int")), outputs))
+        form = make_form(folded.values, folded.trap)
+        evaluator, steps = compile_form(form), steps_to_compare(explorer, sparse)
+        compare(explorer, evaluator, lambda x: rebuilt(x["step"]), [{"step": x} for x in steps])
         return Traced(name, form, evaluator, box.watch, folded.paths, len(steps), explorer.horizon)
 
 
@@ -130,10 +129,9 @@ def trace_all(functions: Sequence[Callable[[int], Any]], outputs: int = 1) -> li
 
 
 def emit_per_group(b: Builder, traces: Sequence[Traced], step: Value) -> tuple[Value, ...]:
-    """Append one traced function for each param group, or the only one for all; where it raises, the program traps.
+    """Append one traced function for each param group, or the only one for all, which stays uniform.
 
-    One function for all stays uniform. Functions of one structure, such as partials of one function, become one
-    whose constants differ between groups; others are selected by the number of their kind.
+    Where one raises, the program traps.
 
     Raises:
         Untraceable: the functions are too many and too different for one program.
@@ -143,15 +141,8 @@ def emit_per_group(b: Builder, traces: Sequence[Traced], step: Value) -> tuple[V
     horizon = min(t.horizon for t in traces)
     if horizon < LAST_STEP:
         b.trap(step > horizon)
-    if len({id(t) for t in traces}) > 1:
-        return emit_groups(b, [t.form for t in traces], {"step": lambda: step})
-    values, trap = emit_form(b, [traces[0].form], {"step": lambda: step})
-    if trap is not None:
-        b.trap(trap)
-    return values
-
-
-# -- results -----------------------------------------------------------------------------------------------
+    same_for_all = len({id(t) for t in traces}) == 1
+    return emit_groups(b, [t.form for t in traces], {"step": lambda: step}, same_for_all=same_for_all)
 
 
 def returned(result: Any, outputs: int) -> tuple[Node, ...]:
@@ -159,11 +150,13 @@ def returned(result: Any, outputs: int) -> tuple[Node, ...]:
     values = (result,) if outputs == 1 else result
     if not is_a(values, tuple, list) or len(values) != outputs:
         raise current().stop(f"it returns {_show(result)}, not {outputs} numbers")
-    numbers = [lift(x) for x in values]
-    for value, number in zip(values, numbers, strict=True):
+    numbers = []
+    for value in values:
+        number = lift(value)
         if number is None:
             raise current().stop(f"it returns {_show(value)}, not a number")
-    return tuple(number.node for number in numbers if number is not None)
+        numbers.append(node_of(number))
+    return tuple(numbers)
 
 
 def _show(value: Any) -> str:
@@ -191,48 +184,40 @@ def naming(name: str) -> Iterator[None]:
         raise Untraceable(f"{name}: it recurses too deeply") from None
 
 
-# -- comparing ---------------------------------------------------------------------------------------------
-
-
 def compile_form(form: Form) -> Evaluator:
     """The form as the host evaluates it."""
     b = Builder(1)
     inputs = {value: b.register(value, 0.0) for op, value, _ in form.lines if op == "input"}
     values, trap = emit_form(b, [form], {name: (lambda v=v: v) for name, v in inputs.items()})  # type: ignore[misc]
-    for k, value in enumerate([*values, b.number(0.0) if trap is None else trap]):
-        b.register(f"result {k}", 0.5)
-        b.set_register(f"result {k}", value)
+    results = [f"result {k}" for k in range(len(values) + 1)]
+    for name, value in zip(results, [*values, b.number(0.0) if trap is None else trap], strict=True):
+        b.register(name, 0.5)
+        b.set_register(name, value)
     program = b.finish("traced")
     advance, at = program.compile_host(), program.offsets
     initial: list[float] = program.initial_memory([0]).tolist()
-    places, outputs = [(name, at[name]) for name in inputs], [at[f"result {k}"] for k in range(len(values) + 1)]
 
     def run(given: Mapping[str, float]) -> tuple[float, ...] | None:
         memory = initial.copy()
-        for name, place in places:
-            value = given[name]
+        for name in inputs:
             # a device has no ints, whose arithmetic is another; an lr that is a tensor rounds as torch's does
-            memory[place] = value if is_a(value, Tensor) else float(value)
+            memory[at[name]] = given[name] if is_a(given[name], Tensor) else float(given[name])
         advance(memory, [])
-        *results, trapped = (memory[k] for k in outputs)
-        return None if trapped else tuple(results)
+        *found, trapped = (memory[at[name]] for name in results)
+        return None if trapped else tuple(found)
 
     return run
 
 
 def steps_to_compare(explorer: Explorer, sparse: bool) -> list[int]:
     """Around each number in the function and each step where a decision changes, and spread over what can come."""
-    last = min(explorer.horizon, FARTHEST)
-    numbers = {*explorer.points, *explorer.graph.numbers()}
-    centres = sorted(int(p) for p in numbers if 0 <= p <= last)
-    steps = set(range(33))
-    for centre in centres:
+    last, steps = min(explorer.horizon, FARTHEST), set(range(33))
+    for centre in sorted(int(p) for p in {*explorer.points, *explorer.graph.numbers()} if 0 <= p <= last):
         steps.update(range(centre - AROUND, centre + AROUND + 1) if len(steps) < MOST_AROUND else (centre,))
     generator = random.Random(0)
     steps.update(int(1.12**k) for k in range(10, 190))
     steps.update(generator.randrange(10**7) for _ in range(20 if sparse else 150))
-    steps.update((2**24 + 1, 2**31 - 1, 2**31, last))
-    found = sorted(x for x in steps if 0 <= x <= last)
+    found = sorted(x for x in {*steps, 2**24 + 1, 2**31 - 1, 2**31, last} if 0 <= x <= last)
     # a function that runs long is compared at fewer
     return found[:: 1 + len(found) * explorer.lines_of_a_path // 500_000]
 
@@ -247,26 +232,21 @@ def compare(
     """
     for given in inputs:
         found = evaluator(given)
-        expected = Path(explorer, [], symbolic=False).run(lambda given=given: as_floats(rebuilt(given)), [])  # type: ignore[misc]
+        run = lambda given=given: tuple(map(float, _several(rebuilt(given))))  # noqa: E731
+        expected = Path(explorer, [], symbolic=False).run(run, [])
         if not same(found, expected):
             when = ", ".join(f"{name} {value}" for name, value in given.items())
             shown = ["an exception" if x is None else ", ".join(map(repr, x)) for x in (found, expected)]
             raise Untraceable(f"at {when} its program gives {shown[0]}, but the function {shown[1]}")
 
 
-def as_floats(result: Any) -> tuple[float, ...]:
-    """A number, or a list or tuple of numbers, as a tuple of floats."""
-    return tuple(map(float, result if is_a(result, tuple, list) else (result,)))
+def _several(result: Any) -> Any:
+    return result if is_a(result, tuple, list) else (result,)
 
 
 def same(found: Sequence[float] | None, expected: Sequence[float] | None) -> bool:
     """Equal bits; a NaN equals a NaN, and None is an exception."""
     if found is None or expected is None or len(found) != len(expected):
         return found is expected
-    return all(_same_bits(a, b) for a, b in zip(found, expected, strict=True))
-
-
-def _same_bits(a: float, b: float) -> bool:
-    if a == b:
-        return a != 0.0 or math.copysign(1.0, a) == math.copysign(1.0, b)
-    return a != a and b != b
+    pairs = zip(found, expected, strict=True)
+    return all((a == b and math.copysign(1.0, a) == math.copysign(1.0, b)) or (a != a and b != b) for a, b in pairs)

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 from ..program.program import host_function, table_row
 
 COMPARISONS = frozenset(("lt", "le", "eq", "ne"))
-_TRUTHS = COMPARISONS | {"and", "or", "not"}
 JUMPS = COMPARISONS | {"floor", "ceil", "trunc", "round", "floordiv", "mod", "lookup", "count_lt"}
 
 
@@ -31,9 +30,8 @@ class Node:
     def __init__(self, number: int, op: str, args: tuple[Node, ...], value: Any, whole: bool) -> None:
         self.id, self.op, self.args, self.value, self.whole = number, op, args, value, whole
         self.is_const = op == "const"
-        own = (value,) if op == "input" else ()
-        self.inputs: frozenset[str] = frozenset(own).union(*(a.inputs for a in args))
-        below = () if op in _TRUTHS else args[1:] if op == "where" else args
+        self.inputs: frozenset[str] = frozenset((value,) if op == "input" else ()).union(*(a.inputs for a in args))
+        below = () if op in COMPARISONS or op in ("and", "or", "not") else args[1:] if op == "where" else args
         units = op in TABLE and TABLE[op].units
         self.inexact: str = op if units else next((a.inexact for a in below if a.inexact), "")
 
@@ -46,23 +44,22 @@ class Graph:
 
     def const(self, value: float) -> Node:
         value = float(value) if value == value else math.nan
-        return self._node("const", (), value, ("const", value, math.copysign(1.0, value)), value.is_integer())
+        return self._node("const", (), value, (value, math.copysign(1.0, value)), value.is_integer())
 
     def input(self, name: str, *, whole: bool) -> Node:
-        return self._node("input", (), name, ("input", name), whole)
+        return self._node("input", (), name, (name,), whole)
 
     def apply(self, op: str, *args: Node, value: Any = None) -> Node:
         """``op`` of ``args``; constants are computed at once, as the host would."""
         if all(a.is_const for a in args):
             return self.const(function_of(op, value)(*(a.value for a in args)))
-        if op == "where" and args[1] is args[2]:
-            return args[1]
+        parts = args[1:] if op == "where" else args
+        if op == "where" and parts[0] is parts[1]:
+            return parts[0]
         whole = TABLE[op].whole
         if whole is None:
-            parts = args[1:] if op == "where" else args
             whole = all(x.is_integer() for x in value) if op == "lookup" else all(a.whole for a in parts)
-        key = repr(value) if isinstance(value, tuple) else value  # in which the zeros differ
-        return self._node(op, args, value, (op, key, *(a.id for a in args)), whole)
+        return self._node(op, args, value, (repr(value), *(a.id for a in args)), whole)  # its zeros differ in repr()
 
     def numbers(self) -> set[float]:
         """All that occur in constants and tables."""
@@ -70,19 +67,16 @@ class Graph:
         return {x for values in parts for x in values if isinstance(x, float) and math.isfinite(x)}
 
     def _node(self, op: str, args: tuple[Node, ...], value: Any, key: tuple[Any, ...], whole: bool) -> Node:
-        node = self._nodes.get(key)
-        if node is None:
-            node = self._nodes[key] = Node(len(self._nodes), op, args, value, whole)
-        return node
+        if (op, key) not in self._nodes:
+            self._nodes[op, key] = Node(len(self._nodes), op, args, value, whole)
+        return self._nodes[op, key]
 
 
 def function_of(op: str, value: Any) -> Callable[..., float]:
     """The host's function of a node's operation."""
     if op == "lookup":
         return lambda row: float(value[table_row(row, len(value) - 1)])
-    if op == "count_lt":
-        return lambda x: float(bisect.bisect_left(value, x))
-    return host_function(op, value)
+    return (lambda x: float(bisect.bisect_left(value, x))) if op == "count_lt" else host_function(op, value)
 
 
 def in_order(roots: Sequence[Node]) -> list[Node]:
@@ -124,8 +118,8 @@ class Interval(NamedTuple):
 
     def wider(self) -> Interval:
         """By what a library may be wrong in its last places."""
-        low, high = (x * 1e-14 if math.isfinite(x) else 0.0 for x in self[:2])
-        return Interval(self.low - abs(low), self.high + abs(high), self.nan)
+        low, high = (abs(x) * 1e-14 if math.isfinite(x) else 0.0 for x in self[:2])
+        return Interval(self.low - low, self.high + high, self.nan)
 
 
 ANY = Interval(nan=True)
@@ -138,14 +132,11 @@ class Facts(NamedTuple):
         bounds: of its value, from itself and the bounds of its operands: IEEE rounding is monotone.
         whole: whether it gives whole numbers; None: if its operands are whole.
         units: in the last place, by which two evaluators of a program may differ.
-        inverse: of one with a constant: from its lowest and highest value, the constant, and whether that is the first
-            operand, the lowest and highest value of the other operand.
     """
 
     bounds: Callable[..., Interval]
     whole: bool | None = False
     units: int = 0
-    inverse: Callable[[float, float, float, bool], tuple[float, float]] = lambda low, high, c, first: ANY[:2]
 
 
 def _rising(lowest: float = -math.inf, least: float = -math.inf, most: float = math.inf, units: int = 2) -> Facts:
@@ -166,6 +157,8 @@ def _corners(f: Callable[[float, float], float], a: Interval, b: Interval, nan: 
 
 
 def _add(node: Node, a: Interval, b: Interval) -> Interval:
+    if node.op == "sub":
+        b = Interval(-b.high, -b.low, b.nan)
     lost = (a.low == -math.inf and b.high == math.inf) or (a.high == math.inf and b.low == -math.inf)
     low, high = a.low + b.low, a.high + b.high
     return Interval(low if low == low else -math.inf, high if high == high else math.inf, a.nan or b.nan or lost)
@@ -187,10 +180,8 @@ def _quotient(node: Node, a: Interval, b: Interval) -> Interval:
 
 def _mod(node: Node, a: Interval, b: Interval) -> Interval:
     nan = a.nan or b.nan or a.endless
-    if b.has(0.0):
-        return ANY
-    if b.low < 0:
-        return Interval(b.low, 0.0, nan)
+    if b.has(0.0) or b.low < 0:
+        return ANY if b.has(0.0) else Interval(b.low, 0.0, nan)
     inside = a.low >= 0 and a.high < b.low
     return a._replace(nan=nan) if inside else Interval(0.0, b.high - 1 if node.whole else b.high, nan)
 
@@ -204,11 +195,9 @@ def _pow(node: Node, a: Interval, b: Interval) -> Interval:
     return found._replace(low=max(0.0, found.low))
 
 
-def _extreme(choose: Callable[[float, float], float]) -> Facts:
-    def bounds(node: Node, a: Interval, b: Interval) -> Interval:
-        return a.joined(b) if a.nan or b.nan else Interval(choose(a.low, b.low), choose(a.high, b.high))
-
-    return Facts(bounds, None)
+def _extreme(node: Node, a: Interval, b: Interval) -> Interval:
+    choose = min if node.op == "min" else max
+    return a.joined(b) if a.nan or b.nan else Interval(choose(a.low, b.low), choose(a.high, b.high))
 
 
 def _truth(decide: Callable[..., tuple[bool | None, bool | None]]) -> Facts:
@@ -240,19 +229,10 @@ def _lookup(node: Node, a: Interval) -> Interval:
 _WAVE = Facts(lambda node, a: Interval(-1.0, 1.0, a.nan or a.endless), units=2)
 _STEPS = _rising(units=0)
 TABLE: dict[str, Facts] = {
-    "add": Facts(_add, None, 0, lambda low, high, c, first: (low - c, high - c)),
-    "sub": Facts(
-        lambda node, a, b: _add(node, a, Interval(-b.high, -b.low, b.nan)), None, 0,
-        lambda low, high, c, first: (c - high, c - low) if first else (low + c, high + c),
-    ),
+    "add": Facts(_add, None), "sub": Facts(_add, None), "mul": Facts(_mul, None), "div": Facts(_quotient),
     "neg": Facts(lambda node, a: Interval(-a.high, -a.low, a.nan), None), "abs": Facts(_abs, None),
-    "mul": Facts(_mul, None, 0, lambda low, high, c, first: (low / c, high / c) if c > 0 else (high / c, low / c)),
-    "div": Facts(_quotient, False, 0, lambda low, high, c, first: ANY[:2] if first or c < 0 else (low * c, high * c)),
-    "floordiv": Facts(
-        _quotient, None, 0, lambda low, high, c, first: ANY[:2] if first or c < 0 else (low * c, (high + 1) * c)
-    ),
-    "mod": Facts(_mod, None), "pow": Facts(_pow, units=2),
-    "min": _extreme(min), "max": _extreme(max),
+    "floordiv": Facts(_quotient, None), "mod": Facts(_mod, None), "pow": Facts(_pow, units=2),
+    "min": Facts(_extreme, None), "max": Facts(_extreme, None),
     "lt": _truth(lambda a, b: (a.high < b.low, a.low >= b.high)),
     "le": _truth(lambda a, b: (a.high <= b.low, a.low > b.high)),
     "eq": _truth(_equal), "ne": _truth(lambda a, b: _equal(a, b)[::-1]),
@@ -284,7 +264,6 @@ class Ranges:
         self.known: dict[Node, tuple[float, float]] = {}
         self.nonzero: set[Node] = set()
         self._bounds: dict[Node, Interval] = {}
-        self._tightened = False  # since the bounds were computed
 
     def bounds(self, node: Node) -> Interval:
         """Lowest and highest value, with the rounding of the operations themselves."""
@@ -294,18 +273,15 @@ class Ranges:
                 found = Interval(node.value, node.value) if node.value == node.value else ANY
             else:
                 found = self.inputs[node.value] if node.op == "input" else self._of(node)
-            if node in self.known:
-                low, high = self.known[node]
-                found = Interval(max(found.low, low), min(found.high, high), found.nan)
-            self._bounds[node] = found
+            low, high = self.known.get(node, ANY[:2])
+            found = self._bounds[node] = Interval(max(found.low, low), min(found.high, high), found.nan)
         return found
 
     def _of(self, node: Node) -> Interval:
         of, bounds = [self.bounds(a) for a in node.args], TABLE[node.op].bounds
         if node.op in ("div", "floordiv") and node.args[1] in self.nonzero and of[1].low < 0 < of[1].high:
-            # whole and not 0: either side of it
-            low, high, nan = of[1]
-            return bounds(node, of[0], Interval(low, -1.0, nan)).joined(bounds(node, of[0], Interval(1.0, high, nan)))
+            sides = of[1]._replace(high=-1.0), of[1]._replace(low=1.0)  # whole and not 0: either side of it
+            return bounds(node, of[0], sides[0]).joined(bounds(node, of[0], sides[1]))
         return bounds(node, *of)
 
     def assume(self, node: Node, truth: bool) -> None:
@@ -322,9 +298,7 @@ class Ranges:
                     self._tighten(x, low, high)
                 elif low == high:
                     self._exclude(x, low)
-        if self._tightened:
-            self._bounds.clear()
-            self._tightened = False
+        self._bounds.clear()
 
     def _order(self, small: Node, large: Node, truth: bool, strict: bool) -> None:
         if not truth:
@@ -339,31 +313,25 @@ class Ranges:
         low, high, _ = self.bounds(node)
         if node.whole and value == 0:
             self.nonzero.add(node)
-            self._tightened = True
-        if value == low:
-            self._tighten(node, _beside(node, low, 1), high)
-        elif value == high:
-            self._tighten(node, low, _beside(node, high, -1))
+        if value in (low, high):
+            lowest, highest = _beside(node, low, 1), _beside(node, high, -1)
+            self._tighten(node, lowest if value == low else low, high if value == low else highest)
 
     def _tighten(self, node: Node, low: float, high: float) -> None:
         if node.is_const or low != low or high != high:
             return
         before = self.known.get(node, ANY[:2])
         low, high = self.known[node] = max(before[0], low), min(before[1], high)
-        self._tightened = self._tightened or (low, high) != before
         if node.op == "input":
             self.points.update(int(x) for x in (low, high) if math.isfinite(x))
-        place = next((k for k, x in enumerate(node.args) if x.is_const and math.isfinite(x.value) and x.value), None)
-        if place is None or len(node.args) != 2:
-            return
-        c, moving = node.args[place].value, node.args[1 - place]
-        first, last = TABLE[node.op].inverse(low, high, c, place == 0)
-        if not (node.whole and moving.whole):  # what rounding may hide
-            slack = 1e-14 * (abs(c) + sum(abs(x) for x in (low, high, first, last) if math.isfinite(x))) + 1e-200
-            first, last = first - slack, last + slack
-        if moving.whole:
-            first, last = function_of("ceil", None)(first), function_of("floor", None)(last)
-        self._tighten(moving, first, last)
+        c = next((a.value for a in node.args if a.is_const), math.nan)
+        exact = abs(c) < 2**53 and all(abs(x) < 2**53 or math.isinf(x) for x in (low, high))
+        if node.op in ("add", "sub") and node.whole and exact:  # back through whole numbers, where nothing is rounded
+            first, second = node.args
+            if node.op == "add":
+                self._tighten(second if first.is_const else first, low - c, high - c)
+            else:
+                self._tighten(*((second, c - high, c - low) if first.is_const else (first, low + c, high + c)))
 
 
 def _beside(node: Node, x: float, side: int) -> float:

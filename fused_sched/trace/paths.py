@@ -6,13 +6,11 @@ import dis
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from functools import partial
 from types import FrameType, TracebackType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 from .operations import Graph, Interval, Node, Ranges
-
-T = TypeVar("T")
 
 MAX_PATHS = 256
 MAX_DECISIONS = 256  # on one path
@@ -35,15 +33,8 @@ class Stop(BaseException):
     """Ends a traced run; not an Exception, so that a function's own handlers do not take it for an error."""
 
 
-@dataclass(frozen=True)
-class Folded:
-    """All paths of a function as values of one graph.
-
-    Attributes:
-        values: what it returns, where it returns.
-        trap: not 0 where it raises.
-        paths: how many there were.
-    """
+class Folded(NamedTuple):
+    """All paths as values of one graph: what is returned; a trap, not 0 where it raises; how many paths."""
 
     values: tuple[Node, ...]
     trap: Node
@@ -65,7 +56,8 @@ class Explorer:
         self.graph = Graph()
         self.limits = {name: bounds for name, (bounds, _) in inputs.items()}
         self.inputs = {name: self.graph.input(name, whole=whole) for name, (_, whole) in inputs.items()}
-        self.events, self._lines = MAX_EVENTS * scale, MAX_LINES * scale
+        self.events, self._most_lines = MAX_EVENTS * scale, MAX_LINES * scale
+        self._lines = self._most_lines  # that are left
         self.lines_of_a_path = 0  # that one call runs, about
         self.horizon = LAST_STEP  # integers are exact up to this step
         self.points: set[int] = set()  # steps worth checking: where a decision changes
@@ -78,57 +70,67 @@ class Explorer:
         Raises:
             Untraceable: it did something that a program cannot, or one of the limits was reached.
         """
-        taken: list[_Taken] = []
-        pending: list[list[bool]] = [[]]
         errors: list[Exception] = []
-
-        def explore() -> None:
-            while pending:
-                if len(taken) >= MAX_PATHS:
-                    raise Untraceable(f"it has more than {MAX_PATHS} paths, where a program computes all of them")
-                path = Path(self, pending.pop())
-                taken.append((path.decisions, path.run(function, errors)))
-                pending.extend(path.open)
-
-        limit = LineLimit(self._lines, _is_traced, self._run_too_long, _refuse_unknown)
-        limit.run(explore)
-        self.lines_of_a_path = (self._lines - limit.left) // len(taken)
+        previous = sys.gettrace()
+        try:
+            sys.settrace(self._of_call)
+            taken = next(self._paths(function, errors))
+        finally:
+            sys.settrace(previous)  # whatever interrupts it
+        self.lines_of_a_path = (self._most_lines - self._lines) // len(taken)
         values, trap = self._fold(taken, 0)
         if values is None:
-            shown = " ".join(str(errors[0]).split())
+            shown = " ".join(BaseException.__str__(errors[0]).split())
             raise Untraceable(f"it raises {type(errors[0]).__name__} ({shown}) at every step")
         return Folded(values, trap, len(taken))
 
-    def _run_too_long(self) -> Stop:
-        self.reason = self.reason or f"it runs more than {self._lines:,} lines: {ENDLESS}"
-        return Stop()
+    def _paths(self, function: Callable[[], tuple[Node, ...]], errors: list[Exception]) -> Iterator[list[_Taken]]:
+        """All paths, at once.
+
+        In a generator, as each has its own exception that is being handled: from Python 3.11 on, what is raised for the
+        last line of a handler leaves the handler's there for good.
+        """
+        taken: list[_Taken] = []
+        pending: list[list[bool]] = [[]]
+        while pending:
+            if len(taken) >= MAX_PATHS:
+                raise Untraceable(f"it has more than {MAX_PATHS} paths, where a program computes all of them")
+            path = Path(self, pending.pop())
+            taken.append((path.decisions, path.run(function, errors)))
+            pending.extend(path.open)
+        yield taken
+
+    def _of_call(self, frame: FrameType, event: str, argument: Any) -> Any:
+        return self._of_line if _is_traced(frame) else None
+
+    def _of_line(self, frame: FrameType, event: str, argument: Any) -> Any:
+        """Count lines, of loops without an end too, and look at exceptions before any handler does."""
+        if event == "exception":
+            _refuse_unknown(argument[1], argument[2])
+        self._lines -= event == "line"
+        if self._lines < 0:
+            self.reason = self.reason or f"it runs more than {self._most_lines:,} lines: {ENDLESS}"
+            raise Stop
+        return self._of_line
 
     def _fold(self, taken: list[_Taken], depth: int) -> tuple[tuple[Node, ...] | None, Node]:
         decisions, values = taken[0]
         if len(decisions) == depth:
             return values, self.graph.const(0.0 if values is not None else 1.0)
-        condition, where = decisions[depth][0], self.graph.apply
+        where = partial(self.graph.apply, "where", decisions[depth][0])
         sides = [[one for one in taken if one[0][depth][1] is truth] for truth in (True, False)]
         (true, true_trap), (false, false_trap) = (self._fold(side, depth + 1) for side in sides)
-        if true is None or false is None:
-            values = false if true is None else true
-        else:
-            values = tuple(where("where", condition, a, b) for a, b in zip(true, false, strict=True))
-        return values, where("where", condition, true_trap, false_trap)
+        both = () if true is None or false is None else zip(true, false, strict=True)
+        values = tuple(where(a, b) for a, b in both) or true or false
+        return values, where(true_trap, false_trap)
 
 
-class _Running(threading.local):
-    """The path that runs in a thread."""
-
-    path: Path | None = None
-
-
-_running = _Running()
+_running = threading.local()
 
 
 def current() -> Path:
     """The path that runs now."""
-    path = _running.path
+    path: Path | None = getattr(_running, "path", None)
     if path is None:
         raise Untraceable("a symbolic number was used after its trace had ended")
     return path
@@ -145,18 +147,17 @@ class Path:
         self.facts: dict[Node, bool] = {}
         self.text: str | None = None  # why the text of a symbolic number must not reach the result
 
-    # -- running -----------------------------------------------------------------------------------------------
-
     def run(self, function: Callable[[], Any], errors: list[Exception]) -> Any:
         """What the function returns; None where it raises what is appended to ``errors``.
 
         Raises:
             Untraceable: it did something that a program cannot.
         """
-        result, reason, outer = None, None, _running.path
+        result, reason, outer = None, None, getattr(_running, "path", None)
         try:
             _running.path = self
             result = function()
+            reason = self.text
         except Stop:
             pass
         except RecursionError:
@@ -164,9 +165,7 @@ class Path:
         except Untraceable as error:
             reason = error.reason
         except Exception as error:
-            errors.append(error.with_traceback(None))
-        else:
-            reason = self.text
+            errors.append(BaseException.with_traceback(error, None))
         finally:
             _running.path = outer
         reason = self.explorer.reason or reason
@@ -176,19 +175,13 @@ class Path:
 
     def stop(self, reason: str) -> Stop:
         """The signal to raise: ends all paths, also when the function's own handlers swallow it."""
-        self.explorer.reason = self.explorer.reason or self.located(reason)
+        self.explorer.reason = self.explorer.reason or _located(reason)
         return Stop()
 
     def placeholder(self, what: str) -> str:
         """Text that must not reach the result; in the message of an exception it may be."""
-        self.text = self.text or self.located(f"it makes text of {what}")
+        self.text = self.text or _located(f"it makes text of {what}")
         return f"<{what}>"
-
-    def located(self, reason: str) -> str:
-        """The reason in one line, with the line of the function that runs now."""
-        frame = traced_frame()
-        where = f"line {frame.f_lineno} of {frame.f_code.co_name}: " if frame else ""
-        return " ".join(f"{where}{reason}".split())
 
     def nearer(self, horizon: int) -> Ranges:
         """What is known if no whole input is beyond ``horizon``."""
@@ -207,36 +200,25 @@ class Path:
         if self.explorer.events < 0:
             raise self.stop(f"it computes with the step more than {MAX_EVENTS} times on all paths together")
 
-    # -- deciding ----------------------------------------------------------------------------------------------
-
     def decide(self, node: Node) -> bool:
         """The truth value of ``node`` on this path."""
         self.event()
-        known = self._known(node)
-        if known is None:
-            known = self.explorer.free(node)
-            if known is not None:
-                self.facts[node] = known
-        if known is not None:
-            return known
-        if len(self.decisions) < len(self.prefix):
-            truth = self.prefix[len(self.decisions)]
-        else:
-            if len(self.decisions) >= MAX_DECISIONS:
+        truth = bool(node.value) if node.is_const else self.facts.get(node)
+        if truth is None:
+            truth = self.ranges.bounds(node).truth
+        if truth is None:
+            truth = self.explorer.free(node)
+        if truth is None:
+            k = len(self.decisions)
+            if k >= max(MAX_DECISIONS, len(self.prefix)):
                 raise self.stop(f"it takes more than {MAX_DECISIONS} decisions on one path: {ENDLESS}")
-            truth = True
-            self.open.append([*(d for _, d in self.decisions), False])
-        self.decisions.append((node, truth))
+            truth = k >= len(self.prefix) or self.prefix[k]
+            if k >= len(self.prefix):
+                self.open.append([*(d for _, d in self.decisions), False])
+            self.decisions.append((node, truth))
+            self.ranges.assume(node, truth)
         self.facts[node] = truth
-        self.ranges.assume(node, truth)
         return truth
-
-    def _known(self, node: Node) -> bool | None:
-        if node.op == "const":
-            return bool(node.value)
-        if node in self.facts:
-            return self.facts[node]
-        return self.ranges.bounds(node).truth
 
 
 def _refuse_unknown(error: Any, traceback: TracebackType) -> None:
@@ -250,8 +232,9 @@ def _refuse_unknown(error: Any, traceback: TracebackType) -> None:
     while traceback.tb_next is not None:
         traceback = traceback.tb_next
     raised = traceback.tb_frame.f_code.co_code[traceback.tb_lasti] == _RAISE
-    if not raised or str(error).startswith("exceptions must derive"):
-        shown = " ".join(f"{type(error).__name__}: {error}".split())
+    said = BaseException.__str__(error)
+    if not raised or said.startswith("exceptions must derive"):
+        shown = " ".join(f"{type(error).__name__}: {said}".split())
         raise current().stop(f"{shown}, where the function may not raise that")
 
 
@@ -270,55 +253,48 @@ def traced_frame() -> FrameType | None:
     return frame
 
 
-# -- code that runs for too long ------------------------------------------------------------------------
+def _located(reason: str) -> str:
+    """The reason in one line, with the line of the function that runs now."""
+    frame = traced_frame()
+    where = f"line {frame.f_lineno} of {frame.f_code.co_name}: " if frame else ""
+    return " ".join(f"{where}{reason}".split())
 
 
-class LineLimit:
-    """At most ``left`` more lines in this thread: at one more an exception is raised there, once.
+# -- what a traced function must not see of ours ------------------------------------------------------------
 
-    Code that swallows the exception goes on.
 
-    Args:
-        left: lines.
-        counts: whether those of a frame count.
-        expired: gives the exception.
-        raised: is given every exception that comes into such a frame, and its traceback, before any handler.
+class Guarded:
+    """Base of what a traced function gets in place of something: reading a name of it ends the trace.
+
+    What is in slots is read by their getters. Names like ``__class__`` are read by Python itself alone, see code.py.
     """
 
-    def __init__(
-        self,
-        left: int,
-        counts: Callable[[FrameType], bool],
-        expired: Callable[[], BaseException],
-        raised: Callable[[Any, TracebackType], None] | None = None,
-    ) -> None:
-        self.left, self._counts, self._expired, self._raised = left, counts, expired, raised
+    __slots__ = ()
 
-    def run(self, function: Callable[[], T]) -> T:
-        """``function()``. What traced this thread before is put back, whatever interrupts it."""
-        previous = sys.gettrace()
-        try:
-            sys.settrace(self._of_call)
-            return next(_apart(function))
-        finally:
-            sys.settrace(previous)
+    def _what(self) -> str:
+        return f"a {type(self).__name__}"
 
-    def _of_call(self, frame: FrameType, event: str, argument: Any) -> Any:
-        return self._of_line if self._counts(frame) else None
+    def __getattribute__(self, name: str) -> Any:
+        if name.startswith("__"):
+            return super().__getattribute__(name)
+        raise current().stop(f"it uses .{name} of {type(self)._what(self)}")
 
-    def _of_line(self, frame: FrameType, event: str, argument: Any) -> Any:
-        if event == "line":
-            self.left -= 1
-            if self.left < 0:
-                raise self._expired()
-        elif event == "exception" and self._raised is not None:
-            self._raised(argument[1], argument[2])
-        return self._of_line
+    def __setattr__(self, name: str, value: Any = None) -> None:
+        raise current().stop(f"it assigns to .{name} of {type(self)._what(self)}")
+
+    __delattr__ = __setattr__
+
+    def __repr__(self) -> str:
+        return current().placeholder(type(self)._what(self))
 
 
-def _apart(function: Callable[[], T]) -> Iterator[T]:
-    """Runs it where which exception is being handled is a matter of its own, as it is for each generator.
+_errors: dict[Any, Any] = {}
 
-    From Python 3.11 on, what is raised for the last line of a handler leaves the handler's exception there for good.
-    """
-    yield function()
+
+def error(kind: type[Exception], why: str) -> Exception:
+    """An exception in Python's place; of it, the function can see the class alone."""
+    if kind not in _errors:
+        members = {"__str__": Guarded.__repr__, "_what": lambda self: "an exception"}
+        members |= {name: getattr(kind, name) for name in ("__setattr__", "__delattr__")}  # Python itself sets some
+        _errors[kind] = type(kind.__name__, (Guarded, kind), members)
+    return _errors[kind](why)  # type: ignore[no-any-return]

@@ -3,7 +3,7 @@
 A function is rebuilt so that all that it reads from outside passes through ``wrap``:
 
 - int, float, bool, str, bytes, None, and numpy's float64 pass as they are;
-- lists, tuples, dicts, Counters, sets and frozensets are copied, and watched element by element;
+- lists, tuples, dicts, sets and frozensets are copied, and watched element by element;
 - Python functions, methods and partials are rebuilt likewise; of what is compiled, ``CALLS`` names what has a rule;
 - of modules, classes and objects, attributes are read as long as reading them runs no code, and watched.
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 import builtins
 import functools
 import types
+from abc import ABCMeta
 from collections.abc import Callable
 from typing import Any
 
@@ -22,15 +23,14 @@ from . import builtin_functions
 from .code import prepared
 from .containers import COPIES, copy_of
 from .mathematics import CALLS
-from .paths import current
-from .symbol import Sym, is_numpy_float
-from .views import PLAIN_LOOKUPS, Call, View, name_of, read_plain, real_of, shown
-from .watch import HEAP_TYPE, MISSING, Watch, in_classes, is_a
+from .paths import Guarded, current
+from .symbol import is_numpy_float
+from .views import Call, View, real_of, shown
+from .watch import HEAP_TYPE, MISSING, PLAIN_LOOKUPS, Watch, in_classes, is_a, name_of
 
 _SIMPLE = frozenset((int, float, bool, str, bytes, type(None), type(...), type(NotImplemented)))
 _ERRORS = {id(x) for x in vars(builtins).values() if type(x) is type and issubclass(x, Exception)}
 _BY_IDENTITY: Any = object.__hash__
-_OURS = (Sym, View, Call, *set(COPIES.values()))
 
 
 class Globals(dict[str, Any]):
@@ -41,11 +41,10 @@ class Globals(dict[str, Any]):
         self.box, self.real = box, real
 
     def __getitem__(self, name: str) -> Any:
-        value = self.real.get(name, MISSING)
-        self.box.watch.variable(self.real, name, value)
+        value = self.box.watch.variable(self.real, name)
         if value is MISSING:
-            self.box.watch.variable(vars(builtins), name, vars(builtins).get(name, MISSING))
-            if name in vars(builtins) and name not in self.box.builtins:
+            known = self.box.watch.variable(vars(builtins), name)
+            if known is not MISSING and name not in self.box.builtins:
                 raise current().stop(f"it uses {name}, which is compiled and may do anything")
             raise KeyError(name)
         return self.box.wrap(value)
@@ -58,6 +57,7 @@ class Sandbox:
         self.watch = Watch()
         self._views: dict[int, tuple[Any, Any]] = {}
         self._globals: dict[int, Globals] = {}
+        self._rebuilt: dict[int, types.FunctionType] = {}
         self.overrides: dict[tuple[int, str], Any] = {}  # (id of an object, attribute) -> what reading it gives
         self.builtins: dict[str, Any] = builtin_functions.table(self)
 
@@ -66,13 +66,13 @@ class Sandbox:
 
     def __exit__(self, *error: Any) -> None:
         """Let go of all that was wrapped: the stand-ins have the sandbox."""
-        for known in (self._views, self._globals, self.overrides, self.builtins):
+        for known in (self._views, self._globals, self._rebuilt, self.overrides, self.builtins):
             known.clear()
 
     def wrap(self, value: Any) -> Any:
         """What the traced function gets for a value from outside."""
         kind = type(value)
-        if kind in _SIMPLE or kind in _OURS or is_numpy_float(kind):
+        if kind in _SIMPLE or id(value) in _ERRORS or issubclass(kind, Guarded) or is_numpy_float(kind):
             return value
         found = self._views.get(id(value))
         if found is None:
@@ -81,27 +81,22 @@ class Sandbox:
 
     def _stand_in(self, value: Any, kind: type) -> Any:
         if kind is types.FunctionType:
-            return value if type(value.__globals__) is Globals else Call(value, self._rebuilding(value))
+            return value if type(value.__globals__) is Globals else Call(value, functools.partial(self._run, value))
         if kind is types.MethodType:
-            return Call(value, functools.partial(self.wrap(value.__func__), self.wrap(value.__self__)), bound=True)
+            return Call(value, functools.partial(self.wrap(value.__func__), self.wrap(value.__self__)))
         if kind is functools.partial:
-            return Call(value, self._of_partial(value))
+            function, given, keywords = (self.watch.part(value, part) for part in ("func", "args", "keywords"))
+            self.watch.elements(keywords)
+            named = {k: self.wrap(v) for k, v in keywords.items()}
+            return Call(value, functools.partial(self.wrap(function), *map(self.wrap, given), **named))
         if kind in COPIES:
             self.watch.elements(value)
             return copy_of(value, self.wrap)
-        if is_a(value, type):
-            if id(value) in _ERRORS:
-                return value
-        elif _hashable(value) and value in CALLS:
-            return Call(value, CALLS[value])
+        # of what is compiled, or numpy's, which is hashed: no code of the user's runs
+        known = kind.__module__ == "numpy" and kind.__hash__ is _BY_IDENTITY and not is_a(value, type)
+        if known or is_a(value, types.BuiltinFunctionType, types.MethodDescriptorType):
+            return Call(value, CALLS[value]) if value in CALLS else View(self, value)
         return View(self, value)
-
-    def _of_partial(self, value: Any) -> Callable[..., Any]:
-        for part in ("func", "args", "keywords"):
-            self.watch.part(value, part, getattr(value, part))
-        self.watch.elements(value.keywords)
-        named = {k: self.wrap(v) for k, v in value.keywords.items()}
-        return functools.partial(self.wrap(value.func), *map(self.wrap, value.args), **named)
 
     def call(self, view: View, real: Any) -> Callable[..., Any]:
         """What calling an object or a class does."""
@@ -109,48 +104,38 @@ class Sandbox:
             if type(real) is type and (real is type or real in CALLS):
                 return self.class_of if real is type else CALLS[real]
             raise current().stop(f"it makes an object of {name_of(real)}")
-        method, _ = read_plain(type(real), "__call__")
-        if type(method) is not types.FunctionType:
+        method = self.watch.of_class(real, "__call__")
+        if type(type(real)) not in (type, ABCMeta) or type(method) is not types.FunctionType:
             raise current().stop(f"it calls {shown(real)}, which is compiled and may do anything")
-        if type(real).__getattribute__ not in PLAIN_LOOKUPS:
+        if self.watch.of_class(real, "__getattribute__") not in PLAIN_LOOKUPS:
             raise current().stop(f"it calls {shown(real)}, which defines __getattribute__")
-        self.watch.kind(real)
-        self.watch.attribute(type(real), "__call__")
         return functools.partial(self.wrap(method), view)
 
     def class_of(self, value: Any) -> Any:
         """The class that a value has for the traced function."""
-        real = real_of(value)
         if type(value) is View:
-            self.watch.kind(real)
-        return self.wrap(builtin_functions.class_of(real))
+            self.watch.kind(real_of(value))
+        return self.wrap(builtin_functions.class_of(value))
 
     def bind(self, value: Any, name: str, view: Any, owner: type) -> Any:
         """What attribute lookup makes of a value found in a class."""
         if type(value) is types.FunctionType:
             made = self.wrap(value)
-            return made if real_of(view) is owner else Call(value, functools.partial(made, view), bound=True)
+            return made if real_of(view) is owner else Call(value, functools.partial(made, view))
         if type(value) is staticmethod:
             return self.wrap(value.__func__)
         if type(value) is classmethod:
-            return Call(value, functools.partial(self.wrap(value.__func__), self.wrap(owner)), bound=True)
+            return Call(value, functools.partial(self.wrap(value.__func__), self.wrap(owner)))
         if type(value).__flags__ & HEAP_TYPE:
             self.watch.of_class(value, "__get__")
         if in_classes(type(value).__mro__, "__get__") is not MISSING and not is_a(value, type):
             raise current().stop(f"it reads {name!r}, a {type(value).__name__} of {name_of(owner)}, which computes it")
         return self.wrap(value)
 
-    # -- functions ---------------------------------------------------------------------------------------------
-
-    def _rebuilding(self, function: types.FunctionType) -> Callable[..., Any]:
-        made: list[types.FunctionType] = []
-
-        def call(*arguments: Any, **named: Any) -> Any:
-            if not made:
-                made.append(self._rebuild(function))
-            return made[0](*arguments, **named)
-
-        return call
+    def _run(self, function: types.FunctionType, /, *arguments: Any, **named: Any) -> Any:
+        if id(function) not in self._rebuilt:
+            self._rebuilt[id(function)] = self._rebuild(function)
+        return self._rebuilt[id(function)](*arguments, **named)
 
     def _rebuild(self, function: types.FunctionType) -> types.FunctionType:
         """The same code over wrapped globals, closure and defaults.
@@ -167,28 +152,18 @@ class Sandbox:
         variables = self._globals.get(id(function.__globals__))
         if variables is None:
             variables = self._globals[id(function.__globals__)] = Globals(self, function.__globals__)
-        for part in ("__code__", "__defaults__"):
-            self.watch.part(function, part, getattr(function, part))
+        self.watch.part(function, "__code__")
         cells = tuple(map(self._cell, function.__closure__ or ()))
-        defaults = tuple(map(self.wrap, function.__defaults__ or ())) or None
+        defaults = tuple(map(self.wrap, self.watch.part(function, "__defaults__") or ())) or None
         made = types.FunctionType(code, variables, function.__name__, defaults, cells)
-        self.watch.part(function, "__kwdefaults__", function.__kwdefaults__)
-        if function.__kwdefaults__:
-            self.watch.elements(function.__kwdefaults__)
-            made.__kwdefaults__ = {k: self.wrap(v) for k, v in function.__kwdefaults__.items()}
+        keywords = self.watch.part(function, "__kwdefaults__")
+        if keywords:
+            self.watch.elements(keywords)
+            made.__kwdefaults__ = {k: self.wrap(v) for k, v in keywords.items()}
         return made
 
     def _cell(self, cell: types.CellType) -> types.CellType:
         try:
-            value = cell.cell_contents
+            return types.CellType(self.wrap(self.watch.part(cell, "cell_contents")))
         except ValueError:
             raise current().stop("it reads a variable of an enclosing function that has no value yet") from None
-        self.watch.cell(cell, value)
-        return types.CellType(self.wrap(value))
-
-
-def _hashable(value: Any) -> bool:
-    # of what is compiled, or numpy's: no code of the user's runs
-    return is_a(value, types.BuiltinFunctionType, types.MethodDescriptorType) or (
-        type(value).__module__ == "numpy" and type(value).__hash__ is _BY_IDENTITY
-    )

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import functools
 import math
+import operator
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from .operations import Interval, Node
-from .paths import EXACT, Path, current
+from .paths import EXACT, LAST_STEP, Guarded, current, error
+from .views import Call
 
 MAX_CONCRETE = 64  # values of a symbolic index
 MOST_MULTIPLICATIONS = 64  # of a whole power
@@ -20,36 +22,47 @@ NOT_EXACT = "an int may exceed 2**53, the last that float64 holds exactly: compu
 
 _CLASSES = {"bool": bool, "int": int, "float": float}
 _NUMPYS = {"numpy bool": "bool_", "numpy int": "int64", "numpy": "float64", "numpy array": "ndarray"}
-_KINDS = ["bool", "int", "numpy int", "float", "numpy"]
-_NO_NUMBERS = (str, bytes, type(None), tuple, list, dict, set, frozenset)
+_KINDS = ["bool", "int", "numpy int", "float", "numpy"]  # the kind of a sum is the later one
+_NO_NUMBERS = (str, bytes, type(None), tuple, list, dict, set, frozenset, Guarded, Exception)
 INTS = ("int", "numpy int")
+_SIGNED_ZEROS = ("neg", "mul", "floordiv", "mod", "floor", "ceil", "trunc", "round")
 
 
-class Sym:
-    """A number inside a traced function: ``node`` computes it, ``kind`` is whose rules it follows.
+class Sym(Guarded):
+    """A number inside a traced function: a node computes it, and a kind says whose rules it follows.
 
     Truth values decide the path. What a program cannot compute ends the trace.
     """
 
-    __slots__ = ("kind", "node")
+    __slots__ = ("_kind", "_node")
     __array_ufunc__ = None  # numpy's scalars leave operators to this class
 
     def __init__(self, node: Node, kind: str) -> None:
-        self.node, self.kind = node, kind
+        _SET_NODE(self, node)
+        _SET_KIND(self, kind)
+
+    def _what(self) -> str:
+        return "a number that depends on the step"
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:  # so that isinstance() sees a number
-        return _CLASSES.get(self.kind) or getattr(sys.modules["numpy"], _NUMPYS[self.kind])
+        return _CLASSES.get(kind_of(self)) or getattr(sys.modules["numpy"], _NUMPYS[kind_of(self)])
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "is_integer" and kind_of(self) in ("float", "numpy"):
+            finite = functools.partial(apply, "lt", "bool", abs(self), math.inf)
+            return Call((0.0).is_integer, lambda: apply("and", "bool", finite(), is_whole(self)))
+        return super().__getattribute__(name)
 
     def __bool__(self) -> bool:
-        return current().decide(self.node)
+        return current().decide(node_of(self))
 
     def __hash__(self) -> int:
         return hash(concrete(self))  # for a dict or set of the function's own
 
     def __index__(self) -> int:
-        if self.kind not in ("int", "bool"):
-            raise current().stop(f"it uses a {self.kind} that depends on the step as an index")
+        if kind_of(self) not in ("int", "bool"):
+            raise current().stop(f"it uses a {kind_of(self)} that depends on the step as an index")
         return concrete(self)
 
     def _refuse(self) -> Any:
@@ -57,45 +70,37 @@ class Sym:
 
     __float__ = __int__ = __complex__ = _refuse
 
-    def _show(self, *specification: Any) -> str:
-        return current().placeholder("a number that depends on the step")
-
-    __str__ = __repr__ = __format__ = _show
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "is_integer" and self.kind in ("float", "numpy"):
-            return lambda: apply("and", "bool", apply("lt", "bool", abs(self), math.inf), is_whole(self))
-        raise current().stop(f"it uses .{name} of a number that depends on the step")
+    def __format__(self, specification: str) -> str:
+        return repr(self)
 
     def __neg__(self) -> Sym:
-        return positive_zero(apply("neg", number_kind(self), self))
+        return apply("neg", number_kind(self), self)
 
     def __pos__(self) -> Sym:
-        return Sym(self.node, number_kind(self))
-
-    def __invert__(self) -> Sym:
-        if self.kind == "numpy bool":
-            return apply("not", "numpy bool", self)
-        if self.kind not in ("bool", "int"):
-            raise current().stop("the bit operation ~ of a float")
-        return sub(-self, Sym(current().explorer.graph.const(1.0), "int"))
+        return Sym(node_of(self), number_kind(self))
 
     def __abs__(self) -> Sym:
         return apply("abs", number_kind(self), self)
 
     def __round__(self, digits: int | None = None) -> Sym:
-        if digits is not None and (self.kind not in ("int", "bool") or digits < 0):
+        if digits is not None and (kind_of(self) not in ("int", "bool") or digits < 0):
             raise current().stop("round() to decimal digits has no exact counterpart in binary arithmetic")
         return to_integer(self, "round")
 
 
-for _op in ("trunc", "floor", "ceil"):
-    setattr(Sym, f"__{_op}__", lambda self, op=_op: to_integer(self, op))
+_SET_NODE, _SET_KIND = Sym._node.__set__, Sym._kind.__set__  # type: ignore[attr-defined]
+node_of: Callable[[Sym], Node] = Sym._node.__get__  # type: ignore[attr-defined]
+kind_of: Callable[[Sym], str] = Sym._kind.__get__  # type: ignore[attr-defined]
 
 
 def is_numpy_float(kind: type) -> bool:
     """Whether it is numpy's float64."""
     return kind is getattr(sys.modules.get("numpy"), "float64", None)
+
+
+def constant(value: float, kind: str = "int") -> Sym:
+    """A symbolic number that is the same at every step."""
+    return Sym(current().explorer.graph.const(float(value)), kind)
 
 
 def lift(value: Any) -> Sym | None:
@@ -106,17 +111,17 @@ def lift(value: Any) -> Sym | None:
     if kind in (bool, int, float):
         if kind is int and abs(value) > EXACT and (abs(value) > 2**1023 or int(float(value)) != value):
             raise current().stop(f"{value} is an int that float64 cannot hold")
-        return Sym(current().explorer.graph.const(float(value)), kind.__name__)
+        return constant(value, kind.__name__)
     if is_numpy_float(kind):
-        return Sym(current().explorer.graph.const(float(value)), "numpy")
-    if kind.__module__.startswith("fused_sched.") or issubclass(kind, _NO_NUMBERS) or callable(value):
+        return constant(value, "numpy")
+    if issubclass(kind, _NO_NUMBERS) or callable(value):
         return None
     raise current().stop(f"it computes with a {kind.__name__}")
 
 
 def number_kind(*values: Sym) -> str:
     """The kind of a sum of such values."""
-    kinds = [v.kind.replace(" array", "") for v in values]
+    kinds = [kind_of(v).replace(" array", "") for v in values]
     if "numpy bool" in kinds:
         raise current().stop("it computes with numpy's truth values, which have rules of their own")
     kind = max(kinds, key=_KINDS.index)
@@ -126,37 +131,30 @@ def number_kind(*values: Sym) -> str:
 
 
 def apply(op: str, kind: str, *operands: Any, value: Any = None) -> Sym:
-    """The result of an operation of the program on symbolic operands, nodes and numbers."""
+    """The result of an operation of the program on symbolic operands and numbers.
+
+    An int has no -0, and is computed exactly as far as float64 holds all whole numbers.
+    """
     path = current()
     path.event()
-    const = path.explorer.graph.const
-    nodes = [x.node if type(x) is Sym else x if type(x) is Node else const(x) for x in operands]
-    made = Sym(path.explorer.graph.apply(op, *nodes, value=value), kind)
+    graph = path.explorer.graph
+    node = graph.apply(op, *(node_of(x) if type(x) is Sym else graph.const(x) for x in operands), value=value)
     if kind in INTS:
-        _check_exact(path, made.node)
-    return made
-
-
-def _check_exact(path: Path, node: Node) -> None:
-    """An int is computed exactly as far as float64 holds all whole numbers."""
-    low, high, _ = path.ranges.bounds(node)
-    if low >= -EXACT and high <= EXACT:
-        return
-    for horizon in (2**31 + 1, 10**7):
-        low, high, _ = path.nearer(horizon).bounds(node)
-        if low >= -EXACT and high <= EXACT:
-            path.explorer.horizon = min(path.explorer.horizon, horizon)
-            return
-    raise path.stop(NOT_EXACT)
+        if op in _SIGNED_ZEROS and path.ranges.bounds(node).has(0.0):
+            node = graph.apply("add", node, graph.const(0.0))
+        for horizon in (LAST_STEP, 2**31 + 1, 10**7):
+            low, high, _ = (path.ranges if horizon == LAST_STEP else path.nearer(horizon)).bounds(node)
+            if low >= -EXACT and high <= EXACT:
+                path.explorer.horizon = min(path.explorer.horizon, horizon)
+                break
+        else:
+            raise path.stop(NOT_EXACT)
+    return Sym(node, kind)
 
 
 def bounds(x: Sym) -> Interval:
-    return current().ranges.bounds(x.node)
-
-
-def may_be(x: Sym, value: float) -> bool:
-    """Whether bounds allow ``value``."""
-    return bounds(x).has(value)
+    """Between which numbers it lies on this path."""
+    return current().ranges.bounds(node_of(x))
 
 
 def is_(op: str, a: Any, b: Any) -> bool:
@@ -164,52 +162,46 @@ def is_(op: str, a: Any, b: Any) -> bool:
     return bool(apply(op, "bool", a, b))
 
 
+def is_infinite(x: Sym) -> bool:
+    """Decide whether it is an infinity."""
+    return bounds(x).endless and is_("eq", abs(x), math.inf)
+
+
 def is_whole(x: Sym) -> Sym:
     """Whether a finite number has no fraction."""
     return apply("eq", "bool", x, whole("floor", x))
 
 
-def compare(op: str, a: Sym, b: Sym) -> Sym:
-    """A comparison by Python's operators: numpy's have truth values of their own."""
-    return apply(op, "numpy bool" if "numpy" in a.kind + b.kind else "bool", a, b)
-
-
-def positive_zero(x: Sym) -> Sym:
-    """An int has no -0."""
-    return apply("add", x.kind, x, 0.0) if x.kind in INTS and may_be(x, 0.0) else x
-
-
-def whole(op: str, x: Sym) -> Sym:
-    """``x`` rounded to a whole number, where all evaluators give the same one."""
+def whole(op: str, x: Sym, kind: str = "") -> Sym:
+    """``x`` rounded to a whole number, where all evaluators give the same one; of its own kind by default."""
     refuse_jump(x)
-    return apply(op, number_kind(x), x)
+    return apply(op, kind or number_kind(x), x)
 
 
-def refuse_jump(x: Sym) -> None:
+def refuse_jump(*values: Sym) -> None:
     """End the trace where an operation jumps at values that evaluators have up to their last places only."""
-    if x.node.inexact:
+    for gave in filter(None, (node_of(x).inexact for x in values)):
         raise current().stop(
-            f"it makes a whole number of what {x.node.inexact} gave, whose last place is not the same on every device"
+            f"it makes a whole number of what {gave} gave, whose last place is not the same on every device"
         )
 
 
 def to_integer(x: Sym, op: str) -> Sym:
     """floor, ceil, trunc or round to an int, with the errors of int()."""
-    if x.kind in ("bool", *INTS):
-        return Sym(x.node, "int")
+    if kind_of(x) in ("bool", *INTS):
+        return Sym(node_of(x), "int")
     if bounds(x).nan and is_("ne", x, x):
-        raise ValueError("cannot convert float NaN to integer")
-    if (may_be(x, math.inf) or may_be(x, -math.inf)) and is_("eq", abs(x), math.inf):
-        raise OverflowError("cannot convert float infinity to integer")
-    made = Sym(whole(op, x).node, "int")
-    _check_exact(current(), made.node)
-    return positive_zero(made)
+        raise error(ValueError, "cannot convert float NaN to integer")
+    if is_infinite(x):
+        raise error(OverflowError, "cannot convert float infinity to integer")
+    number_kind(x)
+    return whole(op, x, "int")
 
 
 def concrete(x: Sym) -> int:
     """The value itself, by a path for each that is possible."""
     low, high, nan = bounds(x)
-    if nan or high - low >= MAX_CONCRETE or not x.node.whole:
+    if nan or high - low >= MAX_CONCRETE or not node_of(x).whole:
         raise current().stop(f"it needs the value itself of a number with more than {MAX_CONCRETE} possible values")
     least, most = math.ceil(low), math.floor(high)
     while least < most:
@@ -224,118 +216,85 @@ def concrete(x: Sym) -> int:
 # -- operators ---------------------------------------------------------------------------------------------
 
 
-def add(a: Sym, b: Sym) -> Sym:
-    return apply("add", number_kind(a, b), a, b)
-
-
-def sub(a: Sym, b: Sym) -> Sym:
-    return apply("sub", number_kind(a, b), a, b)
-
-
-def mul(a: Sym, b: Sym) -> Sym:
-    return positive_zero(apply("mul", number_kind(a, b), a, b))
-
-
-def truediv(a: Sym, b: Sym) -> Sym:
-    kind = _divided(a, b, "division by zero")
-    return apply("div", "numpy" if kind.startswith("numpy") else "float", a, b)
-
-
-def floordiv(a: Sym, b: Sym) -> Sym:
-    return _by_periods("floordiv", a, b, "integer division or modulo by zero")
-
-
-def mod(a: Sym, b: Sym) -> Sym:
-    return _by_periods("mod", a, b, "integer modulo by zero")
-
-
-def divmod(a: Sym, b: Sym) -> tuple[Sym, Sym]:
-    return floordiv(a, b), mod(a, b)
-
-
-def _by_periods(op: str, a: Sym, b: Sym, message: str) -> Sym:
-    kind = _divided(a, b, message)
+def _divide(op: str, a: Sym, b: Sym) -> Sym:
+    """``a / b``, ``a // b`` or ``a % b``, after Python's ZeroDivisionError; numpy has none."""
+    kind = number_kind(a, b)
+    if not kind.startswith("numpy") and bounds(b).has(0.0) and is_("eq", b, 0.0):
+        raise error(ZeroDivisionError, "division by zero")
+    if op == "div":
+        return apply(op, "numpy" if kind.startswith("numpy") else "float", a, b)
     if kind == "numpy int":
         raise current().stop("it divides numpy's ints, which have rules of their own")
-    refuse_jump(a)
-    refuse_jump(b)
-    return positive_zero(apply(op, kind, a, b))
+    refuse_jump(a, b)
+    return apply(op, kind, a, b)
 
 
-def _divided(a: Sym, b: Sym, message: str) -> str:
-    """The kind, after Python's ZeroDivisionError; numpy has none."""
-    kind = number_kind(a, b)
-    if not kind.startswith("numpy") and may_be(b, 0.0) and is_("eq", b, 0.0):
-        raise ZeroDivisionError(message)
-    return kind
-
-
-def pow(a: Sym, b: Sym) -> Sym:
+def _power(a: Sym, b: Sym) -> Sym:
     kind = number_kind(a, b)
     if kind == "numpy int":
         raise current().stop("it takes a power of numpy's ints, which overflow")
     if kind != "int" or is_("lt", b, 0.0):
         return checked_pow(a, b, "float" if kind == "int" else kind)
     # multiplied out or looked up, since the last place of a library's power need not be exact
-    const = current().explorer.graph.const
-    if b.node.is_const and b.node.value <= MOST_MULTIPLICATIONS:
-        power = Sym(const(1.0), "int")
-        for _ in range(int(b.node.value)):
-            power = mul(power, a)
-        return power
-    base, most = (a.node.value if a.node.is_const else math.nan), bounds(b).high
-    if abs(base) <= 1.0:  # 0, 1 or -1
-        b, most = (mod(b, Sym(const(2.0), "int")) if base else apply("min", "int", b, 1.0)), 1.0
-    if not abs(base) ** min(most, 64.0) <= EXACT:
+    base, power = node_of(a), node_of(b)
+    if power.is_const and power.value <= MOST_MULTIPLICATIONS:
+        return functools.reduce(operator.mul, [a] * int(power.value), constant(1))
+    of, most = (base.value if base.is_const else math.nan), bounds(b).high
+    if abs(of) <= 1.0:  # 0, 1 or -1
+        b, most = (_divide("mod", b, constant(2)) if of else apply("min", "int", b, 1.0)), 1.0
+    if not abs(of) ** min(most, 64.0) <= EXACT:
         raise current().stop(NOT_EXACT)
-    return apply("lookup", "int", b, value=tuple(float(int(base) ** e) for e in range(int(most) + 1)))
+    return apply("lookup", "int", b, value=tuple(float(int(of) ** e) for e in range(int(most) + 1)))
 
 
 def checked_pow(a: Sym, b: Sym, kind: str) -> Sym:
     """A float power, with Python's errors unless it is numpy's."""
     if kind == "numpy":
         return apply("pow", kind, a, b)
-    if may_be(a, 0.0) and bounds(b).low < 0 and is_("lt", b, 0.0) and is_("eq", a, 0.0) and is_("ne", b, -math.inf):
-        raise ZeroDivisionError("0.0 cannot be raised to a negative power")
-    known_whole = b.node.whole or (b.node.is_const and not math.isfinite(b.node.value))
+    if bounds(a).has(0.0) and bounds(b).low < 0 and is_("lt", b, 0.0) and is_("eq", a, 0.0) and is_("ne", b, -math.inf):
+        raise error(ZeroDivisionError, "0.0 cannot be raised to a negative power")
+    power = node_of(b)
+    known_whole = power.whole or (power.is_const and not math.isfinite(power.value))
     if bounds(a).low < 0 and not known_whole and is_("lt", a, 0.0) and not bool(is_whole(b)):
         raise current().stop("a negative number to a fractional power is complex")
-    made = apply("pow", kind, a, b)
-    refuse_overflow(made, a, b)
+    return finite(apply("pow", kind, a, b), a, b)
+
+
+def finite(made: Sym, *operands: Sym) -> Sym:
+    """``made``, after Python's OverflowError where finite operands give an infinity."""
+    if is_infinite(made) and not any(is_("eq", abs(x), math.inf) for x in operands):
+        raise error(OverflowError, "Numerical result out of range")
     return made
-
-
-def refuse_overflow(made: Sym, *operands: Sym) -> None:
-    """Python's OverflowError where finite operands give an infinity."""
-    if not (may_be(made, math.inf) or may_be(made, -math.inf)):
-        return
-    if is_("eq", abs(made), math.inf) and not any(is_("eq", abs(x), math.inf) for x in operands):
-        raise OverflowError(34, "Numerical result out of range")
 
 
 def _bits(op: str, a: Sym, b: Sym) -> Sym:
     """Bit operations of truth values, and of ints those that are arithmetic."""
-    if {a.kind, b.kind} <= {"bool", "numpy bool"} and op in _OF_TRUTHS:
-        return apply(_OF_TRUTHS[op], "bool" if a.kind == b.kind == "bool" else "numpy bool", a, b)
-    n = int(b.node.value) if b.node.is_const and number_kind(a, b) == "int" else -1
+    kinds, truths = {kind_of(a), kind_of(b)}, {"and": "and", "or": "or", "xor": "ne"}
+    if kinds <= {"bool", "numpy bool"} and op in truths:
+        return apply(truths[op], "bool" if kinds == {"bool"} else "numpy bool", a, b)
+    n = int(node_of(b).value) if node_of(b).is_const and number_kind(a, b) == "int" else -1
     if op == "and" and n >= 0 and (n + 1) & n == 0:
-        return mod(a, Sym(current().explorer.graph.const(n + 1.0), "int"))
-    if op in ("lshift", "rshift") and 0 <= n <= 52:
-        return (mul if op == "lshift" else floordiv)(a, Sym(current().explorer.graph.const(2.0**n), "int"))
+        return _divide("mod", a, constant(n + 1))
+    if op == "lshift" and 0 <= n <= 52:
+        return apply("mul", "int", a, 2.0**n)
+    if op == "rshift" and 0 <= n <= 52:
+        return _divide("floordiv", a, constant(2**n))
     raise current().stop(f"the bit operation {op!r} of a number that depends on the step")
 
 
-_OF_TRUTHS = {"and": "and", "or": "or", "xor": "ne"}
+def _compare(op: str, a: Sym, b: Sym) -> Sym:
+    """By Python's operators: numpy's have truth values of their own."""
+    return apply(op, "numpy bool" if "numpy" in kind_of(a) + kind_of(b) else "bool", a, b)
 
 
 def _install(name: str, rule: Callable[[Sym, Sym], Any]) -> None:
-    def left(self: Any, other: Any, *rest: Any) -> Any:
+    def left(self: Sym, other: Any, *rest: Any) -> Any:
         second = lift(other)
         if rest and rest != (None,):
             raise current().stop("pow() with three arguments")
         return NotImplemented if second is None else rule(self, second)
 
-    def right(self: Any, other: Any) -> Any:
+    def right(self: Sym, other: Any) -> Any:
         first = lift(other)
         return NotImplemented if first is None else rule(first, self)
 
@@ -343,11 +302,17 @@ def _install(name: str, rule: Callable[[Sym, Sym], Any]) -> None:
     setattr(Sym, f"__r{name}__", right)
 
 
-for _rule in (add, sub, mul, truediv, floordiv, mod, divmod, pow):
-    _install(_rule.__name__, _rule)
-for _op in ("and", "or", "xor", "lshift", "rshift"):
-    _install(_op, functools.partial(_bits, _op))
-for _op in ("lt", "le", "eq", "ne"):
-    _install(_op, functools.partial(compare, _op))
+_OPERATORS: dict[str, Callable[[Sym, Sym], Any]] = {
+    **{op: lambda a, b, op=op: apply(op, number_kind(a, b), a, b) for op in ("add", "sub", "mul")},  # type: ignore[misc]
+    "divmod": lambda a, b: (_divide("floordiv", a, b), _divide("mod", a, b)), "pow": _power,
+    "truediv": functools.partial(_divide, "div"),
+    **{op: functools.partial(_divide, op) for op in ("floordiv", "mod")},
+    **{op: functools.partial(_bits, op) for op in ("and", "or", "xor", "lshift", "rshift")},
+    **{op: functools.partial(_compare, op) for op in ("lt", "le", "eq", "ne")},
+}  # fmt: skip
+for _op, _rule in _OPERATORS.items():
+    _install(_op, _rule)
 for _op, _swapped in (("gt", "rlt"), ("ge", "rle")):
     setattr(Sym, f"__{_op}__", getattr(Sym, f"__{_swapped}__"))
+for _op in ("trunc", "floor", "ceil"):
+    setattr(Sym, f"__{_op}__", lambda self, op=_op: to_integer(self, op))

@@ -1,28 +1,20 @@
-"""What a trace has read from outside of the function, and whether reading it again gives the same."""
+"""Reading what is outside of a traced function, as Python reads it, and whether reading it again gives the same."""
 
 from __future__ import annotations
 
 import weakref
+from abc import ABCMeta
 from collections.abc import Callable
 from functools import partial
 from operator import is_, methodcaller
-from types import CellType, GetSetDescriptorType, MappingProxyType, MemberDescriptorType, ModuleType
+from types import GetSetDescriptorType, MappingProxyType, MemberDescriptorType, ModuleType, SimpleNamespace
 from typing import Any
 
 from ..facts import ANSWER, ATTRIBUTE, ENTRY, NO_ENTRY, OWNER_WEAKLY, PLAIN, VALUE_WEAKLY, Fact, alike, look_at
 
 MISSING: Any = object()
 HEAP_TYPE = 1 << 9  # of classes that may change
-
-
-def _weakly(x: Any) -> weakref.ref[Any] | None:
-    """A weak reference; None for what cannot have one, for numbers, and for classes, which are in cycles anyway."""
-    if is_a(x, type, ModuleType, MappingProxyType, *PLAIN):
-        return None
-    try:
-        return weakref.ref(x)
-    except TypeError:
-        return None
+PLAIN_LOOKUPS: tuple[Any, ...] = (object.__getattribute__, SimpleNamespace.__getattribute__)
 
 
 def is_a(value: Any, *kinds: type) -> bool:
@@ -30,39 +22,33 @@ def is_a(value: Any, *kinds: type) -> bool:
     return issubclass(type(value), kinds)
 
 
-def dict_of(kind: type) -> Callable[[Any], dict[str, Any]]:
-    """How the own attributes of an object are read, whatever its class calls ``__dict__``."""
-    for one in kind.__mro__:
-        found = one.__dict__.get("__dict__")
-        if is_a(found, GetSetDescriptorType, MemberDescriptorType):
-            return found.__get__  # type: ignore[union-attr,no-any-return]
-    return lambda owner: {}
-
-
-def classes_of(owner: Any, after: type | None = None) -> tuple[type, ...]:
-    """Where an attribute of an object or a class is looked for; ``after`` a class, as ``super()`` does."""
-    mro: tuple[type, ...] = (owner if is_a(owner, type) else type(owner)).__mro__
-    return mro if after is None else mro[mro.index(after) + 1 :]
+def name_of(value: Any) -> str:
+    """How a callable is called in messages."""
+    module = getattr(value, "__module__", None) or ""
+    name = getattr(value, "__qualname__", None) or getattr(value, "__name__", None) or type(value).__name__
+    return f"{module}.{name}" if module and module != "builtins" else str(name)
 
 
 def in_classes(mro: Any, name: str) -> Any:
     """What the first class that has ``name`` has under it, or MISSING."""
-    for owner in mro:
-        if name in owner.__dict__:
-            return owner.__dict__[name]
+    return next((owner.__dict__[name] for owner in mro if name in owner.__dict__), MISSING)
+
+
+def _own(owner: Any, name: str) -> Any:
+    """What the object's own dict has, whatever its class calls ``__dict__``; or MISSING."""
+    for one in type(owner).__mro__:
+        found = one.__dict__.get("__dict__")
+        if is_a(found, GetSetDescriptorType, MemberDescriptorType):
+            return found.__get__(owner).get(name, MISSING)  # type: ignore[union-attr]
     return MISSING
 
 
-def slot_of(descriptor: MemberDescriptorType, owner: Any) -> Any:
-    """What is in a slot, or MISSING."""
-    try:
-        return descriptor.__get__(owner)
-    except AttributeError:
-        return MISSING
+class Unplain(Exception):
+    """Reading an attribute may run code; says why."""
 
 
 class Watch:
-    """Collects what was read, as facts; :meth:`changed` compares them with the present.
+    """Reads what is outside, and collects what was read as facts; :meth:`changed` compares them with the present.
 
     Objects are held weakly, those that were asked and those that were found: the scheduler has the watch, and the user
     may let go of an object that has the scheduler. What is gone, the function cannot read. Cells, lists, dicts and
@@ -72,87 +58,92 @@ class Watch:
     def __init__(self) -> None:
         self._facts: dict[tuple[Any, ...], Fact] = {}
 
-    def variable(self, variables: Any, name: str, value: Any) -> None:
-        """A global variable was ``value``; MISSING where there was none."""
-        self._note(("variable", id(variables), name), *_entry(variables, name, value))
+    def attribute(self, owner: Any, name: str, after: type | None = None) -> tuple[Any, bool]:
+        """``owner.name`` before it is bound, and whether a class had it; MISSING where there is none. No code runs.
 
-    def attribute(self, owner: Any, name: str, after: type | None = None) -> None:
-        """``owner.name`` is what it is now: in its dict or slot, and in its classes, by ``super()`` in those after one.
+        Wherever Python finds it, nothing that goes before may appear.
 
-        Wherever :func:`views.plain_attribute` finds it, nothing that goes before may appear.
+        Args:
+            after: look in the classes after this one only, as ``super()`` does.
+
+        Raises:
+            Unplain: see there.
         """
-        if is_a(owner, ModuleType):
-            self.variable(owner.__dict__, name, owner.__dict__.get(name, MISSING))
-            self.variable(owner.__dict__, "__getattr__", owner.__dict__.get("__getattr__", MISSING))
-            self.kind(owner)
-            return
-        own = not is_a(owner, type)
-        if own:
-            self.of_class(owner, "__getattribute__")
-            self.of_class(owner, "__getattr__")
-        value = in_classes(classes_of(owner, after), name)
-        if after is not None:
-            read = lambda one: in_classes(classes_of(one, after), name)  # noqa: E731
-            self._note(("classes", id(owner), name, after), ANSWER, owner, read, value)
+        kind = self.kind(owner)
+        if kind is ModuleType:
+            value, computed = (self.variable(owner.__dict__, key) for key in (name, "__getattr__"))
+            if value is MISSING and computed is not MISSING:
+                raise Unplain(f"it reads .{name} of the module {owner.__name__}, which has a __getattr__")
+            return value, False
+        if is_a(owner, type):
+            value = self.in_class(owner, name)
+            if kind not in (type, ABCMeta) or (value is MISSING and in_classes(kind.__mro__, name) is not MISSING):
+                raise Unplain(f"it reads .{name} of {owner.__name__}, which its metaclass has a say in")
+            return value, True
+        if self.in_class(kind, "__getattribute__") not in PLAIN_LOOKUPS:
+            raise Unplain(f"it reads .{name} of a {name_of(kind)}, which defines __getattribute__")
+        computed = self.in_class(kind, "__getattr__")
+        if after is None:
+            value = self.in_class(kind, name)
         else:
-            self._in_class(type(owner) if own else owner, name)
-        if type(value) is MemberDescriptorType:
-            inside = slot_of(value, owner)
-            self._note(("slot", id(owner), name), ANSWER, owner, lambda one: slot_of(value, one), inside)
-        elif own and after is None:
-            attributes = dict_of(type(owner))
-            kept = attributes(owner).get(name, MISSING)
-            if kept is MISSING:
-                asked: tuple[int, Any, Any] = ANSWER, owner, lambda one: attributes(one).get(name, MISSING)
-            else:  # where its class was not changed, which is looked at first, Python finds it there too
-                asked = ATTRIBUTE, owner, name
-            self._note(("own", id(owner), name), *asked, kept)
+            value = self._answer(("classes", after), owner, partial(_after, after), name)
+        if hasattr(type(value), "__set__") or hasattr(type(value), "__delete__"):
+            if type(value) is MemberDescriptorType:
+                return self._answer(("slot",), owner, partial(_in_slot, value), name), False
+            raise Unplain(f"it reads {name!r}, a {type(value).__name__} of {name_of(kind)}, which computes it")
+        if after is None:
+            own = _own(owner, name)
+            if own is not MISSING:
+                # where its class was not changed, which is looked at first, Python finds it there too
+                return self._note(("own", id(owner), name), ATTRIBUTE, owner, name, own), False
+            self._answer(("own",), owner, _own, name)
+        if value is MISSING and computed is not MISSING:
+            raise Unplain(f"it reads .{name} of a {name_of(kind)}, which defines __getattr__")
+        return value, True
 
-    def part(self, owner: Any, name: str, value: Any) -> None:
-        """Such a part of a function, cell or partial was ``value``."""
-        self._note(("part", id(owner), name), ATTRIBUTE, owner, name, value)
-
-    def cell(self, cell: CellType, value: Any) -> None:
-        """A variable of an enclosing function was ``value``."""
-        self.part(cell, "cell_contents", value)
-
-    def kind(self, owner: Any) -> None:
-        """Such a class ``owner`` had."""
-        self._note(("kind", id(owner)), ANSWER, owner, type, type(owner))
-
-    def of_class(self, owner: Any, name: str) -> None:
-        """The class of ``owner`` is this one, and has what it has under ``name``."""
-        self.kind(owner)
-        self._in_class(type(owner), name)
-
-    def _in_class(self, kind: type, name: str) -> None:
-        """A class has what it has under this name, itself or by its bases; asking runs no code of the user's."""
-        self._note(("mro", id(kind)), ATTRIBUTE, kind, "__mro__", kind.__mro__)
+    def in_class(self, kind: type, name: str) -> Any:
+        """What a class has under a name, itself or by its bases, or MISSING; asking runs no code of the user's."""
+        self.part(kind, "__mro__")
         for owner in kind.__mro__:
             value = owner.__dict__.get(name, MISSING)
             if owner.__flags__ & HEAP_TYPE:
                 self._note(("class", id(owner), name), *_entry(owner.__dict__, name, value))
             if value is not MISSING:
-                break
+                return value
+        return MISSING
 
-    def keys(self, mapping: Any) -> None:
-        """A dict has these keys, in this order."""
-        self._inside(mapping, [])
+    def variable(self, variables: Any, name: str) -> Any:
+        """A global variable, or MISSING."""
+        return self._note(("variable", id(variables), name), *_entry(variables, name, variables.get(name, MISSING)))
 
-    def elements(self, container: Any) -> None:
+    def part(self, owner: Any, name: str) -> Any:
+        """Such a part of a function, cell or partial."""
+        return self._note(("part", id(owner), name), ATTRIBUTE, owner, name, getattr(owner, name))
+
+    def kind(self, owner: Any) -> Any:
+        """The class of ``owner``."""
+        return self._note(("kind", id(owner)), ANSWER, owner, type, type(owner))
+
+    def of_class(self, owner: Any, name: str) -> Any:
+        """What the class of ``owner`` has under ``name``, or MISSING."""
+        return self.in_class(self.kind(owner), name)
+
+    def elements(self, container: Any, *, keys_alone: bool = False) -> None:
         """A list, dict or set has these elements, in this order."""
-        self._inside(container, [*container.values()] if isinstance(container, dict) else [])
-
-    def _inside(self, container: Any, values: list[Any]) -> None:
+        values = [*container.values()] if isinstance(container, dict) and not keys_alone else []
         has_still = partial(_has, keys=[*container], values=values)
         self._facts.setdefault(("inside", id(container)), (ANSWER, container, has_still, True))
 
-    def _note(self, name: tuple[Any, ...], how: int, owner: Any, key: Any, value: Any) -> None:
+    def _answer(self, how: tuple[Any, ...], owner: Any, ask: Callable[[Any, str], Any], name: str) -> Any:
+        return self._note((*how, id(owner), name), ANSWER, owner, lambda one: ask(one, name), ask(owner, name))
+
+    def _note(self, note: tuple[Any, ...], how: int, owner: Any, key: Any, value: Any) -> Any:
         # the sandbox has the owner while it traces, so that its id is its own
-        if name not in self._facts:
+        if note not in self._facts:
             asked, found = _weakly(owner), _weakly(value)
             how += (0 if asked is None else OWNER_WEAKLY) + (0 if found is None else VALUE_WEAKLY)
-            self._facts[name] = how, owner if asked is None else asked, key, value if found is None else found
+            self._facts[note] = how, owner if asked is None else asked, key, value if found is None else found
+        return value
 
     @property
     def facts(self) -> tuple[Fact, ...]:
@@ -165,10 +156,32 @@ class Watch:
 
 
 def _entry(mapping: Any, name: str, value: Any) -> tuple[int, Any, Any, Any]:
-    """A dict, or the dict of a class, had ``value`` under this name; MISSING where there was none."""
     if type(mapping) not in (dict, MappingProxyType):
         return ANSWER, mapping, methodcaller("get", name, MISSING), value
     return NO_ENTRY if value is MISSING else ENTRY, mapping, name, value
+
+
+def _after(start: type, owner: Any, name: str) -> Any:
+    """What ``super()`` finds."""
+    mro = type(owner).__mro__
+    return in_classes(mro[mro.index(start) + 1 :], name)
+
+
+def _in_slot(descriptor: MemberDescriptorType, owner: Any, name: str) -> Any:
+    try:
+        return descriptor.__get__(owner)
+    except AttributeError:
+        return MISSING
+
+
+def _weakly(x: Any) -> weakref.ref[Any] | None:
+    """A weak reference; None for what cannot have one, for numbers, and for classes, which are in cycles anyway."""
+    if is_a(x, type, ModuleType, MappingProxyType, *PLAIN):
+        return None
+    try:
+        return weakref.ref(x)
+    except TypeError:
+        return None
 
 
 def _has(container: Any, keys: list[Any], values: list[Any]) -> bool:
