@@ -15,8 +15,12 @@ import torch
 
 NormScope = Literal["all", "group"]
 EmaDtype = Literal["float32", "parameter"]
+MasterWeights = Literal["float32"]
 STABILIZER = 1e-6  # added to a norm that a threshold is divided by, as in torch.nn.utils.clip_grad_norm_
 AVERAGE = "ema"  # key of the averaged copy in a parameter's state
+MASTER = "master"  # and of the float32 whose rounding the parameter is
+OF_NO_RULE = frozenset({AVERAGE, MASTER})  # keys of a state that are beside those of its rule
+NARROW = (torch.bfloat16, torch.float16)  # dtypes of parameters that may have a master
 LONGEST_WINDOW = 4096  # norms, all of which one block of a GPU looks through in each step
 
 
@@ -66,6 +70,7 @@ class StepKeywords(TypedDict, total=False):
     ema_decay: float | torch.Tensor | None
     ema_dtype: EmaDtype
     zero_grad_in_step: bool
+    master_weights: MasterWeights | None
 
 
 @dataclass(frozen=True)
@@ -81,12 +86,18 @@ class StepOptions:
     skip_spikes: SpikeRule | None = None
     ema_dtype: EmaDtype = "float32"
     zero_grad_in_step: bool = False
+    master_weights: MasterWeights | None = None
 
     def __post_init__(self) -> None:
         for name, choices in (("norm_scope", get_args(NormScope)), ("ema_dtype", get_args(EmaDtype))):
             value = getattr(self, name)
             if value not in choices:
                 raise ValueError(f"{name}={value!r} must be one of {', '.join(map(repr, choices))}")
+        masters = get_args(MasterWeights)
+        if self.master_weights is not None and self.master_weights not in masters:
+            raise ValueError(
+                f"master_weights={self.master_weights!r} must be one of {', '.join(map(repr, masters))}, or None"
+            )
         for name in ("skip_nonfinite", "zero_grad_in_step"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name}={getattr(self, name)!r} must be True or False")
@@ -102,8 +113,15 @@ class StepOptions:
 
     def average_dtype(self, param: torch.dtype) -> torch.dtype:
         """Of the averaged copy of a parameter."""
-        narrow = param in (torch.bfloat16, torch.float16)
-        return torch.float32 if narrow and self.ema_dtype == "float32" else param
+        return torch.float32 if param in NARROW and self.ema_dtype == "float32" else param
+
+    def master(self, param: torch.dtype) -> tuple[str, torch.dtype] | None:
+        """Under which key, and of which dtype, a parameter has a master; None if it has none."""
+        return (MASTER, torch.float32) if self.master_weights is not None and param in NARROW else None
+
+    def state_dtype_of(self, param: torch.dtype) -> torch.dtype | None:
+        """Of the states of a parameter; None: that of the parameter, or another that its states have already."""
+        return torch.float32 if self.master(param) is not None else None
 
 
 def split(keywords: StepKeywords) -> tuple[StepOptions, dict[str, Any]]:

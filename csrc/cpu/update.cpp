@@ -104,6 +104,7 @@ const char* choose(const Update& u, const Record& r, int64_t count, Choice* choi
     choice->without_update = u.kernels->averages[param];
     around.decay = common::read_field(row, kFieldEmaDecay);
   }
+  if (!can_have_master(r.kind)) return "has a master that does not go with its parameter: float32 goes with 16 bits";
   const int mode = rule.mode(row, count);
   choice->states_needed = rule.required_states + (mode != 0 ? 1 : 0);
   choice->task.kernel = u.kernels->kernels[u.rule][kind][mode];
@@ -133,6 +134,9 @@ const char* follow_record(const Update& u, const Record& r, Choice* choice) {
   }
   if (problem == nullptr && r.numel != 0 && choice->without_update != nullptr && r.average == 0) {
     return "lacks the average's address: create it first";
+  }
+  if (problem == nullptr && r.numel != 0 && (master_of(r.kind) != kNoMaster) != (r.master != 0)) {
+    return "has a master's address without a master's kind, or the other way around: rebuild the records";
   }
   return problem;
 }

@@ -14,7 +14,7 @@ from torch.optim.optimizer import _get_scalar_dtype
 from ..memory.control_block import ControlBlock
 from ..memory.parameter_table import real_view
 from ..rules import Rule
-from ..step_options import AVERAGE
+from ..step_options import AVERAGE, OF_NO_RULE
 from .live_dict import Changes, LiveDict
 
 _MOST_STEPS = 2**53  # float64, in which bias corrections are computed, has all whole numbers up to here
@@ -152,7 +152,7 @@ class ParamState(LiveDict):
             return None
         if isinstance(value, torch.Tensor):
             self._changes.hand_out(value)
-        if not self.live and key != AVERAGE:
+        if not self.live and key not in OF_NO_RULE:
             self._block.counts[self.index] = 0 if value is None else 1
         self._changes.structure = True
         return value
@@ -161,7 +161,7 @@ class ParamState(LiveDict):
         self._block.counts[self.index] = whole_step(value)
 
     def _removed(self, key: str) -> None:
-        if key in self.live or (not self.live and key != AVERAGE):
+        if key in self.live or (not self.live and key not in OF_NO_RULE):
             self._block.counts[self.index] = 0
         self._changes.structure = True
 

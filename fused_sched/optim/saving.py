@@ -12,9 +12,9 @@ from torch.optim import Optimizer
 
 from .. import backends
 from ..compiled import not_compiled
-from ..step_options import AVERAGE, OPTION_FIELDS, StepKeywords
+from ..step_options import AVERAGE, OF_NO_RULE, OPTION_FIELDS, StepKeywords
 from .averaging import Averaging
-from .load import Load
+from .load import Load, with_own_dtypes
 from .measuring import SAVED, Measuring
 from .param_state import OptimizerState, ParamState
 from .sync import first_number
@@ -89,6 +89,8 @@ class Saving(Measuring, Averaging, Optimizer):
     def _without_reserves(self, state: ParamState) -> dict[str, Any]:
         """A copy."""
         reserved = {self._rule.step_key, *self._rule.state_keys} if state.holds_nothing else set()
+        if reserved and self._rule.step_key is not None:  # else a master may hold something all the same
+            reserved |= OF_NO_RULE - {AVERAGE}
         average = state.stored(AVERAGE)
         if isinstance(average, torch.Tensor):
             tells = self._rule.step_key is not None or average.numel() == 0
@@ -138,8 +140,8 @@ class Saving(Measuring, Averaging, Optimizer):
                         group.setdefault(name, present[name])
             if self._loading is not None:
                 self._check_measured(self._loading.get(SAVED))
-                self._with_wide_averages(self.param_groups, self.state, self._loading)
-            load = Load(self._rule, before[1], tuple(self.defaults), self._block.captured)
+                with_own_dtypes(self._rule, self._options, self.param_groups, self.state, self._loading)
+            load = Load(self._rule, self._options, before[1], tuple(self.defaults), self._block.captured)
             load.check(self.param_groups, self.state)
         except BaseException:
             self.param_groups, self.state, self.defaults = before

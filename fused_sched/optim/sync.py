@@ -25,6 +25,7 @@ from ..memory.parameter_table import (
     state_format,
 )
 from ..memory.values import USE_TORCHS, check_values
+from ..memory.masters import value_of
 from ..rules import Rule
 from ..step_options import AVERAGE, StepOptions
 from .param_group import ParamGroup
@@ -189,34 +190,33 @@ class Sync:
     def _entry(self, p: torch.Tensor, group: ParamGroup, needed: int) -> Entry:
         values = self.states[p] if p in self.states else self.state.get(p)
         entry = Entry(p, group.row, needed)
-        averaged = "ema_decay" in group
+        averaged, mastered = "ema_decay" in group, self.options.master(p.dtype)
+        beside = averaged or mastered is not None
         if p.grad is None:
             unfit = why_not_trainable(p, self.block.device) is not None
             if unfit or not values:
-                # without states that would be missed, a scan would not see that an average has to be made
-                entry.asleep = unfit or p.numel() == 0 or (averaged and needed == 0)
+                # without states that would be missed, a scan would not see that what is beside them has to be made
+                entry.asleep = unfit or p.numel() == 0 or (beside and needed == 0)
                 return entry
         check_trainable(p, self.block.device)
         check_values("a parameter", p)
         if self._is_sparse(p, values):
             entry.sparse = True
-            if averaged:
-                raise RuntimeError(
-                    "ema_decay with a sparse gradient, whose parameter is not averaged: put the parameter into a group "
-                    "without ema_decay, or use dense gradients"
-                )
+            _refuse_sparse(p, averaged, self.options)
             if needed:
                 state = self._state_of(p, values)
                 entry.count = state.index
                 if p.grad is not None:
                     reserve_buffer(p.grad, state, self.tensors)
             return entry
-        if needed or averaged:
+        if needed or beside:
             state = self._state_of(p, values)
-            entry.count = state.index
+            entry.count, entry.state_dtype = state.index, self.options.state_dtype_of(p.dtype)
             entry.state = self._state_tensors(p, state, needed)
+            if mastered is not None:
+                entry.master = self._master(p, state, *mastered)
             if averaged:
-                entry.average = self._average(p, state, group)
+                entry.average = self._average(entry, state, group)
         if self.walks_memory and entry.needs_staging():
             _refuse_shared_elements(p)
             entry.staging = Staging.like(p)
@@ -239,9 +239,10 @@ class Sync:
     def _state_tensors(self, p: torch.Tensor, state: ParamState, needed: int) -> tuple[torch.Tensor, ...]:
         keys = self.rule.state_keys[:needed]
         check_complete(self.rule, state, keys[: self.rule.optional_state])  # amsgrad may be switched on in mid-run
+        wanted = self.options.state_dtype_of(p.dtype)
         dtype = next((t.dtype for t in map(state.stored, keys) if isinstance(t, torch.Tensor)), p.dtype)
-        if not state_dtype_fits(p, dtype):
-            dtype = p.dtype
+        if not state_dtype_fits(p, dtype, wanted):
+            dtype = wanted or p.dtype
         return tuple(self._state_tensor(p, state, key, dtype) for key in keys)
 
     def _state_tensor(self, p: torch.Tensor, state: ParamState, key: str, dtype: torch.dtype) -> torch.Tensor:
@@ -268,12 +269,22 @@ class Sync:
             self.tensors[place] = state, tensor
         return tensor.detach()
 
-    def _average(self, p: torch.Tensor, state: ParamState, group: ParamGroup) -> torch.Tensor:
+    def _master(self, p: torch.Tensor, state: ParamState, key: str, dtype: torch.dtype) -> torch.Tensor:
+        """The master of a parameter; it begins as that."""
+        place = id(state), key
+        is_new = state.stored(key) is None and place not in self.tensors
+        master = self._state_tensor(p, state, key, dtype)
+        if is_new:
+            self.tensors[place][1].copy_(p.detach())
+        return master
+
+    def _average(self, entry: Entry, state: ParamState, group: ParamGroup) -> torch.Tensor:
         """The averaged copy of a parameter.
 
         Torch's AveragedModel begins with all parameters at once. So where the others of a group have begun, one whose
         first gradient comes later begins as what it has been so far. The device alone may know whether they have.
         """
+        p = entry.param
         is_new = state.stored(AVERAGE) is None and (id(state), AVERAGE) not in self.tensors
         average = self._state_tensor(p, state, AVERAGE, self.options.average_dtype(p.dtype))
         if is_new and p.numel() > 0:
@@ -282,7 +293,8 @@ class Sync:
             first = self.begun[id(group)]
             if first is not None:
                 stored = self.tensors[id(state), AVERAGE][1]
-                stored.copy_(torch.where(first.isnan(), stored, p.detach().to(stored.dtype)))
+                value = p.detach() if entry.master is None else value_of(p, entry.master)
+                stored.copy_(torch.where(first.isnan(), stored, value.to(stored.dtype)))
         return average
 
     def _begun_average(self, group: ParamGroup) -> torch.Tensor | None:
@@ -320,6 +332,20 @@ def check_shape(p: torch.Tensor, key: str, tensor: Any) -> None:
         raise ValueError(
             f"state {key!r} has shape {tuple(tensor.shape)}, but its parameter has {tuple(p.shape)}: "
             "assign a tensor of the parameter's shape, or delete the entry"
+        )
+
+
+def _refuse_sparse(p: torch.Tensor, averaged: bool, options: StepOptions) -> None:
+    """torch's operations, which apply a sparse gradient, know only what the parameter itself stores."""
+    if averaged:
+        raise RuntimeError(
+            "ema_decay with a sparse gradient, whose parameter is not averaged: put the parameter into a group "
+            "without ema_decay, or use dense gradients"
+        )
+    if options.master(p.dtype) is not None:
+        raise RuntimeError(
+            f"master_weights={options.master_weights!r} with a sparse gradient, which is applied to the {p.dtype} "
+            "parameter itself: use dense gradients, or an optimizer of its own for the embedding"
         )
 
 
