@@ -9,6 +9,7 @@ namespace fused_sched {
 enum Master : int {
   kNoMaster = 0,
   kSingleMaster = 1,  // the float32, whose rounding the parameter is
+  kByChance = 15,     // there is none, and the parameter is rounded by chance: see stochastic.h
 };
 
 namespace FUSED_SCHED_ISA {

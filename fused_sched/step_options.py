@@ -19,7 +19,8 @@ MasterWeights = Literal["float32"]
 STABILIZER = 1e-6  # added to a norm that a threshold is divided by, as in torch.nn.utils.clip_grad_norm_
 AVERAGE = "ema"  # key of the averaged copy in a parameter's state
 MASTER = "master"  # and of the float32 whose rounding the parameter is
-OF_NO_RULE = frozenset({AVERAGE, MASTER})  # keys of a state that are beside those of its rule
+STREAM = "rounding_stream"  # and of the number that chooses the random bits it is rounded by
+OF_NO_RULE = frozenset({AVERAGE, MASTER, STREAM})  # keys of a state that are beside those of its rule
 NARROW = (torch.bfloat16, torch.float16)  # dtypes of parameters that may have a master
 LONGEST_WINDOW = 4096  # norms, all of which one block of a GPU looks through in each step
 
@@ -71,6 +72,8 @@ class StepKeywords(TypedDict, total=False):
     ema_dtype: EmaDtype
     zero_grad_in_step: bool
     master_weights: MasterWeights | None
+    stochastic_rounding: bool
+    rounding_seed: int | None
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,8 @@ class StepOptions:
     ema_dtype: EmaDtype = "float32"
     zero_grad_in_step: bool = False
     master_weights: MasterWeights | None = None
+    stochastic_rounding: bool = False
+    rounding_seed: int | None = None
 
     def __post_init__(self) -> None:
         for name, choices in (("norm_scope", get_args(NormScope)), ("ema_dtype", get_args(EmaDtype))):
@@ -98,13 +103,35 @@ class StepOptions:
             raise ValueError(
                 f"master_weights={self.master_weights!r} must be one of {', '.join(map(repr, masters))}, or None"
             )
-        for name in ("skip_nonfinite", "zero_grad_in_step"):
+        for name in ("skip_nonfinite", "zero_grad_in_step", "stochastic_rounding"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name}={getattr(self, name)!r} must be True or False")
         if not isinstance(self.skip_spikes, SpikeRule | None):
             raise TypeError(
                 f"skip_spikes={self.skip_spikes!r} must be a SpikeRule, such as SpikeRule(128, 6.0), or None"
             )
+
+        self._check_rounding()
+
+    def _check_rounding(self) -> None:
+        seed = self.rounding_seed
+        if self.stochastic_rounding and self.master_weights is not None:
+            raise ValueError(
+                f"stochastic_rounding=True and master_weights={self.master_weights!r} are two ways not to lose what 16 "
+                "bits have no room for: choose one of them"
+            )
+        if seed is None:
+            return
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise TypeError(f"rounding_seed={seed!r} must be a whole number, such as 0, or None for torch's seed")
+        if not -(2**63) <= seed < 2**63:
+            raise ValueError(f"rounding_seed={seed} must be a whole number of 64 bits: from -2**63 to 2**63 - 1")
+        if not self.stochastic_rounding:
+            raise ValueError(f"rounding_seed={seed} is of no use without stochastic_rounding=True: give both or none")
+
+    def rounds_by_chance(self, param: torch.dtype) -> bool:
+        """Whether a parameter's new values are rounded up or down by chance."""
+        return self.stochastic_rounding and param in NARROW
 
     @property
     def may_skip(self) -> bool:

@@ -1,9 +1,11 @@
 // The update loops. Each kernels_*.cpp includes this once, with a namespace (FUSED_SCHED_ISA) and
 // compiler flags of its own. lanes.h has what is updated side by side; else the compiler vectorises the loops.
 #include <algorithm>
+#include <type_traits>
 #include <utility>
 
 #include "../average.h"
+#include "../control_block.h"
 #include "kernels.h"
 #include "lanes.h"
 #include "parameters.h"
@@ -88,13 +90,42 @@ inline int64_t update_loop(const Record& r, int64_t i, int64_t end, typename Kep
 }
 
 template <typename R, int kMode, bool kPlain, typename Kept, typename G, typename S, typename T>
-inline void update_range(const Record& r, int64_t start, int64_t end, const Shared<R, T>& s) {
+inline void update_range(const Record& r, int64_t start, int64_t end, typename Kept::Rest* rest,
+                         const Shared<R, T>& s) {
   const auto run = [&](auto v, int64_t first) {
     return update_loop<decltype(v), R, kMode, kPlain, Kept>(
-        r, first, end, at<typename Kept::Param>(r.param, 0), at<typename Kept::Rest>(r.master, 0), at<G>(r.grad, 0),
-        at<S>(r.state[0], 0), at<S>(r.state[1], 0), at<S>(r.state[2], 0), s);
+        r, first, end, at<typename Kept::Param>(r.param, 0), rest, at<G>(r.grad, 0), at<S>(r.state[0], 0),
+        at<S>(r.state[1], 0), at<S>(r.state[2], 0), s);
   };
   run(T(), run(Lanes<T>(), start));
+}
+
+// The bits of elements [start, start + kPart) of a tensor; start is a multiple of kPart.
+inline void draw_part(const Draw& draw, int64_t start, uint16_t* bits) {
+  static_assert(kPart % kDrawn == 0, "a part is drawn whole");
+  uint32_t words[kDrawn / 2][kPart / kDrawn];
+  const uint64_t first = static_cast<uint64_t>(start / kDrawn);
+  for (int64_t k = 0; k < kPart / kDrawn; ++k) {
+    const DrawnBits drawn = draw_bits(draw, first + k);
+    for (int j = 0; j < kDrawn / 2; ++j) words[j][k] = drawn.word[j];
+  }
+  for (int64_t k = 0; k < kPart / kDrawn; ++k) {
+    for (int j = 0; j < kDrawn; ++j) bits[kDrawn * k + j] = words[j / 2][k] >> 16 * (j % 2) & 0xffffu;
+  }
+}
+
+// As update_range, a part at a time.
+template <typename R, int kMode, bool kPlain, typename Kept, typename G, typename S, typename T>
+inline void update_by_chance(const Record& r, int64_t start, int64_t end, const int64_t* header,
+                             const Shared<R, T>& s) {
+  const Draw draw = make_draw(header[kHeaderSeed], header[kHeaderUpdates], r.master);
+  uint16_t bits[kPart];
+  while (start < end) {
+    const int64_t part = start / kPart * kPart, next = std::min(part + kPart, end);
+    draw_part(draw, part, bits);
+    update_range<R, kMode, kPlain, Kept, G, S>(r, start, next, bits, s);
+    start = next;
+  }
 }
 
 template <typename R, int kMode, typename P, typename G, typename S>
@@ -107,11 +138,16 @@ void update(const Record& r, int64_t start, int64_t count, const AnyScalars& sca
                           average_dtype(r.kind) != DTypeOf<P>::kCode};
   run_as_kept<P>(r.kind, [&](auto kept) {
     using Kept = decltype(kept);
-    if (FUSED_SCHED_LANES || around.scaled || around.averaged) {
-      update_range<R, kMode, false, Kept, G, S>(r, start, start + count, s);
-    } else {
-      update_range<R, kMode, true, Kept, G, S>(r, start, start + count, s);
-    }
+    const auto run = [&](auto plain) {
+      if constexpr (std::is_same_v<Kept, ByChance<P>>) {
+        update_by_chance<R, kMode, plain.value, Kept, G, S>(r, start, start + count, around.header, s);
+      } else {
+        update_range<R, kMode, plain.value, Kept, G, S>(r, start, start + count, at<typename Kept::Rest>(r.master, 0),
+                                                       s);
+      }
+    };
+    if (FUSED_SCHED_LANES || around.scaled || around.averaged) run(std::false_type());
+    else run(std::true_type());
   });
 }
 
@@ -136,8 +172,6 @@ void average(const Record& r, int64_t start, int64_t count, double decay) {
 }
 
 // Elements are converted before their squares are added, a part of them at a time.
-constexpr int64_t kPart = 512;
-
 template <typename T, typename G>
 inline const T* converted(const G* from, int64_t count, T* part) {
   if constexpr (sizeof(G) == sizeof(T)) return from;

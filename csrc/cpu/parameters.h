@@ -1,9 +1,11 @@
-// How a parameter is kept, as the update loops read and write it: alone, or with a master beside it.
+// How a parameter is kept, as the update loops read and write it: alone, rounded as ever or by
+// chance, or with a master beside it.
 //
 // put() is the one place where a new value becomes what the parameter stores.
 #pragma once
 
 #include "../master.h"
+#include "../stochastic.h"
 #include "lanes.h"
 
 namespace fused_sched {
@@ -49,10 +51,37 @@ struct WithMaster {
   }
 };
 
+// Elements of which there are random bits, or wider copies, at a time.
+constexpr int64_t kPart = 512;
+
+// Rounded by chance; the rest is 16 random bits for each element of a part.
+template <typename P>
+struct ByChance {
+  using Param = P;
+  using Rest = uint16_t;
+  template <typename V>
+  static V get(const P* param, const Rest*, int64_t i) {
+    return Access<V>::get(param + i);
+  }
+  template <typename V>
+  static void put(P* param, const Rest* chances, int64_t i, V value) {
+    float numbers[Access<V>::kCount];
+    Access<V>::put(numbers, value);
+    for (int k = 0; k < Access<V>::kCount; ++k) {
+      store_by_chance(param + i + k, numbers[k], chances[(i + k) % kPart]);
+    }
+  }
+  template <typename V>
+  static V stored(const P* param, int64_t i, V) {
+    return Access<V>::get(param + i);
+  }
+};
+
 // Calls with how the parameter of a record of this kind is kept; P: its dtype.
 template <typename P, typename Run>
 inline void run_as_kept(int64_t kind, const Run& run) {
   if constexpr (sizeof(P) == 2) {
+    if (master_of(kind) == kByChance) return run(ByChance<P>());
     if (master_of(kind) == kSingleMaster) return run(WithMaster<P>());
   }
   run(Alone<P>());

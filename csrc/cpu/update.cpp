@@ -96,7 +96,8 @@ const char* choose(const Update& u, const Record& r, int64_t count, Choice* choi
   const int average = average_dtype(r.kind);
   const int param = param_dtype(r.kind);
   Around& around = choice->task.around;
-  around = {u.grad_scale, u.clipped ? row[kMeasuredClipFactor] : 1.0, 0.0, u.scaled, average >= 0};
+  around = {u.grad_scale, u.clipped ? row[kMeasuredClipFactor] : 1.0, 0.0, u.scaled, average >= 0,
+            reinterpret_cast<const int64_t*>(u.control)};
   choice->without_update = nullptr;
   if (around.averaged) {
     if (average != param && average != kFloat32) return "has an average of another dtype than its own or float32";
@@ -135,7 +136,8 @@ const char* follow_record(const Update& u, const Record& r, Choice* choice) {
   if (problem == nullptr && r.numel != 0 && choice->without_update != nullptr && r.average == 0) {
     return "lacks the average's address: create it first";
   }
-  if (problem == nullptr && r.numel != 0 && (master_of(r.kind) != kNoMaster) != (r.master != 0)) {
+  const int master = master_of(r.kind);  // rounding by chance has a number there, which may be any
+  if (problem == nullptr && r.numel != 0 && master != kByChance && (master != kNoMaster) != (r.master != 0)) {
     return "has a master's address without a master's kind, or the other way around: rebuild the records";
   }
   return problem;

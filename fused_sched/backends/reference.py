@@ -16,6 +16,7 @@ from ..memory.control_block import FIELDS, FLAGS, GROUP_STRIDE, GROUPS_OFFSET, H
 from ..memory.masters import store_value, value_of
 from ..memory.parameter_table import real_view
 from ..memory.platforms import TORCH, Platform
+from ..memory.stochastic import draw_bits, rounded_by_chance
 from ..program.program import FIELD_OPERATIONS, Operation, host_function
 from ..rules import Scalar, is_zero
 from .base import Backend, Measurement, Update
@@ -90,6 +91,9 @@ class ReferenceBackend(Backend):
             for entry in entries:
                 if entry.param.grad is not None:
                     entry.param.grad.detach().zero_()
+        if update.draws:
+            updates = block.integers[HEADER["updates"]]
+            updates += 1 if skip is None else (~skip).to(updates.dtype)
         for schedule in update.schedules:
             self.advance(schedule)
 
@@ -123,7 +127,7 @@ class ReferenceBackend(Backend):
                 g = torch.add(g, p, alpha=row.weight_decay)
         number: Scalar = count.double() if update.block.remote else int(count)
         new = update.rule.compute(p, g, [_wide(s) for s in entry.state], row, number)
-        _store_param(new.pop(0), p, entry, skip)
+        _store_param(new.pop(0), p, entry, update.block, skip)
         for target, value in zip(entry.state, new, strict=True):
             _store(value, target, skip)
         if unscaled is not None:
@@ -152,9 +156,15 @@ def _value(entry: Entry) -> torch.Tensor:
     return _wide(entry.param) if entry.master is None else value_of(entry.param, entry.master)
 
 
-def _store_param(value: torch.Tensor, before: torch.Tensor, entry: Entry, skip: torch.Tensor | None) -> None:
+def _store_param(
+    value: torch.Tensor, before: torch.Tensor, entry: Entry, block: ControlBlock, skip: torch.Tensor | None
+) -> None:
     """Where a new value becomes what the parameter stores; ``before``: the value that it comes from."""
-    if entry.master is None:
+    if entry.stream is not None:
+        header = block.integers
+        drawn = draw_bits(header[HEADER["seed"]], header[HEADER["updates"]], entry.stream, entry.param)
+        _store(rounded_by_chance(value, drawn, entry.param.dtype), entry.param, skip)
+    elif entry.master is None:
         _store(value, entry.param, skip)
     else:
         store_value(value if skip is None else torch.where(skip, before, value), entry.param, entry.master)

@@ -27,6 +27,7 @@ _WORDS = (
 RECORD_WIDTH = len(_WORDS)
 RECORD: dict[str, int] = {word: position for position, word in enumerate(_WORDS)}
 DTYPES: dict[torch.dtype, int] = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+_BY_CHANCE = 15  # in the place of a master's code
 _BY_CODE = {code: dtype for dtype, code in DTYPES.items()}
 _REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
 
@@ -45,10 +46,11 @@ def kind_code(
     state: torch.dtype,
     average: torch.dtype | None = None,
     master: torch.dtype | None = None,
+    by_chance: bool = False,
 ) -> int:
-    """The dtype word of a record."""
+    """The dtype word of a record; ``by_chance``: how the parameter is rounded."""
     averaged = 0 if average is None else 1 + DTYPES[average]
-    mastered = 0 if master is None else MASTERS[master]
+    mastered = _BY_CHANCE if by_chance else 0 if master is None else MASTERS[master]
     return DTYPES[param] + 16 * DTYPES[grad] + 256 * DTYPES[state] + 4096 * averaged + 65536 * mastered
 
 
@@ -66,6 +68,11 @@ def average_of(kind: int) -> torch.dtype | None:
 def master_of(kind: int) -> torch.dtype | None:
     """Dtype of the master of a record's kind; None if there is none."""
     return next((dtype for dtype, code in MASTERS.items() if code == kind // 65536), None)
+
+
+def is_rounded_by_chance(kind: int) -> bool:
+    """Whether a record's parameter is."""
+    return kind // 65536 == _BY_CHANCE
 
 
 def widest_of(kind: int) -> int:
@@ -141,6 +148,7 @@ class Entry:
         state_dtype: of them, where no other would do; else None.
         average: its averaged copy, or None.
         master: what is kept beside its 16 bits, or None; see :mod:`fused_sched.memory.masters`.
+        stream: what chooses the random bits that it is rounded by, or None; see :mod:`fused_sched.memory.stochastic`.
         staging: buffers the kernels use in its place, or None.
         sparse: its gradient is sparse, and torch's operations update it.
         asleep: it can have no update before the table is made anew: it has no gradient, and lacks what one would take.
@@ -150,7 +158,7 @@ class Entry:
 
     __slots__ = (
         *("asleep", "average", "copied_count", "count", "elsewhere", "master", "needed", "param", "row", "sparse"),
-        *("staging", "state", "state_dtype"),
+        *("staging", "state", "state_dtype", "stream"),
     )
 
     def __init__(self, param: torch.Tensor, row: int, needed: int) -> None:
@@ -160,6 +168,7 @@ class Entry:
         self.state_dtype: torch.dtype | None = None
         self.average: torch.Tensor | None = None
         self.master: torch.Tensor | None = None
+        self.stream: int | None = None
         self.staging: Staging | None = None
         self.asleep = self.elsewhere = self.sparse = False
         self.copied_count: Slot | None = None
@@ -179,6 +188,8 @@ class Entry:
         if self.asleep or g.layout != torch.strided or len(self.state) < self.needed or not has_values(g):
             return False
         if self.master is not None and (self.master.shape != p.shape or p.dtype not in NARROW):
+            return False
+        if self.stream is not None and p.dtype not in NARROW:
             return False
         return all(t.shape == p.shape and state_dtype_fits(p, t.dtype, self.state_dtype) for t in self.state) and (
             self.staging is None or (self.staging.param.shape == p.shape and self.staging.param.dtype == p.dtype)
@@ -298,10 +309,12 @@ class ParameterTable:
         pointers = [s.data_ptr() for s in entry.state] + [0, 0, 0]
         average, master = entry.average, entry.master
         averaged = None if average is None else real_dtype(average.dtype)
-        kind = kind_code(dtype, grad_dtype, state_dtype, averaged, None if master is None else master.dtype)
+        mastered = None if master is None else master.dtype
+        kind = kind_code(dtype, grad_dtype, state_dtype, averaged, mastered, entry.stream is not None)
         grad = 0 if g is None else g.data_ptr() or 1  # an empty gradient is a gradient too
         used = [p.data_ptr(), grad, *pointers[:3], numel, entry.row, entry.count, kind]
-        used += [0 if t is None else t.data_ptr() for t in (master, average)]
+        used.append(entry.stream or 0 if master is None else master.data_ptr())
+        used.append(0 if average is None else average.data_ptr())
         return used + [0] * (RECORD_WIDTH - len(used))
 
     def stage_in(self) -> None:

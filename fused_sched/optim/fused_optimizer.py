@@ -15,7 +15,7 @@ from ..memory.parameter_table import ParameterTable
 from ..memory.values import check_values, fake_mode, modes_on, refuse_fake_mode
 from ..program.schedule import Schedule
 from ..rules import Rule
-from ..step_options import StepKeywords, split
+from ..step_options import STREAM, StepKeywords, split
 from .addition import is_torchs, narrow
 from .param_group import ParamGroup
 from .param_state import OptimizerState, take_back_steps
@@ -93,6 +93,7 @@ class FusedOptimizer(Saving):
         self.state = self._own_state(self.state)
         self._known_state = self.state
         self._start_measuring()
+        self._start_rounding()
         self.note_lrs_scheduled()
 
     def _take_options(self, step: StepKeywords) -> None:
@@ -216,6 +217,7 @@ class FusedOptimizer(Saving):
             "measured": self._measurement is not None,
             "clipped": any("max_grad_norm" in group for group in self.groups_seen),
             "zeroes": self._zeroes,
+            "draws": self._options.stochastic_rounding,
         }
         self._updates = [
             backends.Update(self._rule, table, self._block, None, None, runs if i == last else [], **ways)
@@ -298,6 +300,8 @@ class FusedOptimizer(Saving):
             state[p] = one
         for (_, key), (one, tensor) in found.tensors.items():
             one.store(key, tensor)
+        for one, stream in found.streams.values():
+            one.store(STREAM, stream)
         for table in self.tables:
             self._backend.discard(table)
         self.tables, self._prepared_for = tuple(found.tables), None

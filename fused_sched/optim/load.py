@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from ..rules import Rule
-from ..step_options import AVERAGE, MASTER, NARROW, StepOptions
+from ..step_options import AVERAGE, MASTER, NARROW, STREAM, StepOptions
 from .param_group import check_group
 from .param_state import OptimizerState, ParamState, whole_step
+from .rounding import check_stream
 from .sync import check_complete, check_shape
 
 
@@ -58,6 +59,8 @@ class Load:
         check_complete(self._rule, values, needed)
         if self._rule.step_key in values:
             whole_step(values[self._rule.step_key])
+        if values.get(STREAM) is not None and self._options.rounds_by_chance(p.dtype):
+            check_stream(values[STREAM])
         for key in (*needed, *beside):
             if values.get(key) is not None:
                 check_shape(p, key, values[key])

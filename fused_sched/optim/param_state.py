@@ -68,11 +68,11 @@ class ParamState(LiveDict):
         """
         return bool(self) and self.count == 0 and not (self.live and self._given)
 
-    def store(self, key: str, tensor: torch.Tensor) -> None:
-        """Put a state tensor that means "nothing yet"; an assignment would say that it holds something."""
+    def store(self, key: str, value: torch.Tensor | int) -> None:
+        """Put what means "nothing yet"; an assignment would say that the state holds something."""
         for live in self.live:
             dict.setdefault(self, live, None)
-        dict.__setitem__(self, key, tensor)
+        dict.__setitem__(self, key, value)
 
     def stored(self, key: str) -> Any:
         """What is there, None if nothing is; nobody else is told of it."""

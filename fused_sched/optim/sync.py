@@ -27,8 +27,10 @@ from ..memory.parameter_table import (
 from ..memory.values import USE_TORCHS, check_values
 from ..memory.masters import value_of
 from ..rules import Rule
-from ..step_options import AVERAGE, StepOptions
+from ..memory.stochastic import STREAMS
+from ..step_options import AVERAGE, STREAM, StepOptions
 from .param_group import ParamGroup
+from .rounding import check_stream, first_free_stream
 from .param_state import OptimizerState, ParamState, start_anew, stored_average
 from .sparse import reserve_buffer
 
@@ -125,6 +127,7 @@ class Sync:
             further tables, in their order.
         states: new ones, by parameter.
         tensors: by identity of a state and key, the state and what to put there without saying that it holds something.
+        streams: by identity of a state, the state and the number that is to choose its parameter's random bits.
     """
 
     rule: Rule
@@ -136,7 +139,10 @@ class Sync:
     tables: list[ParameterTable] = field(default_factory=list)
     states: dict[torch.Tensor, ParamState] = field(default_factory=dict)
     tensors: dict[tuple[int, str], tuple[ParamState, torch.Tensor]] = field(default_factory=dict)
+    streams: dict[int, tuple[ParamState, int]] = field(default_factory=dict)
     begun: dict[int, torch.Tensor | None] = field(default_factory=dict)  # by identity of a group, as _begun_average
+
+    _next_stream: int | None = None
 
     def build(self, groups: Sequence[ParamGroup]) -> None:
         """Make the tables.
@@ -191,7 +197,8 @@ class Sync:
         values = self.states[p] if p in self.states else self.state.get(p)
         entry = Entry(p, group.row, needed)
         averaged, mastered = "ema_decay" in group, self.options.master(p.dtype)
-        beside = averaged or mastered is not None
+        by_chance = self.options.rounds_by_chance(p.dtype)
+        beside = averaged or by_chance or mastered is not None
         if p.grad is None:
             unfit = why_not_trainable(p, self.block.device) is not None
             if unfit or not values:
@@ -213,6 +220,8 @@ class Sync:
             state = self._state_of(p, values)
             entry.count, entry.state_dtype = state.index, self.options.state_dtype_of(p.dtype)
             entry.state = self._state_tensors(p, state, needed)
+            if by_chance:
+                entry.stream = self._stream(state)
             if mastered is not None:
                 entry.master = self._master(p, state, *mastered)
             if averaged:
@@ -268,6 +277,18 @@ class Sync:
             tensor = torch.empty_like(p, dtype=dtype, memory_format=memory_format).copy_(tensor)
             self.tensors[place] = state, tensor
         return tensor.detach()
+
+    def _stream(self, state: ParamState) -> int:
+        """What chooses the random bits of a parameter: its state's own number."""
+        stored = state.stored(STREAM)
+        if stored is not None:
+            return check_stream(stored)
+        if id(state) not in self.streams:
+            if self._next_stream is None:
+                self._next_stream = first_free_stream([*self.state.values(), *self.states.values()])
+            self.streams[id(state)] = state, self._next_stream
+            self._next_stream = (self._next_stream + 1) % STREAMS
+        return self.streams[id(state)][1]
 
     def _master(self, p: torch.Tensor, state: ParamState, key: str, dtype: torch.dtype) -> torch.Tensor:
         """The master of a parameter; it begins as that."""
