@@ -16,6 +16,8 @@ struct Draw {
   uint32_t stream;  // of the parameter's state
 };
 
+constexpr uint32_t kPhiloxFirst = 0xD2511F53u, kPhiloxSecond = 0xCD9E8D57u;
+constexpr uint32_t kPhiloxKeyFirst = 0x9E3779B9u, kPhiloxKeySecond = 0xBB67AE85u;
 constexpr int kDrawn = 8;  // elements whose bits are drawn at a time
 
 namespace FUSED_SCHED_ISA {
@@ -44,13 +46,13 @@ FUSED_SCHED_HD inline DrawnBits draw_bits(const Draw& draw, uint64_t number) {
 #pragma unroll
 #endif
   for (int round = 0; round < 10; ++round) {
-    const uint64_t first = 0xD2511F53ull * a, second = 0xCD9E8D57ull * c;
+    const uint64_t first = static_cast<uint64_t>(kPhiloxFirst) * a, second = static_cast<uint64_t>(kPhiloxSecond) * c;
     a = high_word(second) ^ b ^ key0;
     c = high_word(first) ^ d ^ key1;
     b = low_word(second);
     d = low_word(first);
-    key0 += 0x9E3779B9u;
-    key1 += 0xBB67AE85u;
+    key0 += kPhiloxKeyFirst;
+    key1 += kPhiloxKeySecond;
   }
   return {{a, b, c, d}};
 }

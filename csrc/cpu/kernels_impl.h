@@ -100,20 +100,6 @@ inline void update_range(const Record& r, int64_t start, int64_t end, typename K
   run(T(), run(Lanes<T>(), start));
 }
 
-// The bits of elements [start, start + kPart) of a tensor; start is a multiple of kPart.
-inline void draw_part(const Draw& draw, int64_t start, uint16_t* bits) {
-  static_assert(kPart % kDrawn == 0, "a part is drawn whole");
-  uint32_t words[kDrawn / 2][kPart / kDrawn];
-  const uint64_t first = static_cast<uint64_t>(start / kDrawn);
-  for (int64_t k = 0; k < kPart / kDrawn; ++k) {
-    const DrawnBits drawn = draw_bits(draw, first + k);
-    for (int j = 0; j < kDrawn / 2; ++j) words[j][k] = drawn.word[j];
-  }
-  for (int64_t k = 0; k < kPart / kDrawn; ++k) {
-    for (int j = 0; j < kDrawn; ++j) bits[kDrawn * k + j] = words[j / 2][k] >> 16 * (j % 2) & 0xffffu;
-  }
-}
-
 // As update_range, a part at a time.
 template <typename R, int kMode, bool kPlain, typename Kept, typename G, typename S, typename T>
 inline void update_by_chance(const Record& r, int64_t start, int64_t end, const int64_t* header,

@@ -5,7 +5,7 @@
 #pragma once
 
 #include "../master.h"
-#include "../stochastic.h"
+#include "chance.h"
 #include "lanes.h"
 
 namespace fused_sched {
@@ -51,9 +51,6 @@ struct WithMaster {
   }
 };
 
-// Elements of which there are random bits, or wider copies, at a time.
-constexpr int64_t kPart = 512;
-
 // Rounded by chance; the rest is 16 random bits for each element of a part.
 template <typename P>
 struct ByChance {
@@ -65,11 +62,7 @@ struct ByChance {
   }
   template <typename V>
   static void put(P* param, const Rest* chances, int64_t i, V value) {
-    float numbers[Access<V>::kCount];
-    Access<V>::put(numbers, value);
-    for (int k = 0; k < Access<V>::kCount; ++k) {
-      store_by_chance(param + i + k, numbers[k], chances[(i + k) % kPart]);
-    }
+    put_by_chance(param + i, value, chances + i % kPart);
   }
   template <typename V>
   static V stored(const P* param, int64_t i, V) {
