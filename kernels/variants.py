@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import triton.language as tl
 
-from ..memory.parameter_table import average_of, dtypes_of, widest_of
+from ..memory.parameter_table import average_of, dtypes_of, master_of, widest_of
 from ..step_options import SpikeRule
 from .norm import norm_kernel
 from .rules import RULES
@@ -101,7 +101,7 @@ def most_registers(kind: int, options: Options) -> int | None:
 def update(kind: int, options: Options, warp_size: int = WARP_SIZE, tuning: Tuning = DEFAULT) -> Kernel:
     """The update kernel for one dtype signature."""
     param, grad, state = (_TYPES[dtype] for dtype in dtypes_of(kind))
-    average = average_of(kind)
+    average, master = average_of(kind), master_of(kind)
     block, small_block, hint16 = block_shape(kind, tuning.warps, warp_size)
     rule = RULES[options.rule]
     return Kernel(
@@ -126,6 +126,7 @@ def update(kind: int, options: Options, warp_size: int = WARP_SIZE, tuning: Tuni
             ("P", param),
             ("G", grad),
             ("S", state),
+            ("M", None if master is None else _TYPES[master]),
             ("T", tl.float64 if param is tl.float64 else tl.float32),
             ("EXTRA", options.optional_state),
             ("SCALED", options.scaled),

@@ -28,7 +28,7 @@ void run_block(const Step& step, int block) {
   Beside<P, kAround> beside;
   if constexpr (kAround) {
     common::around_scalars<T>(step, r, scalars);
-    beside = common::beside_of<P>(step, r.average, start);
+    beside = common::beside_of<P>(step, r, start);
     for (int thread = kThreads; thread-- > 0;) {
       common::go_without_update(arrays.param, arrays.grad, beside, scalars, count, thread,
                                 kThreads);

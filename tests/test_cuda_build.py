@@ -161,7 +161,7 @@ def _most_registers(name: str, kernel: Kernel | None) -> int:
     if "double" in kernel.types:
         return 128
     if kernel.rule == "sgd":
-        return 80 if kernel.extra and kernel.around and narrow else 64
+        return 64 if not (kernel.around and narrow) else 80 if kernel.extra else 72
     if kernel.around and narrow:
         return 128 if kernel.extra else 96
     return 80 if kernel.extra else 72 if kernel.around or narrow else 64

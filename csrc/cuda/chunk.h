@@ -41,6 +41,7 @@ struct Beside {};
 template <typename P>
 struct Beside<P, true> {
   int64_t average;  // address; 0 if there is none
+  int64_t master;   // the same
   int average_type;
   int zeroes;
 };
@@ -120,6 +121,31 @@ FUSED_SCHED_HD inline void store_average(const T* a, const Beside<P, true>& besi
   store_pack<kCount>(a, reinterpret_cast<P*>(beside.average) + i);
 }
 
+// Lets the elements of a parameter have the digits of their master, where there is one; see csrc/master.h.
+template <int kCount, typename P, typename T>
+FUSED_SCHED_HD inline void take_master(const Beside<P, true>& beside, int i, T* p) {
+  if constexpr (sizeof(P) == 2) {
+    if (beside.master == 0) return;
+    T master[kCount], rounded[kCount];
+    load_pieces<kCount>(reinterpret_cast<const float*>(beside.master) + i, master);
+    round_to<kCount, P>(master, rounded);
+    for (int k = 0; k < kCount; ++k) p[k] = current_value(p[k], master[k], rounded[k]);
+  }
+}
+
+// The one place where new values become what the parameter stores. Then the numbers are what averages
+// follow: the master, or what was stored.
+template <int kCount, typename P, typename T>
+FUSED_SCHED_HD inline void store_parameter(T* p, const Beside<P, true>& beside, P* param, int i) {
+  if constexpr (sizeof(P) == 2) {
+    if (beside.master != 0) {
+      store_pieces<kCount>(p, reinterpret_cast<float*>(beside.master) + i);
+      return store_pack<kCount>(p, param + i);
+    }
+  }
+  store_rounded<kCount>(p, param + i);
+}
+
 template <int kCount, typename T>
 FUSED_SCHED_HD inline void follow(const Follow<T>& f, const T* p, T* a) {
   for (int k = 0; k < kCount; ++k) a[k] = followed(f, p[k], a[k]);
@@ -140,6 +166,7 @@ struct Body {
     if constexpr (reads<R, kMode>(1)) load_pack<kCount>(arrays.state[1] + i, b);
     if constexpr (reads<R, kMode>(2)) load_pack<kCount>(arrays.state[2] + i, c);
     if constexpr (kAround) {
+      take_master<kCount>(beside, i, p);
       load_average<kCount>(beside, i, average);
       take_gradients<kCount>(arrays.grad + i, s.scaled, s.scale, s.factor, beside.zeroes, g);
     } else {
@@ -150,7 +177,7 @@ struct Body {
     if constexpr (writes<R, kMode>(1)) store_pack<kCount>(b, arrays.state[1] + i);
     if constexpr (writes<R, kMode>(2)) store_pack<kCount>(c, arrays.state[2] + i);
     if constexpr (kAround) {
-      store_rounded<kCount>(p, arrays.param + i);
+      store_parameter<kCount>(p, beside, arrays.param, i);
       follow<kCount>(s.follow, p, average);
       store_average<kCount>(average, beside, i);
     } else {
@@ -171,6 +198,7 @@ struct AverageBody {
   FUSED_SCHED_HD void run(int i) const {
     T p[kCount], average[kCount];
     load_pack<kCount>(param + i, p);
+    take_master<kCount>(beside, i, p);
     load_average<kCount>(beside, i, average);
     follow<kCount>(s.follow, p, average);
     store_average<kCount>(average, beside, i);
@@ -202,11 +230,12 @@ FUSED_SCHED_HD inline Arrays<P, G, S> arrays_of(const Record& r, int64_t grad, i
            element<S>(r.state[2], start)}};
 }
 
-// average: address of the first of the record's.
 template <typename P>
-FUSED_SCHED_HD inline Beside<P, true> beside_of(const Step& step, int64_t average, int64_t start) {
+FUSED_SCHED_HD inline Beside<P, true> beside_of(const Step& step, const Record& r, int64_t start) {
   const int64_t size = step.average == kSingle ? sizeof(float) : sizeof(P);
-  return {step.average == kNoAverage ? 0 : average + start * size, step.average, step.zeroes};
+  return {step.average == kNoAverage ? 0 : r.average + start * size,
+          step.master == kNoMaster ? 0 : r.master + start * static_cast<int64_t>(sizeof(float)),
+          step.average, step.zeroes};
 }
 
 template <int kCount, typename P>
@@ -215,9 +244,9 @@ FUSED_SCHED_HD inline bool is_aligned(const Beside<P, false>&) {
 }
 template <int kCount, typename P>
 FUSED_SCHED_HD inline bool is_aligned(const Beside<P, true>& beside) {
-  const int width = beside.average_type == kSingle ? kPieceCount<kCount, float> * sizeof(float)
-                                                   : kCount * sizeof(P);
-  return beside.average % width == 0;
+  constexpr int kPiece = kPieceCount<kCount, float> * sizeof(float);
+  const int width = beside.average_type == kSingle ? kPiece : kCount * sizeof(P);
+  return beside.average % width == 0 && beside.master % kPiece == 0;
 }
 
 // Calls with the body of the mode that the scalars say: kMode or a later one.

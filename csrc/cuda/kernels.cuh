@@ -66,7 +66,7 @@ __device__ void update_chunk(const Step& step, const ChunkPlace& place, const Sc
   const Arrays<P, G, S> arrays = common::arrays_of<P, G, S>(record, grad, start);
   Beside<P, kAround> beside;
   if constexpr (kAround) {
-    beside = common::beside_of<P>(step, step.records[place.record].average, start);
+    beside = common::beside_of<P>(step, step.records[place.record], start);
     if (grad == 0 || scalars.skipped != 0) {
       common::go_without_update(arrays.param, arrays.grad, beside, scalars, count, threadIdx.x,
                                 blockDim.x);

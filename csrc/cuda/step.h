@@ -54,6 +54,7 @@ struct Step {
   int clipped;   // and by what gradients are multiplied
   int zeroes;    // zeros are left in gradients
   int average;   // an AverageType
+  int master;    // a Master
 };
 
 namespace FUSED_SCHED_ISA {

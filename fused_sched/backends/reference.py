@@ -114,7 +114,7 @@ class ReferenceBackend(Backend):
         g = _wide(grad)
         unscaled = None
         if update.grad_scale is not None:
-            g = unscaled = g / update.grad_scale.to(g.device)
+            g = unscaled = g / update.grad_scale.to(g.device).reshape(())
         if update.clipped:
             g = g * update.block.measured(entry.row, "clip_factor").to(g.dtype)
         if row.flags["maximize"]:

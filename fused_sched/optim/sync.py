@@ -12,6 +12,7 @@ from torch._subclasses import FakeTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ..memory.control_block import NO_COUNT, ControlBlock
+from ..memory.masters import value_of
 from ..memory.parameter_table import (
     DTYPES,
     Entry,
@@ -25,7 +26,6 @@ from ..memory.parameter_table import (
     state_format,
 )
 from ..memory.values import USE_TORCHS, check_values
-from ..memory.masters import value_of
 from ..rules import Rule
 from ..memory.stochastic import STREAMS
 from ..step_options import AVERAGE, STREAM, StepOptions
