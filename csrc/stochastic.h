@@ -26,7 +26,11 @@ struct DrawnBits {
   uint32_t word[kDrawn / 2];
 
   // 16 random bits of element k.
-  FUSED_SCHED_HD uint32_t of(int k) const { return word[k / 2] >> 16 * (k % 2) & 0xffffu; }
+  FUSED_SCHED_HD uint32_t of(int k) const {
+    // selects: an index that is not known would put the words into memory
+    const uint32_t first = k < 2 ? word[0] : word[1], second = k < 6 ? word[2] : word[3];
+    return (k < 4 ? first : second) >> 16 * (k % 2) & 0xffffu;
+  }
 };
 
 FUSED_SCHED_HD inline uint32_t low_word(uint64_t x) { return static_cast<uint32_t>(x); }

@@ -5,6 +5,7 @@ import triton.language as tl
 
 from .arrays import at
 from .numerics import narrow
+from .stochastic import draw_bits, round_by_chance
 
 
 @triton.jit
@@ -32,15 +33,22 @@ def store_parameter(
     value,
     param,  # int64: address of the parameter, and of its master, at the chunk's first element
     master,
-    i,
-    mask,
+    draw,  # None, or what it is rounded by
+    first,
+    end,
+    BLOCK: tl.constexpr,
     P: tl.constexpr,
     M: tl.constexpr,
     HINT: tl.constexpr,  # of the parameter, and of the master
     MASTER_HINT: tl.constexpr,
 ):
     """The one place where new values become what a parameter stores; returns what averages follow."""
-    stored = narrow(value, P)
+    i = first + tl.arange(0, BLOCK)
+    mask = i < end
+    if draw is None:
+        stored = narrow(value, P)
+    else:
+        stored = round_by_chance(value, draw_bits(draw, first, BLOCK), P)
     tl.store(at(param, P, HINT) + i, stored, mask=mask)
     if M is None:
         return stored

@@ -26,10 +26,12 @@ from .layout import (
     STATE2,
     STRIDE,
     TICKET,
+    UPDATES,
     WIDTH,
 )
 from .master import load_master, store_parameter, value_of
 from .numerics import divide, narrow
+from .stochastic import draw_of
 
 COUNT_LANES = tl.constexpr(128)  # records that the last program counts side by side
 
@@ -118,6 +120,7 @@ def update_block(
     end,
     extra_end,
     scalars,
+    draw,  # None, or what parameters are rounded by
     scale,
     factor,  # by which gradients are clipped
     COMPUTE: tl.constexpr,  # KernelRule.block
@@ -153,7 +156,9 @@ def update_block(
     store_state(state0, 0, addresses[2], first, end, extra_end, REQUIRED, S, EXTRA, BLOCK, hint)
     store_state(state1, 1, addresses[3], first, end, extra_end, REQUIRED, S, EXTRA, BLOCK, hint)
     store_state(state2, 2, addresses[4], first, end, extra_end, REQUIRED, S, EXTRA, BLOCK, hint)
-    return store_parameter(p, addresses[0], master, i, mask, P, M, HINT16 if P.primitive_bitwidth == 16 else HINT, HINT)
+    return store_parameter(
+        p, addresses[0], master, draw, first, end, BLOCK, P, M, HINT16 if P.primitive_bitwidth == 16 else HINT, HINT
+    )
 
 
 @triton.jit
@@ -282,6 +287,7 @@ def finish_step(
     skipped,
     n_records,
     COUNTS: tl.constexpr,
+    DRAWS: tl.constexpr,
     BOUND: tl.constexpr,
     ADVANCE: tl.constexpr,
 ):
@@ -291,6 +297,9 @@ def finish_step(
     header = control.to(tl.pointer_type(tl.int64)) + SKIPPED + (TICKET - SKIPPED) * word
     tl.store(header, tl.where(word == 0, skipped, 0))
     if skipped == 0:
+        if DRAWS:
+            updates = control.to(tl.pointer_type(tl.int64)) + UPDATES
+            tl.store(updates, tl.load(updates) + 1)
         # so many times as many before it waits for memory; more would cost the whole kernel registers
         depth: tl.constexpr = 4 if COUNTS is None else 2
         lanes = tl.arange(0, depth)[:, None] * COUNT_LANES + tl.arange(0, COUNT_LANES)[None, :]
@@ -330,6 +339,7 @@ def update_kernel(
     G: tl.constexpr,
     S: tl.constexpr,
     M: tl.constexpr,  # type of the masters; None without
+    BY_CHANCE: tl.constexpr,  # parameters are rounded so
     T: tl.constexpr,
     EXTRA: tl.constexpr,  # some parameter has the rule's optional state
     SCALED: tl.constexpr,
@@ -338,6 +348,7 @@ def update_kernel(
     CLIPPED: tl.constexpr,  # and by what gradients are multiplied
     A: tl.constexpr,  # type of the averages; None without
     ZEROED: tl.constexpr,  # zeros are left in gradients
+    DRAWS: tl.constexpr,  # the header counts the update
     BOUND: tl.constexpr,  # some field of the control block follows a tensor
     LAST: tl.constexpr,  # this launch ends the step
     ADVANCE: tl.constexpr,  # runs the fused schedules; None without
@@ -360,6 +371,10 @@ def update_kernel(
         words = records + record.to(tl.int64) * WIDTH
         master = tl.load(words + MASTER) + unit.to(tl.int64) * (CHUNK_UNIT * (M.primitive_bitwidth // 8))
         joined = joined | master
+    draw = None
+    if BY_CHANCE:
+        stream = tl.load(records + record.to(tl.int64) * WIDTH + MASTER)  # there is no master
+        draw = draw_of(control, stream, unit.to(tl.int64) * CHUNK_UNIT)
     average = tl.full((), 0, tl.int64)
     if A is not None:
         words = records + record.to(tl.int64) * WIDTH
@@ -386,7 +401,7 @@ def update_kernel(
     for i in range(0, wide, BLOCK):
         data = load_block(addresses, master, i, wide, extra_wide, REQUIRED, P, G, S, M, EXTRA, BLOCK, 16, HINT16)
         p = update_block(
-            data, addresses, master, i, wide, extra_wide, scalars, scale, factor,
+            data, addresses, master, i, wide, extra_wide, scalars, draw, scale, factor,
             COMPUTE, REQUIRED, P, G, S, M, T, EXTRA, SCALED, CLIPPED, ZEROED, BLOCK, 16, HINT16,
         )  # fmt: skip
         if A is not None:
@@ -394,7 +409,7 @@ def update_kernel(
     for i in range(wide, n, SMALL_BLOCK):
         data = load_block(addresses, master, i, n, extra_n, REQUIRED, P, G, S, M, EXTRA, SMALL_BLOCK, 0, 0)
         p = update_block(
-            data, addresses, master, i, n, extra_n, scalars, scale, factor,
+            data, addresses, master, i, n, extra_n, scalars, draw, scale, factor,
             COMPUTE, REQUIRED, P, G, S, M, T, EXTRA, SCALED, CLIPPED, ZEROED, SMALL_BLOCK, 0, 0,
         )  # fmt: skip
         if A is not None:
@@ -410,7 +425,7 @@ def update_kernel(
             skipped = is_skipped(control, found_inf, GUARDED, MEASURED)
             if MEASURED:
                 tl.debug_barrier()  # all threads have read what is written next
-            finish_step(control, counts, records, grads, schedules, skipped, n_records, COUNTS, BOUND, ADVANCE)
+            finish_step(control, counts, records, grads, schedules, skipped, n_records, COUNTS, DRAWS, BOUND, ADVANCE)
 
 
 @triton.jit(do_not_specialize=["n_records"])
@@ -425,6 +440,7 @@ def finish_kernel(
     COUNTS: tl.constexpr,
     GUARDED: tl.constexpr,
     MEASURED: tl.constexpr,
+    DRAWS: tl.constexpr,
     BOUND: tl.constexpr,
     ADVANCE: tl.constexpr,
 ):
@@ -432,7 +448,7 @@ def finish_kernel(
     skipped = is_skipped(control, found_inf, GUARDED, MEASURED)
     if MEASURED:
         tl.debug_barrier()
-    finish_step(control, counts, records, grads, schedules, skipped, n_records, COUNTS, BOUND, ADVANCE)
+    finish_step(control, counts, records, grads, schedules, skipped, n_records, COUNTS, DRAWS, BOUND, ADVANCE)
 
 
 @triton.jit

@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "../average.h"
+#include "../stochastic.h"
 #include "convert.h"
 #include "step.h"
 #include "walk.h"
@@ -16,6 +17,9 @@ struct AroundScalars {
   T factor;          // by which gradients are multiplied
   Follow<T> follow;  // where there is an average
   int skipped;       // the step changes nothing, but may leave zeros
+  int by_chance;     // parameters are rounded so
+  Draw draw;         // then
+  uint64_t number;   // of the draw for the chunk's first elements
 };
 struct Nothing {};
 
@@ -64,8 +68,15 @@ FUSED_SCHED_HD inline void chunk_scalars(const Step& step, const Record& r, int6
 }
 
 template <typename T>
-FUSED_SCHED_HD inline void around_scalars(const Step& step, const Record& r, AroundScalars<T>& s) {
+FUSED_SCHED_HD inline void around_scalars(const Step& step, const Record& r, int64_t start,
+                                          AroundScalars<T>& s) {
   const double* row = row_of(step.control, r);
+  s.by_chance = step.master == kByChance;
+  if (s.by_chance != 0) {
+    const int64_t* header = reinterpret_cast<const int64_t*>(step.control);
+    s.draw = make_draw(header[kHeaderSeed], header[kHeaderUpdates], r.master);
+    s.number = static_cast<uint64_t>(start) / kDrawn;
+  }
   s.factor = step.clipped != 0 ? static_cast<T>(row[kMeasuredClipFactor]) : T(1);
   s.skipped = is_skipped<true>(step);
   if (step.average == kNoAverage) return;
@@ -133,11 +144,25 @@ FUSED_SCHED_HD inline void take_master(const Beside<P, true>& beside, int i, T* 
   }
 }
 
+// Stores elements i and the next ones of a chunk, rounded by chance; then the numbers are what was stored.
+template <int kCount, typename P>
+FUSED_SCHED_HD inline void store_drawn(const Draw& draw, uint64_t number, float* p, P* param, int i) {
+  static_assert(kCount <= kDrawn, "one draw has the bits of all");
+  const DrawnBits drawn = draw_bits(draw, number + static_cast<uint32_t>(i) / kDrawn);
+  const int first = i % kDrawn;
+  Pack<P, kCount> pack;
+  for (int k = 0; k < kCount; ++k) store_by_chance(&pack.item[k], p[k], drawn.of(kCount == kDrawn ? k : first + k));
+  *in_global_memory(reinterpret_cast<Pack<P, kCount>*>(param + i)) = pack;
+  widen(pack, p);
+}
+
 // The one place where new values become what the parameter stores. Then the numbers are what averages
 // follow: the master, or what was stored.
 template <int kCount, typename P, typename T>
-FUSED_SCHED_HD inline void store_parameter(T* p, const Beside<P, true>& beside, P* param, int i) {
+FUSED_SCHED_HD inline void store_parameter(T* p, const Beside<P, true>& beside,
+                                           const AroundScalars<T>& s, P* param, int i) {
   if constexpr (sizeof(P) == 2) {
+    if (s.by_chance != 0) return store_drawn<kCount>(s.draw, s.number, p, param, i);
     if (beside.master != 0) {
       store_pieces<kCount>(p, reinterpret_cast<float*>(beside.master) + i);
       return store_pack<kCount>(p, param + i);
@@ -177,7 +202,7 @@ struct Body {
     if constexpr (writes<R, kMode>(1)) store_pack<kCount>(b, arrays.state[1] + i);
     if constexpr (writes<R, kMode>(2)) store_pack<kCount>(c, arrays.state[2] + i);
     if constexpr (kAround) {
-      store_parameter<kCount>(p, beside, arrays.param, i);
+      store_parameter<kCount>(p, beside, s, arrays.param, i);
       follow<kCount>(s.follow, p, average);
       store_average<kCount>(average, beside, i);
     } else {
@@ -234,7 +259,7 @@ template <typename P>
 FUSED_SCHED_HD inline Beside<P, true> beside_of(const Step& step, const Record& r, int64_t start) {
   const int64_t size = step.average == kSingle ? sizeof(float) : sizeof(P);
   return {step.average == kNoAverage ? 0 : r.average + start * size,
-          step.master == kNoMaster ? 0 : r.master + start * static_cast<int64_t>(sizeof(float)),
+          step.master != kSingleMaster ? 0 : r.master + start * static_cast<int64_t>(sizeof(float)),
           step.average, step.zeroes};
 }
 

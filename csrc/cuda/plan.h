@@ -73,6 +73,7 @@ inline Step argument_of(const Launch& l, double* control, const float* grad_scal
   step.zeroes = (l.ways & kWayZeroes) != 0;
   step.average = average_type(l.kind);
   step.master = master_type(l.kind);
+  step.draws = (l.ways & kWayDraws) != 0;
   return step;
 }
 

@@ -55,6 +55,7 @@ struct Step {
   int zeroes;    // zeros are left in gradients
   int average;   // an AverageType
   int master;    // a Master
+  int draws;     // the header counts the update
 };
 
 namespace FUSED_SCHED_ISA {

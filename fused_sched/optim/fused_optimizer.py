@@ -43,6 +43,10 @@ class FusedOptimizer(Saving):
       with ``get_ema_multi_avg_fn(ema_decay)``. A field of param groups.
     * ``ema_dtype``: ``"float32"`` (default), averages of 16-bit parameters are float32; ``"parameter"``, they are of
       the parameters' dtype.
+    * ``stochastic_rounding``: round new values of 16-bit parameters up or down by chance, the likelier the nearer, so
+      that on average nothing is lost. The random bits are words of Philox4x32-10; they depend on ``rounding_seed``
+      (default: torch's, which nothing is taken from), the number of updates so far, ``state[p]["rounding_stream"]``,
+      and an element's place in its parameter.
     * ``zero_grad_in_step``: leave zeros in the gradients, also where the step was skipped.
 
     As torch's ``fused=True``, and other than its default, an update does not count as a change in place for autograd:
