@@ -44,6 +44,7 @@ SIGNATURES = {
     "float16, state float32": (F16, F16, F32),
     "float32, grad bfloat16": (F32, B16, F32),
     "float32, grad float16": (F32, F16, F32),
+    "float32, state bfloat16": (F32, F32, B16),
 }
 # Of parameters with a master.
 MASTERED = {

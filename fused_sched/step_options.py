@@ -22,6 +22,7 @@ MASTER = "master"  # and of the float32 whose rounding the parameter is
 STREAM = "rounding_stream"  # and of the number that chooses the random bits it is rounded by
 OF_NO_RULE = frozenset({AVERAGE, MASTER, STREAM})  # keys of a state that are beside those of its rule
 NARROW = (torch.bfloat16, torch.float16)  # dtypes of parameters that may have a master
+STATE_DTYPES = (torch.bfloat16, torch.float32)
 LONGEST_WINDOW = 4096  # norms, all of which one block of a GPU looks through in each step
 
 
@@ -72,6 +73,7 @@ class StepKeywords(TypedDict, total=False):
     ema_dtype: EmaDtype
     zero_grad_in_step: bool
     master_weights: MasterWeights | None
+    state_dtype: torch.dtype | None
     stochastic_rounding: bool
     rounding_seed: int | None
 
@@ -90,6 +92,7 @@ class StepOptions:
     ema_dtype: EmaDtype = "float32"
     zero_grad_in_step: bool = False
     master_weights: MasterWeights | None = None
+    state_dtype: torch.dtype | None = None
     stochastic_rounding: bool = False
     rounding_seed: int | None = None
 
@@ -111,7 +114,17 @@ class StepOptions:
                 f"skip_spikes={self.skip_spikes!r} must be a SpikeRule, such as SpikeRule(128, 6.0), or None"
             )
 
+        self._check_state_dtype()
         self._check_rounding()
+
+    def _check_state_dtype(self) -> None:
+        if not isinstance(self.state_dtype, torch.dtype | None):
+            raise TypeError(f"state_dtype={self.state_dtype!r} must be a dtype, such as torch.bfloat16, or None")
+        if self.state_dtype not in (None, *STATE_DTYPES):
+            raise ValueError(
+                f"state_dtype={self.state_dtype} must be {' or '.join(map(str, STATE_DTYPES))}, or None for states as "
+                "wide as the parameters or their masters"
+            )
 
     def _check_rounding(self) -> None:
         seed = self.rounding_seed
@@ -148,6 +161,8 @@ class StepOptions:
 
     def state_dtype_of(self, param: torch.dtype) -> torch.dtype | None:
         """Of the states of a parameter; None: that of the parameter, or another that its states have already."""
+        if self.state_dtype is not None:
+            return self.state_dtype
         return torch.float32 if self.master(param) is not None else None
 
 

@@ -18,6 +18,8 @@ KEYS = {"float32": "master"}  # of the state, by master_weights
 
 def value_of(optimizer: Any, p: Tensor, kept: str = "float32") -> Tensor:
     """The float32 that a parameter stands for, from what the state has."""
+    if p.dtype == torch.float32:
+        return p.detach().clone()
     return optimizer.state[p][KEYS[kept]].detach().clone()
 
 
@@ -62,7 +64,7 @@ class PrecisionTwins:
         self.params = [torch.nn.Parameter(layout(v.to(device))) for v in values]
         self.torch_params = [torch.nn.Parameter(v.float()) for v in values]
         self.ours: Any = getattr(fused_sched.optim, name)(
-            self.params, backend=backend, master_weights=kept, **options, **ours
+            self.params, backend=backend, **{"master_weights": kept, **options, **ours}
         )
         self.torchs: Any = getattr(torch.optim, name)(self.torch_params, foreach=False, **options)
         self.clip: float | None = ours.get("max_grad_norm")
@@ -77,7 +79,7 @@ class PrecisionTwins:
 
     @torch.no_grad()
     def write(self, value: float | None = None) -> None:
-        """Give the first half of each parameter a value, default: random ones. Where it is that already, digits stay."""
+        """Give the first half of each parameter a value, default: random ones; what is that already keeps its digits."""
         for p, q in zip(self.params, self.torch_params, strict=True):
             ours, torchs = (x.view(-1)[: (x.numel() + 1) // 2] for x in (p, q))
             new = (torch.randn(torchs.shape) if value is None else torch.full_like(torchs, value)).to(self.dtype)

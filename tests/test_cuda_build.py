@@ -25,7 +25,12 @@ from fused_sched.rules import RULES
 ROOT = Path(__file__).parent.parent
 REQUESTED = os.environ.get("FUSED_SCHED_TEST_CUDA_ARCHITECTURES", "9.0")
 TYPES = ["float", "double", "BFloat16", "Float16"]
-KINDS = [(t, t, t) for t in TYPES] + [(t, t, "float") for t in TYPES[2:]] + [("float", t, "float") for t in TYPES[2:]]
+KINDS = [
+    *((t, t, t) for t in TYPES),
+    *((t, t, "float") for t in TYPES[2:]),
+    *(("float", t, "float") for t in TYPES[2:]),
+    ("float", "float", "BFloat16"),
+]
 
 
 def _build_module() -> ModuleType:

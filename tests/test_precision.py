@@ -288,3 +288,128 @@ def test_sparse_gradients_have_no_masters() -> None:
     embedding(torch.tensor([1, 2])).sum().backward()
     with pytest.raises(RuntimeError, match=r"master_weights='float32' with a sparse gradient.*: use dense gradients"):
         optimizer.step()
+
+
+# -- states of another dtype ------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def round_states(optimizer: torch.optim.Optimizer) -> None:
+    """What torch keeps in float32, with the digits that bfloat16 has: as an update leaves it, which computed in float32."""
+    for state in optimizer.state.values():
+        for key, value in state.items():
+            if key != "step" and value is not None:
+                value.copy_(value.bfloat16())
+
+
+@pytest.mark.thin
+@pytest.mark.parametrize("clipped", [False, True], ids=["", "clipped"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("name", "case"), CASES)
+def test_states_of_16_bits(name: str, case: str, dtype: torch.dtype, clipped: bool, backend: Backend) -> None:
+    """They are float32 in the update, and rounded where it stores them; masters go with them.
+
+    Where ours is not torch's bits, one last place may decide to which side a state is rounded.
+    """
+    exact = name == "SGD" and backend != "reference" and not clipped
+    options = {"max_grad_norm": 1.0, "ema_decay": 0.9} if clipped else {}
+    if dtype == torch.float32:
+        options["master_weights"] = None
+    twins = PrecisionTwins(name, backend, dtype, OPTIONS[name][case], state_dtype=torch.bfloat16, **options)
+    for step in range(4):
+        twins.set_grads(without=[1, 4] if step == 2 else [])
+        twins.step()
+        round_states(twins.torchs)
+        twins.assert_same(0.0 if exact else 1e-3)
+    for p, q in zip(twins.params, twins.torch_params, strict=True):
+        for key, value in twins.ours.state[p].items():
+            if key not in ("step", "master", "ema"):
+                assert value.dtype == torch.bfloat16
+                assert not exact or torch.equal(value.float(), twins.torchs.state[q][key])
+
+
+@pytest.mark.parametrize("dtype", NARROW, ids=str)
+def test_states_of_32_bits_beside_16(dtype: torch.dtype, backend: Backend) -> None:
+    params = [torch.nn.Parameter(torch.randn(40).to(dtype)), torch.nn.Parameter(torch.randn(5))]
+    optimizer = AdamW(params, state_dtype=torch.float32, backend=backend)
+    for p in params:
+        p.grad = torch.randn_like(p)
+    optimizer.step()
+    for p in params:
+        assert torch.equal(optimizer.state[p]["exp_avg"], torch.lerp(torch.zeros(()), p.grad.float(), 0.1))
+
+
+@pytest.mark.thin("triton")
+@pytest.mark.parametrize("master", [None, "float32"])
+@every_rule
+def test_a_run_with_16_bit_states_goes_on(name: str, case: str, master: str | None, backend: Backend) -> None:
+    """torch's class takes the state dict, and ours takes torch's, of which it keeps 16 bits."""
+    dtype = torch.float32 if master is None else torch.bfloat16
+    options = {"state_dtype": torch.bfloat16, "master_weights": master}
+    twins = PrecisionTwins(name, backend, dtype, OPTIONS[name][case], **options)
+    for _ in range(2):
+        twins.set_grads()
+        twins.step()
+    saved = copy.deepcopy(twins.ours.state_dict())
+    other = PrecisionTwins(name, backend, dtype, OPTIONS[name][case], **options)
+    other.ours.load_state_dict(saved)
+    twins.torchs.load_state_dict(saved)
+    for p, q, t in zip(other.params, twins.params, twins.torch_params, strict=True):
+        p.data.copy_(q.data)
+        mine, theirs, torchs = other.ours.state[p], twins.ours.state[q], twins.torchs.state[t]
+        assert {k: v.dtype for k, v in mine.items()} == {k: v.dtype for k, v in theirs.items()}
+        assert all(torch.equal(torchs[k], v.float()) for k, v in theirs.items())
+    twins.set_grads()
+    for p, q in zip(other.params, twins.params, strict=True):
+        p.grad = q.grad.clone()
+    twins.ours.step()
+    other.ours.step()
+    for p, q in zip(other.params, twins.params, strict=True):
+        assert torch.equal(p, q)
+        assert all(torch.equal(other.ours.state[p][k], v) for k, v in twins.ours.state[q].items())
+
+
+def test_states_become_those_that_are_asked_for(backend: Backend) -> None:
+    """Whatever was assigned; without state_dtype=, 16-bit states of a float32 parameter do not stay."""
+    for wanted, dtype in ((torch.bfloat16, torch.bfloat16), (None, torch.float32)):
+        p = torch.nn.Parameter(torch.ones(5))
+        optimizer = AdamW([p], state_dtype=wanted, backend=backend)
+        for given in (torch.float32, torch.bfloat16):
+            p.grad = torch.ones(5)
+            optimizer.step()
+            optimizer.state[p]["exp_avg"] = torch.zeros(5, dtype=given)
+            optimizer.step()
+            assert optimizer.state[p]["exp_avg"].dtype == dtype
+            assert optimizer.state[p]["exp_avg_sq"].dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "message"),
+    [
+        ("bfloat16", TypeError, r"state_dtype='bfloat16' must be a dtype, such as torch.bfloat16, or None"),
+        (torch.float16, ValueError, r"state_dtype=torch.float16 must be torch.bfloat16 or torch.float32, or None for"),
+        (torch.int32, ValueError, r"state_dtype=torch.int32 must be"),
+    ],
+)
+def test_states_of_no_dtype_that_there_is(value: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        AdamW([torch.nn.Parameter(torch.ones(1))], state_dtype=value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.complex64], ids=str)
+def test_parameters_that_have_no_such_states(dtype: torch.dtype) -> None:
+    """At construction, in a group that is added, and where one was converted later."""
+    message = (
+        rf"state_dtype=torch.bfloat16 goes with parameters of torch.float32, torch.bfloat16, but one is of {dtype}: "
+    )
+    odd = torch.nn.Parameter(torch.ones(2, dtype=dtype))
+    with pytest.raises(TypeError, match=message):
+        AdamW([odd], state_dtype=torch.bfloat16)
+    p = torch.nn.Parameter(torch.ones(2))
+    optimizer = AdamW([p], state_dtype=torch.bfloat16)
+    with pytest.raises(TypeError, match=message):
+        optimizer.add_param_group({"params": [odd]})
+    p.data = p.data.to(dtype)
+    p.grad = torch.ones_like(p)
+    with pytest.raises(TypeError, match=message):
+        optimizer.step()

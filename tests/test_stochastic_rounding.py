@@ -1,4 +1,4 @@
-"""Stochastic rounding: which words are drawn, what becomes of them, and that neither position nor interruption matters."""
+"""Stochastic rounding: which words are drawn, what becomes of them, and what does not matter to it."""
 
 from __future__ import annotations
 

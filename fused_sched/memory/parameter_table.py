@@ -37,6 +37,7 @@ KINDS = frozenset((d, d, d) for d in DTYPES) | {
     (torch.float16, torch.float16, torch.float32),
     (torch.float32, torch.bfloat16, torch.float32),
     (torch.float32, torch.float16, torch.float32),
+    (torch.float32, torch.float32, torch.bfloat16),
 }
 
 
@@ -120,8 +121,13 @@ def state_format(param: torch.Tensor) -> torch.memory_format:
 
 
 def state_dtype_fits(param: torch.Tensor, dtype: torch.dtype, wanted: torch.dtype | None) -> bool:
-    """Whether state tensors of ``dtype`` can go with a parameter; ``wanted``: no other can."""
-    return (wanted or dtype) == dtype and (dtype == param.dtype or (param.dtype, param.dtype, dtype) in KINDS)
+    """Whether state tensors of ``dtype`` can go with a parameter; ``wanted``: no other can.
+
+    Those that have fewer digits than the parameter go with it only where they are wanted.
+    """
+    if (param.dtype, param.dtype, dtype) not in KINDS:
+        return dtype == param.dtype
+    return dtype == wanted if wanted is not None else dtype.itemsize >= param.dtype.itemsize
 
 
 @dataclass

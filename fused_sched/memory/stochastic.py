@@ -1,4 +1,6 @@
-"""Rounding to 16 bits up or down by chance, as torch operations; csrc/stochastic.h and kernels/stochastic.py do the same.
+"""Rounding to 16 bits up or down by chance, as torch operations.
+
+csrc/stochastic.h and kernels/stochastic.py do the same.
 
 The random bits are words of Philox4x32-10 (Salmon et al., 2011). One call gives 16 bits for each of eight elements; its
 counter has their place in memory, the number of updates so far and the parameter's stream, its key is the seed.

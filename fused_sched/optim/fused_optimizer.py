@@ -87,7 +87,7 @@ class FusedOptimizer(Saving):
         self._refuse_init_group()
         if step is not None:
             self._take_options(step)
-        device = check_params(self.param_groups) or torch.device("cpu")
+        device = check_params(self.param_groups, self._options) or torch.device("cpu")
         for group in self.param_groups:
             self._refuse_differentiable(group.get("differentiable"))
         self._backend_given = backend
@@ -116,7 +116,7 @@ class FusedOptimizer(Saving):
         if isinstance(group, ParamGroup) and group.lives_in(self._block):
             return group
         self._refuse_differentiable(group.get("differentiable"))
-        check_params([group], self._block.device)
+        check_params([group], self._options, self._block.device)
         return ParamGroup(group, tuple(self.defaults), self._block, self._changes)
 
     def _own_state(self, state: dict[Any, Any]) -> OptimizerState:

@@ -15,6 +15,7 @@ from ..memory.control_block import NO_COUNT, ControlBlock
 from ..memory.masters import value_of
 from ..memory.parameter_table import (
     DTYPES,
+    KINDS,
     Entry,
     ParameterTable,
     Staging,
@@ -25,24 +26,25 @@ from ..memory.parameter_table import (
     state_dtype_fits,
     state_format,
 )
+from ..memory.stochastic import STREAMS
 from ..memory.values import USE_TORCHS, check_values
 from ..rules import Rule
-from ..memory.stochastic import STREAMS
 from ..step_options import AVERAGE, STREAM, StepOptions
 from .param_group import ParamGroup
-from .rounding import check_stream, first_free_stream
 from .param_state import OptimizerState, ParamState, start_anew, stored_average
+from .rounding import check_stream, first_free_stream
 from .sparse import reserve_buffer
 
 WARM_UP = "run one optimizer.step() with all gradients before the capture"
 
 
-def why_not_trainable(p: Any, device: torch.device | None) -> Exception | None:
+def why_not_trainable(p: Any, device: torch.device | None, options: StepOptions) -> Exception | None:
     """What keeps a parameter from being updated; None if nothing does.
 
     Args:
         p: the parameter.
         device: of the optimizer; None if it is not known yet.
+        options: of the optimizer.
 
     Returns:
         TypeError for its kind, layout or dtype, ValueError for its device.
@@ -74,17 +76,31 @@ def why_not_trainable(p: Any, device: torch.device | None) -> Exception | None:
             f"a parameter is on {p.device}, the optimizer on {device}; one optimizer drives one device: make one "
             "optimizer for each device, and move a model before its optimizer is made"
         )
+    return _why_not_so_precise(p.dtype, options)
+
+
+def _why_not_so_precise(param: torch.dtype, options: StepOptions) -> TypeError | None:
+    """What keeps a parameter from having the states that are asked for."""
+    states = options.state_dtype
+    if states is not None and (param, param, states) not in KINDS:
+        fitting = [str(p) for p in DTYPES if (p, p, states) in KINDS]
+        return TypeError(
+            f"state_dtype={states} goes with parameters of {', '.join(fitting)}, but one is of {param}: make an "
+            "optimizer of its own for it"
+        )
     return None
 
 
-def check_trainable(p: torch.Tensor, device: torch.device | None) -> None:
+def check_trainable(p: torch.Tensor, device: torch.device | None, options: StepOptions) -> None:
     """Raise what :func:`why_not_trainable` says."""
-    reason = why_not_trainable(p, device)
+    reason = why_not_trainable(p, device, options)
     if reason is not None:
         raise reason
 
 
-def check_params(groups: Iterable[Mapping[str, Any]], device: torch.device | None = None) -> torch.device | None:
+def check_params(
+    groups: Iterable[Mapping[str, Any]], options: StepOptions, device: torch.device | None = None
+) -> torch.device | None:
     """Make sure that all parameters that want a gradient can be updated, and are on one device.
 
     Returns:
@@ -96,7 +112,7 @@ def check_params(groups: Iterable[Mapping[str, Any]], device: torch.device | Non
     params = [p for group in groups for p in group["params"]]
     for p in params:
         if p.requires_grad:
-            check_trainable(p, device)
+            check_trainable(p, device, options)
             device = device or p.device
     return device or next((p.device for p in params if p.device.type != "meta"), None)
 
@@ -200,12 +216,12 @@ class Sync:
         by_chance = self.options.rounds_by_chance(p.dtype)
         beside = averaged or by_chance or mastered is not None
         if p.grad is None:
-            unfit = why_not_trainable(p, self.block.device) is not None
+            unfit = why_not_trainable(p, self.block.device, self.options) is not None
             if unfit or not values:
                 # without states that would be missed, a scan would not see that what is beside them has to be made
                 entry.asleep = unfit or p.numel() == 0 or (beside and needed == 0)
                 return entry
-        check_trainable(p, self.block.device)
+        check_trainable(p, self.block.device, self.options)
         check_values("a parameter", p)
         if self._is_sparse(p, values):
             entry.sparse = True
@@ -362,6 +378,11 @@ def _refuse_sparse(p: torch.Tensor, averaged: bool, options: StepOptions) -> Non
         raise RuntimeError(
             "ema_decay with a sparse gradient, whose parameter is not averaged: put the parameter into a group "
             "without ema_decay, or use dense gradients"
+        )
+    if options.state_dtype is not None:
+        raise RuntimeError(
+            f"state_dtype={options.state_dtype} with a sparse gradient, whose momentum buffer has its dtype: use dense "
+            "gradients, or an optimizer of its own for the embedding"
         )
     if options.master(p.dtype) is not None:
         raise RuntimeError(
