@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -124,6 +125,8 @@ class Sync:
             further tables, in their order.
         states: new ones, by parameter.
         tensors: by identity of a state and key, the state and what to put there without saying that it holds something.
+        begun: by identity of a group, what :meth:`_begun_average` gives.
+        averages: by identity of a parameter, how often it is still to come in groups that have averages.
     """
 
     rule: Rule
@@ -135,7 +138,8 @@ class Sync:
     tables: list[ParameterTable] = field(default_factory=list)
     states: dict[torch.Tensor, ParamState] = field(default_factory=dict)
     tensors: dict[tuple[int, str], tuple[ParamState, torch.Tensor]] = field(default_factory=dict)
-    begun: dict[int, torch.Tensor | None] = field(default_factory=dict)  # by identity of a group, as _begun_average
+    begun: dict[int, torch.Tensor | None] = field(default_factory=dict)
+    averages: Counter[int] = field(default_factory=Counter)
 
     def build(self, groups: Sequence[ParamGroup]) -> None:
         """Make the tables.
@@ -144,6 +148,7 @@ class Sync:
             TypeError, ValueError, KeyError, RuntimeError: something is there that an update cannot do with.
         """
         lists, entries = [], []
+        self.averages = Counter(id(p) for group in groups if "ema_decay" in group for p in group["params"])
         for group in groups:
             group.check()
             params = group["params"]
@@ -190,6 +195,8 @@ class Sync:
         values = self.states[p] if p in self.states else self.state.get(p)
         entry = Entry(p, group.row, needed)
         averaged = "ema_decay" in group
+        self.averages[id(p)] -= averaged
+        follows = averaged and self.averages[id(p)] == 0  # once, where it is listed several times
         if p.grad is None:
             unfit = why_not_trainable(p, self.block.device) is not None
             if unfit or not values:
@@ -211,11 +218,11 @@ class Sync:
                 if p.grad is not None:
                     reserve_buffer(p.grad, state, self.tensors)
             return entry
-        if needed or averaged:
+        if needed or follows:
             state = self._state_of(p, values)
             entry.count = state.index
             entry.state = self._state_tensors(p, state, needed)
-            if averaged:
+            if follows:
                 entry.average = self._average(p, state, group)
         if self.walks_memory and entry.needs_staging():
             _refuse_shared_elements(p)
