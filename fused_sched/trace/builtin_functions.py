@@ -5,7 +5,6 @@ from __future__ import annotations
 import bisect
 import builtins
 import functools
-import importlib.util
 import itertools
 import math
 import operator
@@ -68,24 +67,22 @@ def _sum(values: Iterable[Any], start: Any = 0) -> Any:
     values = elements(values)
     if not _symbolic(start, *values):
         return sum(values, start)
-    return _compensated(values, start) if sys.version_info >= (3, 12) else functools.reduce(operator.add, values, start)
+    kinds = {kind_of(x) for x in map(lift, values) if x is not None}
+    if sys.version_info >= (3, 12) and "float" in kinds:
+        if kinds != {"float"} or type(start) is not int:
+            raise current().stop("it computes the sum() of floats and others, or from a start that is no int")
+        return _compensated(values[1:], start + values[0])
+    return functools.reduce(operator.add, values, start)
 
 
 def _compensated(values: list[Any], total: Any) -> Any:
-    """Python's sum() from 3.12 on, which keeps what each float addition loses (Neumaier, 1974)."""
-    lost: Any = None  # until there is a float
+    """Python's sum() of floats from 3.12 on, which keeps what each addition loses (Neumaier, 1974)."""
+    lost = 0.0
     for x in values:
-        before, number, new = lift(total), lift(x), total + x
-        if lost is None and before is not None and kind_of(before) == "float":
-            lost = 0.0
-        if lost is not None and (number is None or kind_of(number).startswith("numpy")):
-            raise current().stop(f"it computes the sum() of floats and a {type(x).__name__}")
-        if lost is not None and number is not None and kind_of(number) == "float":
-            larger = apply("le", "bool", abs(x), abs(total))
-            lost = lost + apply("where", "float", larger, (total - new) + x, (x - new) + total)
+        new = total + x
+        larger = apply("le", "bool", abs(x), abs(total))
+        lost += apply("where", "float", larger, (total - new) + x, (x - new) + total)
         total = new
-    if type(lost) is not Sym:
-        return total + lost if lost else total
     keep = apply("and", "bool", apply("ne", "bool", lost, 0.0), apply("lt", "bool", abs(lost), math.inf))
     return apply("where", "float", keep, total + lost, total)
 
@@ -133,10 +130,8 @@ def _attribute(real: Callable[..., Any]) -> Callable[..., Any]:
 
 def _import(box: Sandbox) -> Callable[..., Any]:
     def load(name: str, variables: Any = None, local: Any = None, names: Any = (), level: int = 0) -> Any:
-        if level:
-            name = importlib.util.resolve_name("." * level + name, variables.real.get("__package__") or "")
-        if name not in sys.modules or any(f"{name}.{part}" in sys.modules for part in names or ()):
-            raise current().stop(f"it imports {name}, which is not imported yet, or a module of it")
+        if level or name not in sys.modules or any(f"{name}.{part}" in sys.modules for part in names or ()):
+            raise current().stop(f"it imports {name}, which is not imported yet, or relative, or has modules")
         name = name if names else name.partition(".")[0]
         return box.wrap(box.watch.variable(sys.modules, name))
 

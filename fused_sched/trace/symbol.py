@@ -14,7 +14,6 @@ from typing import Any
 
 from .operations import Interval, Node
 from .paths import EXACT, LAST_STEP, Guarded, current, error
-from .views import Call
 
 MAX_CONCRETE = 64  # values of a symbolic index
 MOST_MULTIPLICATIONS = 64  # of a whole power
@@ -47,12 +46,6 @@ class Sym(Guarded):
     @property  # type: ignore[misc]
     def __class__(self) -> Any:  # so that isinstance() sees a number
         return _CLASSES.get(kind_of(self)) or getattr(sys.modules["numpy"], _NUMPYS[kind_of(self)])
-
-    def __getattribute__(self, name: str) -> Any:
-        if name == "is_integer" and kind_of(self) in ("float", "numpy"):
-            finite = functools.partial(apply, "lt", "bool", abs(self), math.inf)
-            return Call((0.0).is_integer, lambda: apply("and", "bool", finite(), is_whole(self)))
-        return super().__getattribute__(name)
 
     def __bool__(self) -> bool:
         return current().decide(node_of(self))
@@ -203,14 +196,8 @@ def concrete(x: Sym) -> int:
     low, high, nan = bounds(x)
     if nan or high - low >= MAX_CONCRETE or not node_of(x).whole:
         raise current().stop(f"it needs the value itself of a number with more than {MAX_CONCRETE} possible values")
-    least, most = math.ceil(low), math.floor(high)
-    while least < most:
-        middle = (least + most) // 2
-        if is_("le", x, float(middle)):
-            most = middle
-        else:
-            least = middle + 1
-    return least
+    values = range(math.ceil(low), math.floor(high) + 1)
+    return next((value for value in values[:-1] if is_("le", x, float(value))), values[-1])
 
 
 # -- operators ---------------------------------------------------------------------------------------------
@@ -240,9 +227,7 @@ def _power(a: Sym, b: Sym) -> Sym:
     if power.is_const and power.value <= MOST_MULTIPLICATIONS:
         return functools.reduce(operator.mul, [a] * int(power.value), constant(1))
     of, most = (base.value if base.is_const else math.nan), bounds(b).high
-    if abs(of) <= 1.0:  # 0, 1 or -1
-        b, most = (_divide("mod", b, constant(2)) if of else apply("min", "int", b, 1.0)), 1.0
-    if not abs(of) ** min(most, 64.0) <= EXACT:
+    if not (most <= MOST_MULTIPLICATIONS and abs(of) ** most <= EXACT):
         raise current().stop(NOT_EXACT)
     return apply("lookup", "int", b, value=tuple(float(int(of) ** e) for e in range(int(most) + 1)))
 
@@ -269,9 +254,9 @@ def finite(made: Sym, *operands: Sym) -> Sym:
 
 def _bits(op: str, a: Sym, b: Sym) -> Sym:
     """Bit operations of truth values, and of ints those that are arithmetic."""
-    kinds, truths = {kind_of(a), kind_of(b)}, {"and": "and", "or": "or", "xor": "ne"}
-    if kinds <= {"bool", "numpy bool"} and op in truths:
-        return apply(truths[op], "bool" if kinds == {"bool"} else "numpy bool", a, b)
+    truths = {"and": "and", "or": "or", "xor": "ne"}
+    if kind_of(a) == kind_of(b) == "bool" and op in truths:
+        return apply(truths[op], "bool", a, b)
     n = int(node_of(b).value) if node_of(b).is_const and number_kind(a, b) == "int" else -1
     if op == "and" and n >= 0 and (n + 1) & n == 0:
         return _divide("mod", a, constant(n + 1))
