@@ -77,7 +77,7 @@ def _sum(values: Iterable[Any], start: Any = 0) -> Any:
 
 def _compensated(values: list[Any], total: Any) -> Any:
     """Python's sum() of floats from 3.12 on, which keeps what each addition loses (Neumaier, 1974)."""
-    lost = 0.0
+    lost: Any = 0.0
     for x in values:
         new = total + x
         larger = apply("le", "bool", abs(x), abs(total))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -105,7 +106,7 @@ class Copy(Guarded):
         real = CLASS_OF[type(self)]
         if type(key) is not Sym:
             return real.__getitem__(self, key)
-        return select(self, key) if real in (list, tuple) else find(self, key, _no_key)
+        return select(self, key) if real in (list, tuple) else find(self, key, _ABSENT[real])
 
     def __contains__(self: Any, x: Any) -> bool:
         return member(members(self), x) if type(x) is Sym else CLASS_OF[type(self)].__contains__(self, x)
@@ -133,13 +134,15 @@ def _get(items: dict[Any, Any], key: Any, default: Any = None) -> Any:
     return find(items, key, lambda: default) if type(key) is Sym else dict.get(items, key, default)
 
 
+_ABSENT: dict[Any, Callable[[], Any]] = {dict: _no_key, Counter: lambda: 0}
 _METHODS: dict[Any, tuple[str, ...]] = {  # all that a copy may be asked for by name
     list: ("index", "count", "copy"), tuple: ("index", "count"), dict: ("get", "items", "keys", "values", "copy"),
+    Counter: ("get", "items", "keys", "values", "elements"),
 }  # fmt: skip
 _CHANGES = ("__setitem__", "__delitem__", "__iadd__", "__imul__", "__ior__", "__iand__", "__isub__", "__ixor__")
 COPIES: dict[Any, Any] = {}
 CLASS_OF: dict[Any, Any] = {}
-for _real in (list, tuple, dict, set, frozenset):
+for _real in (list, tuple, dict, Counter, set, frozenset):
     _changes = {name: Copy._changes for name in _CHANGES if hasattr(_real, name)}
     _bases = (_Unordered if _real in (set, frozenset) else Copy, _real)
     COPIES[_real] = type(f"{_real.__name__} copy", _bases, {"__slots__": (), **_changes})
@@ -151,6 +154,8 @@ def copy_of(container: Any, wrap: Callable[[Any], Any]) -> Any:
     kind = type(container)
     if len(container) > LONGEST:
         raise current().stop(f"it reads a {kind.__name__} of more than {LONGEST:,} elements")
-    if kind is not dict:
+    if not issubclass(kind, dict):
         return COPIES[kind](map(wrap, container))
-    return COPIES[dict]((wrap(k), wrap(v)) for k, v in container.items())
+    made = COPIES[kind].__new__(COPIES[kind])
+    dict.__init__(made, [(wrap(k), wrap(v)) for k, v in container.items()])
+    return made

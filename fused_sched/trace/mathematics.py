@@ -153,11 +153,8 @@ def _ufunc(name: str) -> Rule:
             return whole(_ROUNDED[name], xs[0], "numpy")
         if name in _EXTREME and any(bounds(x).nan for x in xs):
             raise current().stop(f"numpy.{name}() of what may be a NaN")
-        if (
-            name in _EXTREME
-            and all(bounds(x).has(0.0) for x in xs)
-            and not all(_has_no_minus_zero(node_of(x)) for x in xs)
-        ):
+        zeros = name in _EXTREME and all(bounds(x).has(0.0) for x in xs)
+        if zeros and not all(_has_no_minus_zero(node_of(x)) for x in xs):
             raise current().stop(f"numpy.{name}() of zeros, whose sign depends on the machine")
         return apply(_EXACT[name], "numpy", *xs)
 
