@@ -11,12 +11,12 @@ import operator
 import sys
 import types
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from .containers import CLASS_OF, below, elements, members, numbers
 from .mathematics import CALLS
 from .paths import Guarded, current, traced_frame
-from .symbol import Sym, apply, bounds, kind_of, lift, node_of, to_integer
+from .symbol import Sym, apply, bounds, class_of, kind_of, lift, node_of, to_integer
 from .views import Call, Super, View, box_of, real_of, shown
 from .watch import is_a
 
@@ -26,17 +26,6 @@ if TYPE_CHECKING:
 
 def _symbolic(*values: Any) -> bool:
     return any(type(v) is Sym for v in values)
-
-
-def class_of(value: Any) -> Any:
-    """The class that a value has for the traced function."""
-    real = real_of(value)
-    kind: Any = type(real)
-    if kind is Sym:
-        return real.__class__
-    if issubclass(kind, Guarded) and kind not in CLASS_OF:
-        raise current().stop("it asks for the class of super() or of an error")
-    return CLASS_OF.get(kind, kind)
 
 
 # -- numbers -----------------------------------------------------------------------------------------------
@@ -91,21 +80,17 @@ def _compensated(values: list[Any], total: Any) -> Any:
 
 
 def _isinstance(x: Any, classes: Any) -> bool:
-    if type(x) is View and box_of(x).watch.of_class(real_of(x), "__class__") is not object.__dict__["__class__"]:
-        raise current().stop(f"it asks for the class of {shown(real_of(x))}, which computes it")
-    return _issubclass(class_of(x), classes)
-
-
-def _issubclass(kind: Any, classes: Any) -> bool:
     if is_a(classes, tuple):
-        return any(_issubclass(kind, c) for c in classes)
-    real = real_of(classes)
-    plain: Any = type.__subclasscheck__
-    if type(kind) is View and is_a(real_of(kind), type):
-        box_of(kind).watch.part(real_of(kind), "__mro__")
-    if is_a(real, type) and type(real).__subclasscheck__ is not plain:
-        raise current().stop(f"it asks for a {real.__name__}, whose metaclass decides what that is")
-    return issubclass(real_of(kind), real)
+        return any(_isinstance(x, c) for c in classes)
+    real, wanted, plain = real_of(x), real_of(classes), cast("Any", type.__subclasscheck__)
+    kind: Any = class_of(real) if type(real) is Sym else CLASS_OF.get(type(real), type(real))
+    if not is_a(wanted, type) or type(wanted).__subclasscheck__ is not plain or issubclass(kind, Guarded):
+        raise current().stop(f"it asks by isinstance() for {shown(wanted)}, or of what it may not ask that of")
+    if type(x) is View:
+        watch = box_of(x).watch
+        if watch.in_class(watch.kind(real), "__class__") is not object.__dict__["__class__"]:
+            raise current().stop(f"it asks for the class of {shown(real)}, which computes it")
+    return issubclass(kind, wanted)
 
 
 def _super(*arguments: Any) -> Any:
@@ -156,17 +141,17 @@ CALLS.update({
     set: lambda x=(): set(elements(x)), frozenset: lambda x=(): frozenset(elements(x)),
     reversed: lambda x: iter(elements(x)[::-1]), min: _extreme(min), max: _extreme(max), sum: _sum,
     sorted: lambda x, **named: sorted(elements(x) if named else members(x), **named), isinstance: _isinstance,
-    issubclass: _issubclass, getattr: _attribute(getattr), hasattr: _attribute(hasattr), iter: lambda x: iter(x),
+    getattr: _attribute(getattr), hasattr: _attribute(hasattr), iter: lambda x: iter(x),
     next: lambda x, *default: next(x, *default),
     functools.reduce: lambda function, values, *start: functools.reduce(function, elements(values), *start),
 })  # fmt: skip
 
 
 def _search(real: Any, at_most: bool) -> None:
-    def search(a: Any, x: Any, lo: Any = 0, hi: Any = None, *, key: Any = None) -> Any:
-        if type(x) is not Sym and not _symbolic(lo, hi, *a):
-            return real(a, x, lo, hi, key=key)
-        table = numbers(a) if lo == 0 and hi is None and key is None and type(x) is Sym else None
+    def search(a: Any, x: Any, *more: Any, **named: Any) -> Any:
+        if not _symbolic(x, *more, *a):
+            return real(a, x, *more, **named)
+        table = numbers(a) if type(x) is Sym and not more and not named else None
         if table is None or list(table[0]) != sorted(table[0]) or bounds(x).nan:
             raise current().stop(f"{real.__name__}() in anything but sorted constants, or for what may be a NaN")
         return below(table[0], x, at_most=at_most)

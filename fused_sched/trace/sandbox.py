@@ -102,8 +102,8 @@ class Sandbox:
     def call(self, view: View, real: Any) -> Callable[..., Any]:
         """What calling an object or a class does."""
         if is_a(real, type):
-            if type(real) is type and (real is type or real in CALLS):
-                return self.class_of if real is type else CALLS[real]
+            if type(real) is type and real in CALLS:
+                return CALLS[real]
             raise current().stop(f"it makes an object of {name_of(real)}")
         method = self.watch.of_class(real, "__call__")
         if type(type(real)) not in (type, ABCMeta) or type(method) is not types.FunctionType:
@@ -111,12 +111,6 @@ class Sandbox:
         if self.watch.of_class(real, "__getattribute__") not in PLAIN_LOOKUPS:
             raise current().stop(f"it calls {shown(real)}, which defines __getattribute__")
         return functools.partial(self.wrap(method), view)
-
-    def class_of(self, value: Any) -> Any:
-        """The class that a value has for the traced function."""
-        if type(value) is View:
-            self.watch.kind(real_of(value))
-        return self.wrap(builtin_functions.class_of(value))
 
     def read(self, view: View, name: str, after: type | None = None) -> Any:
         """``view.name``, where reading it runs no code; from the classes after ``after``, as super() does.

@@ -6,6 +6,7 @@ Operators follow Python's rules of kinds, errors and signed zeros.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import operator
 import sys
@@ -16,10 +17,9 @@ from .operations import Interval, Node
 from .paths import EXACT, LAST_STEP, Guarded, current, error
 
 MAX_CONCRETE = 64  # values of a symbolic index
-MOST_MULTIPLICATIONS = 64  # of a whole power
 NOT_EXACT = "an int may exceed 2**53, the last that float64 holds exactly: compute with floats"
 
-_CLASSES = {"bool": bool, "int": int, "float": float}
+_CLASSES: dict[str, type] = {"bool": bool, "int": int, "float": float}
 _NUMPYS = {"numpy bool": "bool_", "numpy int": "int64", "numpy": "float64", "numpy array": "ndarray"}
 _KINDS = ["bool", "int", "numpy int", "float", "numpy"]  # the kind of a sum is the later one
 _NO_NUMBERS = (str, bytes, type(None), tuple, list, dict, set, frozenset, Guarded, Exception)
@@ -42,10 +42,6 @@ class Sym(Guarded):
 
     def _what(self) -> str:
         return "a number that depends on the step"
-
-    @property  # type: ignore[misc]
-    def __class__(self) -> Any:  # so that isinstance() sees a number
-        return _CLASSES.get(kind_of(self)) or getattr(sys.modules["numpy"], _NUMPYS[kind_of(self)])
 
     def __bool__(self) -> bool:
         return current().decide(node_of(self))
@@ -89,6 +85,11 @@ kind_of: Callable[[Sym], str] = Sym._kind.__get__  # type: ignore[attr-defined]
 def is_numpy_float(kind: type) -> bool:
     """Whether it is numpy's float64."""
     return kind is getattr(sys.modules.get("numpy"), "float64", None)
+
+
+def class_of(x: Sym) -> type:
+    """The class that it has for the traced function."""
+    return _CLASSES.get(kind_of(x)) or getattr(sys.modules["numpy"], _NUMPYS[kind_of(x)])  # type: ignore[no-any-return]
 
 
 def constant(value: float, kind: str = "int") -> Sym:
@@ -222,14 +223,8 @@ def _power(a: Sym, b: Sym) -> Sym:
         raise current().stop("it takes a power of numpy's ints, which overflow")
     if kind != "int" or is_("lt", b, 0.0):
         return checked_pow(a, b, "float" if kind == "int" else kind)
-    # multiplied out or looked up, since the last place of a library's power need not be exact
-    base, power = node_of(a), node_of(b)
-    if power.is_const and power.value <= MOST_MULTIPLICATIONS:
-        return functools.reduce(operator.mul, [a] * int(power.value), constant(1))
-    of, most = (base.value if base.is_const else math.nan), bounds(b).high
-    if not (most <= MOST_MULTIPLICATIONS and abs(of) ** most <= EXACT):
-        raise current().stop(NOT_EXACT)
-    return apply("lookup", "int", b, value=tuple(float(int(of) ** e) for e in range(int(most) + 1)))
+    power = concrete(b)  # multiplied out, since the last place of a library's power need not be exact
+    return functools.reduce(operator.mul, itertools.repeat(a, power), constant(1))
 
 
 def checked_pow(a: Sym, b: Sym, kind: str) -> Sym:
@@ -254,14 +249,11 @@ def finite(made: Sym, *operands: Sym) -> Sym:
 
 def _bits(op: str, a: Sym, b: Sym) -> Sym:
     """Bit operations of truth values, and of ints those that are arithmetic."""
-    truths = {"and": "and", "or": "or", "xor": "ne"}
-    if kind_of(a) == kind_of(b) == "bool" and op in truths:
-        return apply(truths[op], "bool", a, b)
+    if kind_of(a) == kind_of(b) == "bool" and op in ("and", "or"):
+        return apply(op, "bool", a, b)
     n = int(node_of(b).value) if node_of(b).is_const and number_kind(a, b) == "int" else -1
     if op == "and" and n >= 0 and (n + 1) & n == 0:
         return _divide("mod", a, constant(n + 1))
-    if op == "lshift" and 0 <= n <= 52:
-        return apply("mul", "int", a, 2.0**n)
     if op == "rshift" and 0 <= n <= 52:
         return _divide("floordiv", a, constant(2**n))
     raise current().stop(f"the bit operation {op!r} of a number that depends on the step")

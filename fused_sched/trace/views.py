@@ -48,8 +48,8 @@ class View(StandIn):
 box_of: Callable[[View], Sandbox] = View._box.__get__  # type: ignore[attr-defined]
 
 
-def _refusing(name: str) -> Callable[..., Any]:
-    def refuse(self: View, *arguments: Any, **named: Any) -> Any:
+def _refusing(name: str) -> Any:
+    def refuse(self: StandIn, *arguments: Any, **named: Any) -> Any:
         raise current().stop(f"it uses {name} of {shown(real_of(self))}")
 
     return refuse
@@ -63,6 +63,8 @@ _SPECIAL = {name for kind in (complex, float, int, list, dict) for name in vars(
 for _name in sorted(_SPECIAL - {"__new__", "__init__", "__getattribute__", "__doc__"}):
     if _name.startswith("__"):
         setattr(View, _name, _refusing(_name))
+for _name in ("__eq__", "__ne__", "__hash__"):
+    setattr(StandIn, _name, _refusing(_name))
 
 
 class Super(Guarded):
@@ -90,11 +92,6 @@ class Call(StandIn):
 
     def __call__(self, /, *arguments: Any, **named: Any) -> Any:
         return _MADE(self)(*arguments, **named)
-
-    def _refuse(self, *other: Any) -> Any:
-        raise current().stop(f"it compares {shown(real_of(self))}")
-
-    __eq__ = __ne__ = __hash__ = _refuse
 
 
 _MADE: Callable[[Call], Any] = Call._made.__get__  # type: ignore[attr-defined]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from abc import ABCMeta
-from collections.abc import Callable
 from functools import partial
 from operator import is_, methodcaller
 from types import GetSetDescriptorType, MappingProxyType, MemberDescriptorType, ModuleType, SimpleNamespace
