@@ -89,7 +89,7 @@ def is_numpy_float(kind: type) -> bool:
 
 def class_of(x: Sym) -> type:
     """The class that it has for the traced function."""
-    return _CLASSES.get(kind_of(x)) or getattr(sys.modules["numpy"], _NUMPYS[kind_of(x)])  # type: ignore[no-any-return]
+    return _CLASSES.get(kind_of(x)) or getattr(sys.modules["numpy"], _NUMPYS[kind_of(x)])
 
 
 def constant(value: float, kind: str = "int") -> Sym:
@@ -161,11 +161,6 @@ def is_infinite(x: Sym) -> bool:
     return bounds(x).endless and is_("eq", abs(x), math.inf)
 
 
-def is_whole(x: Sym) -> Sym:
-    """Whether a finite number has no fraction."""
-    return apply("eq", "bool", x, whole("floor", x))
-
-
 def whole(op: str, x: Sym, kind: str = "") -> Sym:
     """``x`` rounded to a whole number, where all evaluators give the same one; of its own kind by default."""
     refuse_jump(x)
@@ -218,26 +213,22 @@ def _divide(op: str, a: Sym, b: Sym) -> Sym:
 
 
 def _power(a: Sym, b: Sym) -> Sym:
+    """``a ** b``, with Python's errors unless it is numpy's."""
     kind = number_kind(a, b)
     if kind == "numpy int":
         raise current().stop("it takes a power of numpy's ints, which overflow")
-    if kind != "int" or is_("lt", b, 0.0):
-        return checked_pow(a, b, "float" if kind == "int" else kind)
-    power = concrete(b)  # multiplied out, since the last place of a library's power need not be exact
-    return functools.reduce(operator.mul, itertools.repeat(a, power), constant(1))
-
-
-def checked_pow(a: Sym, b: Sym, kind: str) -> Sym:
-    """A float power, with Python's errors unless it is numpy's."""
     if kind == "numpy":
         return apply("pow", kind, a, b)
+    if kind == "int" and not is_("lt", b, 0.0):
+        times = concrete(b)  # multiplied out, since the last place of a library's power need not be exact
+        return functools.reduce(operator.mul, itertools.repeat(a, times), constant(1))
     if bounds(a).has(0.0) and bounds(b).low < 0 and is_("lt", b, 0.0) and is_("eq", a, 0.0) and is_("ne", b, -math.inf):
         raise error(ZeroDivisionError, "0.0 cannot be raised to a negative power")
     power = node_of(b)
     known_whole = power.whole or (power.is_const and not math.isfinite(power.value))
-    if bounds(a).low < 0 and not known_whole and is_("lt", a, 0.0) and not bool(is_whole(b)):
+    if bounds(a).low < 0 and not known_whole and is_("lt", a, 0.0):
         raise current().stop("a negative number to a fractional power is complex")
-    return finite(apply("pow", kind, a, b), a, b)
+    return finite(apply("pow", "float", a, b), a, b)
 
 
 def finite(made: Sym, *operands: Sym) -> Sym:
