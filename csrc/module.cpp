@@ -4,6 +4,7 @@
 #include "control_block.h"
 #include "cpu/measure.h"
 #include "cpu/update.h"
+#include "direct.h"
 #include "python.h"
 #include "schedule.h"
 #include "ways.h"
@@ -256,6 +257,6 @@ PyObject* capability(PyObject*, PyObject*) {
 
 PyMODINIT_FUNC PyInit__C() {
   using namespace fused_sched;
-  if (!load_torch() || !load_scan() || !load_capability()) return nullptr;
+  if (!load_torch() || !load_direct() || !load_scan() || !load_capability()) return nullptr;
   return PyModule_Create(&definition);
 }
