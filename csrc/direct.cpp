@@ -21,9 +21,9 @@ bool torch_has_function_mode() FUSED_SCHED_EXPORTED("_ZN2at4impl27torch_function
 namespace fused_sched {
 namespace {
 
-Py_ssize_t tensor_offset = 0;         // in an object; 0: nothing is read directly
-const void* no_gradient = nullptr;    // what an undefined at::Tensor refers to
-PyObject* grad_attribute = nullptr;   // torch's own
+Py_ssize_t tensor_offset = 0;        // in an object; 0: nothing is read directly
+const void* no_gradient = nullptr;   // what an undefined at::Tensor refers to
+PyObject* grad_attribute = nullptr;  // torch's own
 PyObject* grad_name = nullptr;
 
 #ifdef __ELF__

@@ -155,6 +155,8 @@ PyMethodDef methods[] = {
      "0: nothing changed; 1: a gradient's address changed; 2: rebuild the table."},
     {"layout", layout, METH_O,
      "layout(tensor) -> int\n\nNon-zero hash of dtype, shape and strides."},
+    {"reads_directly", static_cast<PyCFunction>(reads_directly), METH_NOARGS,
+     "reads_directly() -> bool\n\nWhether scan() would ask a plain tensor's grad of C++ alone, as things are now."},
     {"update", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(update)), METH_FASTCALL,
      "update(rule, control, counts, records, chunks, chunk, grad_scale, found_inf, schedules, ways)\n"
      "    -> None\n\n"

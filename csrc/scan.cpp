@@ -165,7 +165,8 @@ Result scan_groups(const Table& table, PyObject* groups) {
     for (Py_ssize_t k = 0; k < n_params; ++k, ++position) {
       PyObject* param = PyList_GetItem(params, k);
       if (param == nullptr) return kError;
-      if (reinterpret_cast<int64_t>(param) != table.ids[2 * position] || table.ids[2 * position + 1] != g) return kRebuild;
+      const int64_t* const id = table.ids + 2 * position;
+      if (reinterpret_cast<int64_t>(param) != id[0] || id[1] != g) return kRebuild;
       if (table.layouts[position] == 0) continue;  // Python looks after this one
       fetch_ahead(table, position, params, k, n_params, direct);
       Result result;
@@ -243,5 +244,7 @@ PyObject* layout(PyObject*, PyObject* tensor) {
   if (!view_tensor(tensor, &view)) return nullptr;
   return PyLong_FromLongLong(layout_hash(view));
 }
+
+PyObject* reads_directly(PyObject*, PyObject*) { return PyBool_FromLong(reads_directly()); }
 
 }  // namespace fused_sched

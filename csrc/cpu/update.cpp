@@ -16,7 +16,7 @@ namespace {
 // Below this many elements, waking the other threads costs more than they save.
 constexpr int64_t kSerialElements = 32768;
 
-// What to do with records: no kernel if they have no gradient or no elements, and only then an average, if they have one.
+// What to do with a record: no kernel if it has no gradient or no elements, and only then an average, if it has one.
 struct Task {
   Kernel kernel;
   AverageKernel average;
@@ -28,13 +28,13 @@ constexpr int32_t kNoTask = 0;
 
 // Kept from step to step, so that a step allocates nothing.
 struct Plan {
-  std::vector<Task> tasks;        // the first is that of a record with which nothing is done
-  std::vector<int32_t> task_of;   // by record
-  std::vector<int64_t> counted;   // slots of the counts of updates that count
+  std::vector<Task> tasks;       // the first is that of a record with which nothing is done
+  std::vector<int32_t> task_of;  // by record
+  std::vector<int64_t> counted;  // slots of the counts of updates that count
   std::vector<AnyScalars> scalars;
   int64_t elements;
 };
-thread_local Plan kept;
+thread_local Plan kept;  // each use of it is a call
 
 struct Work {
   const Update* update;
