@@ -193,8 +193,9 @@ void fetch_ahead(const Update& u, const Chunk& chunk) {
   const int64_t size = param_dtype(r.kind) == kFloat64 ? sizeof(double) : sizeof(float);  // or less, as of 16 bits
   const int64_t end = std::min(kMostBytes, size * chunk_length(u, chunk));
   for (const int64_t address : {r.grad, r.param, r.state[0], r.state[1]}) {
-    const char* const first = reinterpret_cast<const char*>(address + size * chunk.start);
-    for (int64_t i = 0; i < end; i += kLine) __builtin_prefetch(first + i);
+    if (address == 0) continue;
+    const int64_t first = address + size * chunk.start;
+    for (int64_t i = 0; i < end; i += kLine) __builtin_prefetch(reinterpret_cast<const void*>(first + i));
   }
 }
 
