@@ -37,6 +37,7 @@ if IS_X86:
     KERNELS["csrc/cpu/kernels_avx2.cpp"] = LOOPS + AVX2
     KERNELS["csrc/cpu/kernels_avx512.cpp"] = LOOPS + AVX512
 SOURCES = [
+    "csrc/direct.cpp",
     "csrc/facts.cpp",
     "csrc/module.cpp",
     "csrc/python.cpp",

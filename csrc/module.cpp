@@ -4,6 +4,7 @@
 #include "control_block.h"
 #include "cpu/measure.h"
 #include "cpu/update.h"
+#include "direct.h"
 #include "python.h"
 #include "schedule.h"
 #include "ways.h"
@@ -154,6 +155,8 @@ PyMethodDef methods[] = {
      "0: nothing changed; 1: a gradient's address changed; 2: rebuild the table."},
     {"layout", layout, METH_O,
      "layout(tensor) -> int\n\nNon-zero hash of dtype, shape and strides."},
+    {"reads_directly", static_cast<PyCFunction>(reads_directly), METH_NOARGS,
+     "reads_directly() -> bool\n\nWhether scan() would ask a plain tensor's grad of C++ alone, as things are now."},
     {"update", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(update)), METH_FASTCALL,
      "update(rule, control, counts, records, chunks, chunk, grad_scale, found_inf, schedules, ways)\n"
      "    -> None\n\n"
@@ -258,6 +261,6 @@ PyObject* capability(PyObject*, PyObject*) {
 
 PyMODINIT_FUNC PyInit__C() {
   using namespace fused_sched;
-  if (!load_torch() || !load_scan() || !load_capability()) return nullptr;
+  if (!load_torch() || !load_direct() || !load_scan() || !load_capability()) return nullptr;
   return PyModule_Create(&definition);
 }

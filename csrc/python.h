@@ -98,6 +98,7 @@ bool check_argument_count(const char* function, Py_ssize_t given, Py_ssize_t wan
 // Functions of the module (METH_FASTCALL).
 PyObject* scan(PyObject* module, PyObject* const* args, Py_ssize_t n_args);
 PyObject* layout(PyObject* module, PyObject* tensor);
+PyObject* reads_directly(PyObject* module, PyObject* unused);
 PyObject* update(PyObject* module, PyObject* const* args, Py_ssize_t n_args);
 PyObject* advance_schedule(PyObject* module, PyObject* const* args, Py_ssize_t n_args);
 PyObject* check_program(PyObject* module, PyObject* const* args, Py_ssize_t n_args);

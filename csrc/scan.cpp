@@ -1,5 +1,6 @@
 // Compares the parameter table with the tensors as they are now, and follows gradients that moved.
 #include "cpu/kernels.h"
+#include "direct.h"
 #include "python.h"
 
 namespace fused_sched {
@@ -50,8 +51,10 @@ bool has_states(const Record& record, int64_t needed) {
 
 // Whether the values are the negatives of what is in memory, as those of z.conj().imag. DLPack does
 // not tell. Such a view has stride 2, so only one of a single element has a parameter's layout.
+bool may_be_negative_view(const Record& record) { return record.numel == 1; }
+
 bool is_negative_view(const Record& record, PyObject* tensor) {
-  if (record.numel != 1) return false;
+  if (!may_be_negative_view(record)) return false;
   PyObject* answer = PyObject_CallMethodObjArgs(tensor, is_neg_name, nullptr);
   const bool is_negative = answer == Py_True;
   Py_XDECREF(answer);
@@ -65,40 +68,62 @@ Result follow(Record* record, int64_t grad) {
   return kMoved;
 }
 
-Result scan_gradient(const DLTensor& param, PyObject* grad, int64_t needed, Record* record) {
-  if (!is_tensor(grad)) return kRebuild;
-  DLTensor view;
-  if (!view_tensor(grad, &view)) return rebuild_instead_of_error();
-  if (!is_on(view, param.device) || !has_dtype(view, (record->kind >> 4) & 15) ||
-      !same_geometry(param, view)) {
-    return kRebuild;
-  }
+// Whether a gradient is what its record was made for.
+bool suits(const DLTensor& grad, const DLTensor& param, const Record& record) {
+  return is_on(grad, param.device) && has_dtype(grad, (record.kind >> 4) & 15) && same_geometry(param, grad);
+}
+
+Result follow_gradient(const DLTensor& param, const DLTensor& grad, int64_t needed, Record* record) {
+  if (!suits(grad, param, *record)) return kRebuild;
   if (record->numel == 0) {
     // The addresses of empty tensors tell nothing: a new gradient may or may not have its states.
     if (record->grad != 0) return kUnchanged;
     record->grad = kEmptyGradient;
     return kRebuild;
   }
-  if (data_pointer(view) == nullptr) return kRebuild;  // a FakeTensor, or what else has no values
-  if (!has_states(*record, needed) || is_negative_view(*record, grad)) return kRebuild;
-  return follow(record, reinterpret_cast<int64_t>(data_pointer(view)));
+  if (data_pointer(grad) == nullptr) return kRebuild;  // a FakeTensor, or what else has no values
+  if (!has_states(*record, needed)) return kRebuild;
+  return follow(record, reinterpret_cast<int64_t>(data_pointer(grad)));
+}
+
+// Whether a parameter is where it was, as it was.
+bool is_same(const Table& table, int64_t i, const DLTensor& param) {
+  return is_on(param, table.device) && layout_hash(param) == table.layouts[i] &&
+         reinterpret_cast<int64_t>(data_pointer(param)) == table.records[i].param;
 }
 
 Result compare(const Table& table, int64_t i, PyObject* param, PyObject* grad) {
   Record* record = &table.records[i];
-  DLTensor view;
+  DLTensor view, grad_view;
   if (!view_tensor(param, &view)) return rebuild_instead_of_error();
-  if (!is_on(view, table.device) || layout_hash(view) != table.layouts[i] ||
-      reinterpret_cast<int64_t>(data_pointer(view)) != record->param) {
-    return kRebuild;
+  if (!is_same(table, i, view)) return kRebuild;
+  if (grad == Py_None) return follow(record, 0);
+  if (!is_tensor(grad)) return kRebuild;
+  if (!view_tensor(grad, &grad_view)) return rebuild_instead_of_error();
+  if (is_negative_view(*record, grad)) return kRebuild;
+  return follow_gradient(view, grad_view, table.needed[i], record);
+}
+
+// As scan_parameter() of a plain parameter, without Python. False: that has to do it.
+bool scan_directly(const Table& table, int64_t i, PyObject* param, Result* result) {
+  Record* record = &table.records[i];
+  const TensorHandle& tensor = tensor_in(param);
+  const TensorHandle* grad;
+  const Gradient kind = gradient_of(tensor, &grad);
+  DLTensor view, grad_view;
+  if (kind == Gradient::kAskPython || !view_directly(tensor, &view)) return false;
+  if (!is_same(table, i, view)) {
+    *result = kRebuild;
+  } else if (kind == Gradient::kNone) {
+    *result = follow(record, 0);
+  } else {
+    if (may_be_negative_view(*record) || !view_directly(*grad, &grad_view)) return false;
+    *result = follow_gradient(view, grad_view, table.needed[i], record);
   }
-  return grad == Py_None ? follow(record, 0)
-                         : scan_gradient(view, grad, table.needed[i], record);
+  return true;
 }
 
 Result scan_parameter(const Table& table, int64_t i, PyObject* param) {
-  if (reinterpret_cast<int64_t>(param) != table.ids[2 * i]) return kRebuild;
-  if (table.layouts[i] == 0) return kUnchanged;  // Python looks after this one
   const bool plain = is_plain_tensor(param);
   if (!plain && !is_tensor(param)) return kRebuild;
   // First, because a subclass may do anything when it is asked.
@@ -111,9 +136,23 @@ Result scan_parameter(const Table& table, int64_t i, PyObject* param) {
   return result;
 }
 
+// Lets the memory of parameters that come later be on its way.
+void fetch_ahead(const Table& table, int64_t i, PyObject* params, Py_ssize_t k, Py_ssize_t n_params, bool direct) {
+  constexpr Py_ssize_t kAhead = 6;
+  if (!direct || k + 2 * kAhead >= n_params || i + 2 * kAhead >= table.count) return;
+  __builtin_prefetch(PyList_GetItem(params, k + 2 * kAhead));
+  PyObject* const next = PyList_GetItem(params, k + kAhead);
+  if (reinterpret_cast<int64_t>(next) != table.ids[2 * (i + kAhead)]) return;  // perhaps no tensor
+  const char* const impl = static_cast<const char*>(tensor_in(next).impl);
+  __builtin_prefetch(impl);
+  __builtin_prefetch(impl + 64);
+  __builtin_prefetch(impl + 128);
+}
+
 Result scan_groups(const Table& table, PyObject* groups) {
   int64_t position = 0;
   bool moved = false;
+  bool direct = reads_directly();
   const Py_ssize_t n_groups = PyList_Size(groups);
   for (Py_ssize_t g = 0; g < n_groups; ++g) {
     PyObject* params = PyList_GetItem(groups, g);
@@ -126,10 +165,17 @@ Result scan_groups(const Table& table, PyObject* groups) {
     for (Py_ssize_t k = 0; k < n_params; ++k, ++position) {
       PyObject* param = PyList_GetItem(params, k);
       if (param == nullptr) return kError;
-      if (table.ids[2 * position + 1] != g) return kRebuild;
-      Py_INCREF(param);
-      const Result result = scan_parameter(table, position, param);
-      Py_DECREF(param);
+      const int64_t* const id = table.ids + 2 * position;
+      if (reinterpret_cast<int64_t>(param) != id[0] || id[1] != g) return kRebuild;
+      if (table.layouts[position] == 0) continue;  // Python looks after this one
+      fetch_ahead(table, position, params, k, n_params, direct);
+      Result result;
+      if (!direct || !is_plain_tensor(param) || !scan_directly(table, position, param, &result)) {
+        Py_INCREF(param);
+        result = scan_parameter(table, position, param);
+        Py_DECREF(param);
+        direct = reads_directly();  // whatever ran meanwhile
+      }
       if (result == kRebuild || result == kError) return result;
       moved |= result == kMoved;
     }
@@ -198,5 +244,7 @@ PyObject* layout(PyObject*, PyObject* tensor) {
   if (!view_tensor(tensor, &view)) return nullptr;
   return PyLong_FromLongLong(layout_hash(view));
 }
+
+PyObject* reads_directly(PyObject*, PyObject*) { return PyBool_FromLong(reads_directly()); }
 
 }  // namespace fused_sched

@@ -26,6 +26,9 @@ def scan(
 def layout(tensor: Tensor) -> int:
     """A non-zero hash of dtype, shape and strides."""
 
+def reads_directly() -> bool:
+    """Whether :func:`scan` would ask a plain tensor's ``grad`` of C++ alone, as things are now."""
+
 def update(
     rule: int,
     control: Tensor,

@@ -290,15 +290,22 @@ def test_sparse_gradients_are_refused(backend: Backend) -> None:
         optimizer.step()
 
 
-def test_a_parameter_that_is_there_twice(backend: Backend) -> None:
-    """In two groups, as torch allows after construction: updated twice, averaged twice."""
-    p = torch.nn.Parameter(torch.zeros(3))
-    optimizer = SGD([p], lr=1.0, ema_decay=0.5, backend=backend)
-    optimizer.param_groups[0]["params"].append(p)
-    p.grad = torch.ones(3)
-    optimizer.step()
-    assert p.tolist() == [-2.0] * 3
-    assert optimizer.state[p]["ema"].tolist() == [-1.5] * 3
+@pytest.mark.parametrize("where", ["in one group", "in two groups"])
+def test_a_parameter_that_is_there_twice(where: str, backend: Backend) -> None:
+    """As torch allows after construction: updated twice, averaged once, by the last group's decay."""
+    p, q = (torch.nn.Parameter(torch.zeros(3)) for _ in range(2))
+    optimizer = SGD([{"params": [p]}, {"params": [q], "ema_decay": 0.25}], lr=1.0, ema_decay=0.5, backend=backend)
+    optimizer.param_groups[0 if where == "in one group" else 1]["params"].append(p)
+    decay = 0.5 if where == "in one group" else 0.25
+    average: Any = torch.optim.swa_utils.AveragedModel(
+        torch.nn.ParameterList([p]), multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(decay)
+    )
+    for i in range(3):
+        p.grad = torch.full((3,), 1.0 + i)
+        optimizer.step()
+        average.update_parameters(torch.nn.ParameterList([p]))
+    assert p.tolist() == [-12.0] * 3
+    assert optimizer.state[p]["ema"].tolist() == average.module[0].tolist()
 
 
 @every_rule

@@ -211,8 +211,8 @@ def test_texts_of_errors_may_be_in_other_errors() -> None:
     assert traced.evaluate(8) == (1.0,)
 
 
-def test_formats_without_names_are_plain() -> None:
-    raises = _function("  if step == 9: raise KeyError('step {:.3f} of {}'.format(step / 2, 'x'))\n  return step / 2")
+def test_texts_may_be_in_errors() -> None:
+    raises = _function("  if step == 9: raise KeyError(f'step {step / 2:.3f} of {\"x\"}')\n  return step / 2")
     traced = trace(raises)
     assert traced.evaluate(9) is None
     assert traced.evaluate(8) == (4.0,)

@@ -122,6 +122,36 @@ def _swallow_the_rest(step: int) -> float:
     return 1.0
 
 
+def _continues(step: int) -> float:
+    while True:
+        try:
+            step += 1
+        finally:
+            continue  # noqa: B012
+
+
+def _continues_by_an_error(step: int) -> float:
+    while True:
+        try:
+            try:
+                step += 1
+            finally:
+                1 / 0
+        except ZeroDivisionError:
+            pass
+
+
+def _continues_by_a_name(step: int) -> float:
+    while True:
+        try:
+            try:  # noqa: SIM105
+                step += 1
+            except SEEN.nothing:  # type: ignore[attr-defined]
+                pass
+        except AttributeError:
+            pass
+
+
 def _generator(step: int) -> Any:
     yield 1.0
 
@@ -201,14 +231,17 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "slot": (Slotted(), r"it assigns to .last of a"),
     "function attribute": (_attribute, r"it assigns to .last of .*test_trace_hostile._attribute"),
     "print": (_print, r"it uses print, which is compiled and may do anything"),
-    "open": (_open, r"it uses open"),
+    "open": (_open, r"has .* a with \(line \d+\)"),
     "random": (lambda step: random.random(), r"random.*which is compiled"),
     "numpy random": (lambda step: np.random.rand(), r"numpy, which has a __getattr__|cython|rand"),  # noqa: NPY002
     "time": (lambda step: time.time() * step, r"it calls time.time, which is compiled"),
     "next": (functools.partial(lambda it, step: next(it), itertools.count()), r"__next__ of a itertools.count"),
     "setdefault": (lambda step: vars(random), r"it uses vars"),
-    "bare except": (_swallow, r"has an except: for everything \(line \d+\)"),
-    "bare except after another": (_swallow_the_rest, r"has an except: for everything \(line \d+\)"),
+    "bare except": (_swallow, r"has an except: for everything, .* \(line \d+\)"),
+    "bare except after another": (_swallow_the_rest, r"has an except: for everything, .* \(line \d+\)"),
+    "for ever, finally": (_continues, r"a finally: .* \(line \d+\), where a trace may not end"),
+    "for ever, an error in finally": (_continues_by_an_error, r"a finally: .* \(line \d+\), where a trace may not end"),
+    "for ever, an error in except": (_continues_by_a_name, r"a finally: .* \(line \d+\), where a trace may not end"),
     "except BaseException": (_swallow_base, r"it uses .append of a list"),
     "generator": (_generator, r"it is a generator or coroutine"),
     "for ever": (_for_ever, r"it runs more than 300,000 lines: is there a loop without an end"),
@@ -232,7 +265,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "hypot": (lambda step: __import__("math").hypot(step, 1.0), r"hypot\(\) of a number that depends on"),
     "descriptor": (lambda step: METER.level * step, r"it reads 'level', a Measured of .*Meter, which computes it"),
     "always raises": (lambda step: step / 0, r"it raises ZeroDivisionError .* at every step"),
-    "big int": (lambda step: 2**step % 7, r"an int may exceed 2\*\*53"),
+    "big int": (lambda step: 2**step % 7, r"the value itself of a number with more than 64 possible values"),
     "not callable": (3, r"it cannot be called"),
     "eval": (lambda step: eval("step"), r"it uses eval"),  # noqa: S307
     "class": (_local_class, r"defines a class \(line \d+\)"),

@@ -24,17 +24,22 @@ struct Task {
   Around around;
 };
 
+constexpr int32_t kNoTask = 0;
+
 // Kept from step to step, so that a step allocates nothing.
 struct Plan {
-  std::vector<Task> tasks;  // one a record
+  std::vector<Task> tasks;       // the first is that of a record with which nothing is done
+  std::vector<int32_t> task_of;  // by record
+  std::vector<int64_t> counted;  // slots of the counts of updates that count
   std::vector<AnyScalars> scalars;
   int64_t elements;
 };
-thread_local Plan plan;
+thread_local Plan kept;  // each use of it is a call
 
 struct Work {
   const Update* update;
   const Task* tasks;
+  const int32_t* task_of;
   const AnyScalars* scalars;
 };
 
@@ -71,16 +76,23 @@ struct Choice {
   int64_t count = -1;
   int64_t kind = -1;
   int states_needed = 0;
-  Task task = {};
-  AverageKernel without_update = nullptr;  // for a record of it that has no gradient
+  bool counts = false;
+  bool averaged = false;
+  int32_t task = kNoTask;
+  int32_t without_gradient = kNoTask;
 };
+
+int32_t add_task(Plan& plan, const Task& task) {
+  plan.tasks.push_back(task);
+  return static_cast<int32_t>(plan.tasks.size() - 1);
+}
 
 bool same_choice(const Choice& c, const Record& r, int64_t count) {
   return c.row == r.row && c.count == count && c.kind == r.kind;
 }
 
 // count: updates applied so far. Returns what is wrong with a kind or row that is not known, else null.
-const char* choose(const Update& u, const Record& r, int64_t count, Choice* choice) {
+const char* choose(const Update& u, const Record& r, int64_t count, Plan& plan, Choice* choice) {
   const int kind = common::find_kind(r.kind);
   if (kind == kKindCount) return "has an unknown kind: use a supported combination of dtypes";
   if (r.row < 0 || r.row >= u.n_rows) {
@@ -95,21 +107,23 @@ const char* choose(const Update& u, const Record& r, int64_t count, Choice* choi
   }
   const int average = average_dtype(r.kind);
   const int param = param_dtype(r.kind);
-  Around& around = choice->task.around;
-  around = {u.grad_scale, u.clipped ? row[kMeasuredClipFactor] : 1.0, 0.0, u.scaled, average >= 0,
-            reinterpret_cast<const int64_t*>(u.control)};
-  choice->without_update = nullptr;
-  if (around.averaged) {
+  const int mode = rule.mode(row, count);
+  const bool averaged = average >= 0;
+  Task task = {u.kernels->kernels[u.rule][kind][mode], nullptr, static_cast<int64_t>(plan.scalars.size()) - 1,
+               {u.grad_scale, u.clipped ? row[kMeasuredClipFactor] : 1.0, 0.0, u.scaled, averaged,
+                 reinterpret_cast<const int64_t*>(u.control)}};
+  if (averaged) {
     if (average != param && average != kFloat32) return "has an average of another dtype than its own or float32";
     if (average != param && param == kFloat64) return "has an average of fewer digits than its own";
-    choice->without_update = u.kernels->averages[param];
-    around.decay = common::read_field(row, kFieldEmaDecay);
+    task.around.decay = common::read_field(row, kFieldEmaDecay);
   }
   if (!can_have_master(r.kind)) return "has a master that does not go with its parameter: float32 goes with 16 bits";
-  const int mode = rule.mode(row, count);
+  choice->task = add_task(plan, task);
+  choice->without_gradient =
+      averaged ? add_task(plan, {nullptr, u.kernels->averages[param], task.scalars, task.around}) : kNoTask;
   choice->states_needed = rule.required_states + (mode != 0 ? 1 : 0);
-  choice->task.kernel = u.kernels->kernels[u.rule][kind][mode];
-  choice->task.scalars = static_cast<int64_t>(plan.scalars.size()) - 1;
+  choice->counts = rule.counts(row);
+  choice->averaged = averaged;
   choice->row = r.row;
   choice->count = count;
   choice->kind = r.kind;
@@ -124,16 +138,16 @@ bool has_pointers(const Record& r, int states_needed) {
 }
 
 // As choose(), which it calls if the record is another choice than the last one.
-const char* follow_record(const Update& u, const Record& r, Choice* choice) {
+const char* follow_record(const Update& u, const Record& r, Plan& plan, Choice* choice) {
   if (r.count < 0 || r.count >= u.n_counts) {
     return "has a count outside of the counts: rebuild the records";
   }
   const int64_t count = u.counts[r.count];
-  const char* problem = same_choice(*choice, r, count) ? nullptr : choose(u, r, count, choice);
+  const char* problem = same_choice(*choice, r, count) ? nullptr : choose(u, r, count, plan, choice);
   if (problem == nullptr && r.numel != 0 && !has_pointers(r, choice->states_needed)) {
     return "lacks the parameter's or a state's address: create the state first";
   }
-  if (problem == nullptr && r.numel != 0 && choice->without_update != nullptr && r.average == 0) {
+  if (problem == nullptr && r.numel != 0 && choice->averaged && r.average == 0) {
     return "lacks the average's address: create it first";
   }
   const int master = master_of(r.kind);  // rounding by chance has a number there, which may be any
@@ -143,15 +157,16 @@ const char* follow_record(const Update& u, const Record& r, Choice* choice) {
   return problem;
 }
 
-bool prepare_records(const Update& u, char* message, int message_size) {
-  plan.tasks.resize(u.n_records);
+bool prepare_records(const Update& u, Plan& plan, char* message, int message_size) {
+  plan.tasks.assign(1, {});
+  plan.task_of.assign(u.n_records, kNoTask);
+  plan.counted.clear();
   plan.scalars.clear();
   Choice choice;
   for (int64_t i = 0; i < u.n_records; ++i) {
     const Record& r = u.records[i];
-    plan.tasks[i] = {};
     if (u.skipped || (r.grad == 0 && average_dtype(r.kind) < 0)) continue;
-    const char* problem = follow_record(u, r, &choice);
+    const char* problem = follow_record(u, r, plan, &choice);
     if (problem != nullptr) {
       snprintf(message, message_size,
                "records[%lld] (row=%lld, count=%lld, kind=%lld, numel=%lld) %s",
@@ -160,11 +175,8 @@ bool prepare_records(const Update& u, char* message, int message_size) {
                static_cast<long long>(r.numel), problem);
       return false;
     }
-    if (r.numel == 0) continue;
-    plan.tasks[i] = choice.task;
-    if (r.grad != 0) continue;
-    plan.tasks[i].kernel = nullptr;
-    plan.tasks[i].average = choice.without_update;
+    if (r.grad != 0 && choice.counts) plan.counted.push_back(r.count);
+    if (r.numel != 0) plan.task_of[i] = r.grad != 0 ? choice.task : choice.without_gradient;
   }
   return true;
 }
@@ -179,12 +191,28 @@ void zero(const Record& r, int64_t start, int64_t length) {
   memset(reinterpret_cast<char*>(r.grad) + start * size, 0, length * size);
 }
 
+// Lets the memory of a chunk be on its way: small tensors lie scattered, and no core knows which is next.
+void fetch_ahead(const Update& u, const Chunk& chunk) {
+  constexpr int64_t kLine = 64;
+  constexpr int64_t kMostBytes = 4 * kLine;  // from then on a core sees that it walks
+  const Record& r = u.records[chunk.record];
+  const int64_t size = param_dtype(r.kind) == kFloat64 ? sizeof(double) : sizeof(float);  // or less, as of 16 bits
+  const int64_t end = std::min(kMostBytes, size * chunk_length(u, chunk));
+  for (const int64_t address : {r.grad, r.param, r.state[0], r.state[1]}) {
+    if (address == 0) continue;
+    const int64_t first = address + size * chunk.start;
+    for (int64_t i = 0; i < end; i += kLine) __builtin_prefetch(reinterpret_cast<const void*>(first + i));
+  }
+}
+
 void run_chunks(void* context, int64_t begin, int64_t end) {
   const Work& work = *static_cast<const Work*>(context);
   const Update& u = *work.update;
+  constexpr int64_t kAhead = 4;
   for (int64_t i = begin; i < end; ++i) {
+    if (i + kAhead < u.n_chunks) fetch_ahead(u, u.chunks[i + kAhead]);
     const Chunk& chunk = u.chunks[i];
-    const Task& task = work.tasks[chunk.record];
+    const Task& task = work.tasks[work.task_of[chunk.record]];
     const Record& r = u.records[chunk.record];
     const int64_t length = chunk_length(u, chunk);
     if (task.kernel != nullptr) {
@@ -214,14 +242,15 @@ bool check_chunks(const Record* records, int64_t n_records, const Chunk* chunks,
 }
 
 bool prepare_update(const Update& u, char* message, int message_size) {
-  if (!prepare_records(u, message, message_size) ||
+  Plan& plan = kept;
+  if (!prepare_records(u, plan, message, message_size) ||
       !check_chunks(u.records, u.n_records, u.chunks, u.n_chunks, message, message_size)) {
     return false;
   }
   plan.elements = 0;
   for (int64_t i = 0; i < u.n_chunks; ++i) {
     const Chunk& chunk = u.chunks[i];
-    const Task& task = plan.tasks[chunk.record];
+    const Task& task = plan.tasks[plan.task_of[chunk.record]];
     const bool zeroed = u.zeroes && u.records[chunk.record].grad != 0;
     if (zeroed && grad_dtype(u.records[chunk.record].kind) >= kDTypeCount) {
       snprintf(message, message_size, "records[%lld] has an unknown kind: use a supported combination of dtypes",
@@ -234,21 +263,10 @@ bool prepare_update(const Update& u, char* message, int message_size) {
 }
 
 void run_update(const Update& u) {
-  Work work{&u, plan.tasks.data(), plan.scalars.data()};
+  const Plan& plan = kept;
+  Work work{&u, plan.tasks.data(), plan.task_of.data(), plan.scalars.data()};
   share_out(u.n_chunks, plan.elements, kSerialElements, run_chunks, &work);
-  if (u.skipped) return;
-  const Facts& rule = facts_of(u);
-  int64_t row = -1;  // consecutive records mostly share it
-  bool counted = false;
-  for (int64_t i = 0; i < u.n_records; ++i) {
-    const Record& r = u.records[i];
-    if (r.grad == 0) continue;
-    if (r.row != row) {
-      row = r.row;
-      counted = rule.counts(row_of(u, r));
-    }
-    u.counts[r.count] += counted ? 1 : 0;
-  }
+  for (const int64_t slot : plan.counted) ++u.counts[slot];
 }
 
 }  // namespace fused_sched

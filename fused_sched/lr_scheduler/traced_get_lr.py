@@ -13,7 +13,7 @@ from ..trace.containers import COPIES
 from ..trace.form import Form, emit_groups, make_form
 from ..trace.function import Evaluator, compare, compile_form, naming, promise, returned, steps_to_compare
 from ..trace.mathematics import quiet_numpy
-from ..trace.operations import ANY, Interval, Node
+from ..trace.operations import ANY, JUMPS, Interval, Node
 from ..trace.paths import LAST_STEP, Explorer, Folded, Untraceable
 from ..trace.sandbox import Sandbox
 from ..trace.symbol import Sym
@@ -61,7 +61,7 @@ class TracedGetLR:
         """Why these groups need torch's arithmetic, if so: a float32 tensor is rounded there in every step."""
         for form, group in zip(self.forms, groups, strict=True):
             for field, value in _fields(group).items():
-                if isinstance(value, Tensor) and value.dtype != float64 and field in form.decisive:
+                if isinstance(value, Tensor) and value.dtype != float64 and field in _decisive(form):
                     return f"its path or a whole number depends on {field}, a tensor of {value.dtype}"
         return None
 
@@ -184,6 +184,17 @@ def _fields(group: Any) -> dict[str, Any]:
 
 def _groups_of(node: Node) -> set[int]:
     return {int(name.split()[1]) for name in node.inputs if " " in name}
+
+
+def _decisive(form: Form) -> set[str]:
+    """Inputs of which the least change may change a result by much: they are compared, or made whole numbers."""
+    inputs: list[set[str]] = []
+    found: set[str] = set()
+    for op, value, places in form.lines:
+        inputs.append({value} if op == "input" else set().union(*(inputs[p] for p in places)))
+        if op in JUMPS:
+            found |= inputs[-1]
+    return found
 
 
 def _form(folded: Folded, g: int) -> Form:

@@ -40,7 +40,8 @@ class FusedOptimizer(Saving):
     * ``skip_nonfinite``: a step whose gradients have an infinity or a NaN changes nothing.
     * ``skip_spikes``: a :class:`SpikeRule`; nor does a step whose norm is far larger than those before.
     * ``ema_decay``: keep an exponential moving average of each parameter in its state, as torch's ``AveragedModel``
-      with ``get_ema_multi_avg_fn(ema_decay)``. A field of param groups.
+      with ``get_ema_multi_avg_fn(ema_decay)``. A field of param groups; of a parameter that is listed several times,
+      the last one's counts.
     * ``ema_dtype``: ``"float32"`` (default), averages of 16-bit parameters are float32; ``"parameter"``, they are of
       the parameters' dtype.
     * ``stochastic_rounding``: round new values of 16-bit parameters up or down by chance, the likelier the nearer, so

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -144,6 +145,8 @@ class Sync:
         states: new ones, by parameter.
         tensors: by identity of a state and key, the state and what to put there without saying that it holds something.
         streams: by identity of a state, the state and the number that is to choose its parameter's random bits.
+        begun: by identity of a group, what :meth:`_begun_average` gives.
+        averages: by identity of a parameter, how often it is still to come in groups that have averages.
     """
 
     rule: Rule
@@ -156,8 +159,8 @@ class Sync:
     states: dict[torch.Tensor, ParamState] = field(default_factory=dict)
     tensors: dict[tuple[int, str], tuple[ParamState, torch.Tensor]] = field(default_factory=dict)
     streams: dict[int, tuple[ParamState, int]] = field(default_factory=dict)
-    begun: dict[int, torch.Tensor | None] = field(default_factory=dict)  # by identity of a group, as _begun_average
-
+    begun: dict[int, torch.Tensor | None] = field(default_factory=dict)
+    averages: Counter[int] = field(default_factory=Counter)
     _next_stream: int | None = None
 
     def build(self, groups: Sequence[ParamGroup]) -> None:
@@ -167,6 +170,7 @@ class Sync:
             TypeError, ValueError, KeyError, RuntimeError: something is there that an update cannot do with.
         """
         lists, entries = [], []
+        self.averages = Counter(id(p) for group in groups if "ema_decay" in group for p in group["params"])
         for group in groups:
             group.check()
             params = group["params"]
@@ -215,6 +219,8 @@ class Sync:
         averaged, mastered = "ema_decay" in group, self.options.master(p.dtype)
         by_chance = self.options.rounds_by_chance(p.dtype)
         beside = averaged or by_chance or mastered is not None
+        self.averages[id(p)] -= averaged
+        follows = averaged and self.averages[id(p)] == 0  # once, where it is listed several times
         if p.grad is None:
             unfit = why_not_trainable(p, self.block.device, self.options) is not None
             if unfit or not values:
@@ -232,7 +238,7 @@ class Sync:
                 if p.grad is not None:
                     reserve_buffer(p.grad, state, self.tensors)
             return entry
-        if needed or beside:
+        if needed or follows or by_chance or mastered is not None:
             state = self._state_of(p, values)
             entry.count, entry.state_dtype = state.index, self.options.state_dtype_of(p.dtype)
             entry.state = self._state_tensors(p, state, needed)
@@ -240,7 +246,7 @@ class Sync:
                 entry.stream = self._stream(state)
             if mastered is not None:
                 entry.master = self._master(p, state, *mastered)
-            if averaged:
+            if follows:
                 entry.average = self._average(entry, state, group)
         if self.walks_memory and entry.needs_staging():
             _refuse_shared_elements(p)

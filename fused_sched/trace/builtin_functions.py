@@ -5,19 +5,18 @@ from __future__ import annotations
 import bisect
 import builtins
 import functools
-import importlib.util
 import itertools
 import math
 import operator
 import sys
 import types
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from .containers import CLASS_OF, below, elements, members, numbers
 from .mathematics import CALLS
 from .paths import Guarded, current, traced_frame
-from .symbol import Sym, apply, bounds, kind_of, lift, node_of, to_integer
+from .symbol import Sym, apply, bounds, class_of, kind_of, lift, node_of, to_integer
 from .views import Call, Super, View, box_of, real_of, shown
 from .watch import is_a
 
@@ -27,17 +26,6 @@ if TYPE_CHECKING:
 
 def _symbolic(*values: Any) -> bool:
     return any(type(v) is Sym for v in values)
-
-
-def class_of(value: Any) -> Any:
-    """The class that a value has for the traced function."""
-    real = real_of(value)
-    kind: Any = type(real)
-    if kind is Sym:
-        return real.__class__
-    if issubclass(kind, Guarded) and kind not in CLASS_OF:
-        raise current().stop("it asks for the class of super() or of an error")
-    return CLASS_OF.get(kind, kind)
 
 
 # -- numbers -----------------------------------------------------------------------------------------------
@@ -68,24 +56,22 @@ def _sum(values: Iterable[Any], start: Any = 0) -> Any:
     values = elements(values)
     if not _symbolic(start, *values):
         return sum(values, start)
-    return _compensated(values, start) if sys.version_info >= (3, 12) else functools.reduce(operator.add, values, start)
+    kinds = {kind_of(x) for x in map(lift, values) if x is not None}
+    if sys.version_info >= (3, 12) and "float" in kinds:
+        if kinds != {"float"} or type(start) is not int:
+            raise current().stop("it computes the sum() of floats and others, or from a start that is no int")
+        return _compensated(values[1:], start + values[0])
+    return functools.reduce(operator.add, values, start)
 
 
 def _compensated(values: list[Any], total: Any) -> Any:
-    """Python's sum() from 3.12 on, which keeps what each float addition loses (Neumaier, 1974)."""
-    lost: Any = None  # until there is a float
+    """Python's sum() of floats from 3.12 on, which keeps what each addition loses (Neumaier, 1974)."""
+    lost: Any = 0.0
     for x in values:
-        before, number, new = lift(total), lift(x), total + x
-        if lost is None and before is not None and kind_of(before) == "float":
-            lost = 0.0
-        if lost is not None and (number is None or kind_of(number).startswith("numpy")):
-            raise current().stop(f"it computes the sum() of floats and a {type(x).__name__}")
-        if lost is not None and number is not None and kind_of(number) == "float":
-            larger = apply("le", "bool", abs(x), abs(total))
-            lost = lost + apply("where", "float", larger, (total - new) + x, (x - new) + total)
+        new = total + x
+        larger = apply("le", "bool", abs(x), abs(total))
+        lost += apply("where", "float", larger, (total - new) + x, (x - new) + total)
         total = new
-    if type(lost) is not Sym:
-        return total + lost if lost else total
     keep = apply("and", "bool", apply("ne", "bool", lost, 0.0), apply("lt", "bool", abs(lost), math.inf))
     return apply("where", "float", keep, total + lost, total)
 
@@ -94,21 +80,17 @@ def _compensated(values: list[Any], total: Any) -> Any:
 
 
 def _isinstance(x: Any, classes: Any) -> bool:
-    if type(x) is View and box_of(x).watch.of_class(real_of(x), "__class__") is not object.__dict__["__class__"]:
-        raise current().stop(f"it asks for the class of {shown(real_of(x))}, which computes it")
-    return _issubclass(class_of(x), classes)
-
-
-def _issubclass(kind: Any, classes: Any) -> bool:
     if is_a(classes, tuple):
-        return any(_issubclass(kind, c) for c in classes)
-    real = real_of(classes)
-    plain: Any = type.__subclasscheck__
-    if type(kind) is View and is_a(real_of(kind), type):
-        box_of(kind).watch.part(real_of(kind), "__mro__")
-    if is_a(real, type) and type(real).__subclasscheck__ is not plain:
-        raise current().stop(f"it asks for a {real.__name__}, whose metaclass decides what that is")
-    return issubclass(real_of(kind), real)
+        return any(_isinstance(x, c) for c in classes)
+    real, wanted, plain = real_of(x), real_of(classes), cast("Any", type.__subclasscheck__)
+    kind: Any = class_of(real) if type(real) is Sym else CLASS_OF.get(type(real), type(real))
+    if not is_a(wanted, type) or type(wanted).__subclasscheck__ is not plain or issubclass(kind, Guarded):
+        raise current().stop(f"it asks by isinstance() for {shown(wanted)}, or of what it may not ask that of")
+    if type(x) is View:
+        watch = box_of(x).watch
+        if watch.in_class(watch.kind(real), "__class__") is not object.__dict__["__class__"]:
+            raise current().stop(f"it asks for the class of {shown(real)}, which computes it")
+    return issubclass(kind, wanted)
 
 
 def _super(*arguments: Any) -> Any:
@@ -133,10 +115,8 @@ def _attribute(real: Callable[..., Any]) -> Callable[..., Any]:
 
 def _import(box: Sandbox) -> Callable[..., Any]:
     def load(name: str, variables: Any = None, local: Any = None, names: Any = (), level: int = 0) -> Any:
-        if level:
-            name = importlib.util.resolve_name("." * level + name, variables.real.get("__package__") or "")
-        if name not in sys.modules or any(f"{name}.{part}" in sys.modules for part in names or ()):
-            raise current().stop(f"it imports {name}, which is not imported yet, or a module of it")
+        if level or name not in sys.modules or any(f"{name}.{part}" in sys.modules for part in names or ()):
+            raise current().stop(f"it imports {name}, which is not imported yet, or relative, or has modules")
         name = name if names else name.partition(".")[0]
         return box.wrap(box.watch.variable(sys.modules, name))
 
@@ -161,17 +141,17 @@ CALLS.update({
     set: lambda x=(): set(elements(x)), frozenset: lambda x=(): frozenset(elements(x)),
     reversed: lambda x: iter(elements(x)[::-1]), min: _extreme(min), max: _extreme(max), sum: _sum,
     sorted: lambda x, **named: sorted(elements(x) if named else members(x), **named), isinstance: _isinstance,
-    issubclass: _issubclass, getattr: _attribute(getattr), hasattr: _attribute(hasattr), iter: lambda x: iter(x),
+    getattr: _attribute(getattr), hasattr: _attribute(hasattr), iter: lambda x: iter(x),
     next: lambda x, *default: next(x, *default),
     functools.reduce: lambda function, values, *start: functools.reduce(function, elements(values), *start),
 })  # fmt: skip
 
 
 def _search(real: Any, at_most: bool) -> None:
-    def search(a: Any, x: Any, lo: Any = 0, hi: Any = None, *, key: Any = None) -> Any:
-        if type(x) is not Sym and not _symbolic(lo, hi, *a):
-            return real(a, x, lo, hi, key=key)
-        table = numbers(a) if lo == 0 and hi is None and key is None and type(x) is Sym else None
+    def search(a: Any, x: Any, *more: Any, **named: Any) -> Any:
+        if not _symbolic(x, *more, *a):
+            return real(a, x, *more, **named)
+        table = numbers(a) if type(x) is Sym and not more and not named else None
         if table is None or list(table[0]) != sorted(table[0]) or bounds(x).nan:
             raise current().stop(f"{real.__name__}() in anything but sorted constants, or for what may be a NaN")
         return below(table[0], x, at_most=at_most)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dis
+import itertools
 import re
 from types import CodeType
 from typing import Any
@@ -15,10 +16,13 @@ _STORES = {
     "STORE_GLOBAL": "assigns to the global variable", "DELETE_GLOBAL": "deletes the global variable",
     "STORE_DEREF": "assigns to", "DELETE_DEREF": "deletes",
 }  # fmt: skip
+_HANDLERS = ("PUSH_EXC_INFO", "SETUP_FINALLY", "SETUP_WITH")  # the first since Python 3.11
 _GENERATORS = 0x2A0  # flags of generators, coroutines, asynchronous generators
 # names by which a value leads to what it was made of, or to files; a format may have such names in it
 _LEADS_AWAY = re.compile(r"__.*__|(gi|cr|ag|tb)_.*|tofile|dump|format|format_map")
-_FORMAT_WITHOUT_NAMES = re.compile(r"[^{]*({[^}:.[]*(:[^{}]*)?}[^{]*)*")
+# how a handler begins that an exception of no class of the function's passes: it is named, or raised again
+_NAMES_IT = re.compile(r"((LOAD|STORE|DELETE)_(FAST|DEREF|GLOBAL|CONST)\w*|DUP_TOP|BUILD_TUPLE|NOP)")
+_ASKS = ("CHECK_EXC_MATCH", "JUMP_IF_NOT_EXC_MATCH", "RERAISE")
 
 
 def prepared(code: CodeType) -> tuple[CodeType, str]:
@@ -44,12 +48,10 @@ def _with_copies(code: CodeType) -> CodeType:
 
 
 def _problem(code: CodeType, outer: frozenset[str]) -> str:
-    instructions, line = [*dis.get_instructions(code)], code.co_firstlineno
-    at = {x.offset: x.opname for x in instructions}
-    for before, x, after in zip([None, *instructions], instructions, [*instructions[1:], None], strict=False):
-        name, of, following = x.opname, x.argval, "" if after is None else after.opname
+    instructions, line = [x for x in dis.get_instructions(code) if x.opname != "EXTENDED_ARG"], code.co_firstlineno
+    for before, x in itertools.pairwise((instructions[0], *instructions)):
+        name, of = x.opname, x.argval
         line = getattr(x, "line_number", x.starts_line) or line  # the latter before Python 3.13
-        constant = before.argval if before is not None and before.opname == "LOAD_CONST" else ...
         of_outer = name.endswith("_DEREF") and of in outer
         why = ""
         if name in _STORES and (of_outer or not name.endswith("_DEREF")):
@@ -57,19 +59,18 @@ def _problem(code: CodeType, outer: frozenset[str]) -> str:
         elif name == "LOAD_BUILD_CLASS":
             why = f"defines a class (line {line})"
         elif name in ("LOAD_ATTR", "LOAD_METHOD") and _LEADS_AWAY.fullmatch(of):
-            plain = of == "format" and isinstance(constant, str) and _FORMAT_WITHOUT_NAMES.fullmatch(constant)
-            why = "" if plain else f"reads .{of} (line {line})"
-        elif name == "IS_OP" and constant is not None:
+            why = f"reads .{of} (line {line})"
+        elif name == "IS_OP" and not (before.opname == "LOAD_CONST" and before.argval is None):
             why = f"asks by `is` for more than None (line {line}), which cannot be seen of a number"
         elif name.startswith("MATCH_"):
             why = f"matches a pattern (line {line})"
-        elif code.co_flags & _GENERATORS and name in ("PUSH_EXC_INFO", "SETUP_FINALLY", "SETUP_WITH"):
+        elif code.co_flags & _GENERATORS and name in _HANDLERS:
             why = f"has a generator with a try or with (line {line}), which may end at any time"
-        else:  # a handler, or the next one of it: an except: for everything drops the exception at once
-            checked = name == "JUMP_IF_NOT_EXC_MATCH" or (before is not None and before.opname == "CHECK_EXC_MATCH")
-            handler = following if name == "PUSH_EXC_INFO" else at.get(of) if checked or name == "SETUP_FINALLY" else ""
-            if handler == "POP_TOP":
-                why = f"has an except: for everything (line {line}), which keeps a trace from ending"
+        elif name in (*_HANDLERS, "JUMP_IF_NOT_EXC_MATCH") or before.opname == "CHECK_EXC_MATCH":
+            start = x.offset + 1 if name == "PUSH_EXC_INFO" else of
+            handler = (y.opname for y in instructions if y.offset >= start)
+            if next(y for y in handler if not _NAMES_IT.fullmatch(y)) not in _ASKS:
+                why = f"has an except: for everything, a finally: or a with (line {line}), where a trace may not end"
         if why:
             return why
     inner = (c for c in code.co_consts if isinstance(c, CodeType))

@@ -11,7 +11,6 @@ from .paths import Guarded, current, error
 from .symbol import Sym, apply, bounds, concrete, is_, kind_of, lift, node_of, refuse_jump
 from .views import Call
 
-OR_CHAIN = 4  # keys compared one by one; more are searched by bisection
 LONGEST = 100_000  # elements that are gone through
 
 
@@ -70,10 +69,7 @@ def member(values: Sequence[Any], x: Sym) -> bool:
     if table is None:
         return any(value is x or bool(value == x) for value in values)
     keys = sorted(set(table[0]))
-    if len(keys) > OR_CHAIN:
-        return is_("eq", apply("lookup", "float", below(keys, x), value=tuple(keys)), x)
-    same = [apply("eq", "bool", x, key) for key in keys]
-    return bool(functools.reduce(lambda a, b: apply("or", "bool", a, b), same))
+    return is_("eq", apply("lookup", "float", below(keys, x), value=tuple(keys)), x)
 
 
 def find(items: dict[Any, Any], key: Sym, absent: Callable[[], Any]) -> Any:

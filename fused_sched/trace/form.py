@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..program.builder import Builder, Value
-from .operations import JUMPS, TABLE, Node, in_order
+from .operations import TABLE, Node, in_order
 from .paths import Untraceable
 
 MOST_OPERATIONS = 2000
@@ -43,17 +43,6 @@ class Form:
     def identity(self) -> tuple[Any, ...]:
         """Equal for forms that are the same to the bit."""
         return self.signature, repr(self.constants), repr(self.tables)
-
-    @property
-    def decisive(self) -> set[str]:
-        """Inputs of which the least change may change a result by much: they are compared, or made whole numbers."""
-        inputs: list[set[str]] = []
-        found: set[str] = set()
-        for op, value, places in self.lines:
-            inputs.append({value} if op == "input" else set().union(*(inputs[p] for p in places)))
-            if op in JUMPS:
-                found |= inputs[-1]
-        return found
 
     @property
     def inexact(self) -> list[str]:

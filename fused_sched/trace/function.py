@@ -148,19 +148,12 @@ def emit_per_group(b: Builder, traces: Sequence[Traced], step: Value) -> tuple[V
 def returned(result: Any, outputs: int) -> tuple[Node, ...]:
     """The nodes of what a function returned."""
     values = (result,) if outputs == 1 else result
-    if not is_a(values, tuple, list) or len(values) != outputs:
-        raise current().stop(f"it returns {_show(result)}, not {outputs} numbers")
-    numbers = []
-    for value in values:
-        number = lift(value)
-        if number is None:
-            raise current().stop(f"it returns {_show(value)}, not a number")
-        numbers.append(node_of(number))
-    return tuple(numbers)
-
-
-def _show(value: Any) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"
+    found = [lift(value) for value in values] if is_a(values, tuple, list) else []
+    numbers = [x for x in found if x is not None]
+    if not len(found) == len(numbers) == outputs:
+        shown = "None" if result is None else f"a {type(result).__name__}"
+        raise current().stop(f"it returns {shown}, not {'a number' if outputs == 1 else f'{outputs} numbers'}")
+    return tuple(map(node_of, numbers))
 
 
 def describe(function: Any) -> str:

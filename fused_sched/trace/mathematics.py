@@ -98,17 +98,6 @@ def _copysign(a: Any, b: Any) -> Sym:
     return apply("where", "float", negative, apply("neg", "float", size), size)
 
 
-def _isclose(a: Any, b: Any, *, rel_tol: Any = 1e-09, abs_tol: Any = 0.0) -> bool:
-    if rel_tol < 0 or abs_tol < 0:
-        raise error(ValueError, "tolerances must be non-negative")
-    if a == b:
-        return True
-    if is_infinite(number(a)) or is_infinite(number(b)):
-        return False
-    gap = abs(b - a)
-    return bool(gap <= abs(rel_tol * b)) or bool(gap <= abs(rel_tol * a)) or bool(gap <= abs_tol)
-
-
 _TESTS: dict[str, Rule] = {
     "isnan": lambda x: apply("ne", "bool", x, x),
     "isinf": lambda x: apply("eq", "bool", abs(x), math.inf),
@@ -124,7 +113,7 @@ _MATH: dict[str, Rule] = {
     "degrees": lambda x: apply("mul", "float", x, 180.0 / math.pi),
     "radians": lambda x: apply("mul", "float", x, math.pi / 180.0),
     "pow": _domain(lambda x, y: x**y), "fmod": _domain(_fmod), "copysign": _copysign,
-    "isclose": _isclose, **_TESTS,
+    **_TESTS,
 }  # fmt: skip
 for _name, _real in vars(math).items():
     if isinstance(_real, types.BuiltinFunctionType):
@@ -137,12 +126,13 @@ _OWN_ROUNDING = {
     **{name: name for name in ("exp", "expm1", "log", "log2", "log10", "log1p", "cos", "sin", "tan", "tanh")},
     "arctan": "atan", "power": "pow",
 }  # fmt: skip
-_ROUNDED = ("floor", "ceil", "trunc")
-_OF_INTS = {
-    "absolute": "abs", "negative": "neg", "add": "add", "subtract": "sub", "multiply": "mul", "minimum": "min",
-    "maximum": "max",
+_ROUNDED = {"floor": "floor", "ceil": "ceil", "trunc": "trunc", "rint": "round"}
+_EXTREME = {"minimum": "min", "maximum": "max"}
+_EXACT = {
+    **_EXTREME, "absolute": "abs", "negative": "neg", "add": "add", "subtract": "sub", "multiply": "mul",
+    "fabs": "abs", "sqrt": "sqrt", "divide": "div",
 }  # fmt: skip
-_EXACT = {**_OF_INTS, "sqrt": "sqrt", "fabs": "abs", "divide": "div", "rint": "round"}
+_FLOATS_OF_INTS = {*_OWN_ROUNDING, "sqrt", "divide"} - {"power"}
 
 
 def _ufunc(name: str) -> Rule:
@@ -152,40 +142,36 @@ def _ufunc(name: str) -> Rule:
         xs = [x for x in map(lift, arguments) if x is not None]
         if named or len(xs) < len(arguments) or any("bool" in kind_of(x) for x in xs):
             raise current().stop(f"numpy.{name}() of arrays or truth values, or with options")
-        if all(kind_of(x) in INTS for x in xs):
-            if name in _OF_INTS:
-                return apply(_OF_INTS[name], "numpy int", *xs)
-            if name in _ROUNDED or name == "power":
-                raise current().stop(f"numpy.{name}() of ints, which has rules of its own")
+        of_ints = all(kind_of(x) in INTS for x in xs)
+        if of_ints and name in _EXTREME:
+            return apply(_EXTREME[name], "numpy int", *xs)
+        if of_ints and name not in _FLOATS_OF_INTS:
+            raise current().stop(f"numpy.{name}() of ints, which has rules of its own")
         if name in _OWN_ROUNDING:
             return apply(_OWN_ROUNDING[name], "numpy", *xs, value="numpy")
-        if name in _ROUNDED or name == "rint":
-            return whole(_EXACT.get(name, name), xs[0], "numpy")
-        if name in ("minimum", "maximum"):
-            floats = [node_of(x) for x in xs if kind_of(x) not in INTS]
-            if any(bounds(x).nan for x in xs):
-                raise current().stop(f"numpy.{name}() of what may be a NaN")
-            if all(bounds(x).has(0.0) for x in xs) and any(map(_may_be_minus_zero, floats)):
-                raise current().stop(f"numpy.{name}() of zeros, whose sign depends on the machine")
+        if name in _ROUNDED:
+            return whole(_ROUNDED[name], xs[0], "numpy")
+        if name in _EXTREME and any(bounds(x).nan for x in xs):
+            raise current().stop(f"numpy.{name}() of what may be a NaN")
+        zeros = name in _EXTREME and all(bounds(x).has(0.0) for x in xs)
+        if zeros and not all(_has_no_minus_zero(node_of(x)) for x in xs):
+            raise current().stop(f"numpy.{name}() of zeros, whose sign depends on the machine")
         return apply(_EXACT[name], "numpy", *xs)
 
     return rule
 
 
-def _may_be_minus_zero(node: Node) -> bool:
-    """Whether a float that may be a zero may be the negative one."""
-    if node.op in ("const", "lookup"):
-        return any(math.copysign(1.0, x) < 0 for x in (node.value if node.op == "lookup" else (node.value,)))
-    if node.op in ("input", "abs", "count_lt"):
+def _has_no_minus_zero(node: Node) -> bool:
+    """Whether a zero of it is surely the positive one."""
+    if node.is_const:
+        return math.copysign(1.0, node.value) > 0
+    if node.op in ("mul", "div") and any(current().ranges.bounds(a).low < 0 for a in node.args):
         return False
-    lows = [current().ranges.bounds(a).low for a in node.args]
-    if node.op == "add":
-        return all(map(_may_be_minus_zero, node.args))
-    if node.op in ("sub", "sqrt") or (node.op == "div" and node.args[0].whole and lows[1] > 0):
-        return _may_be_minus_zero(node.args[0])
-    if node.op in ("min", "max", "where") or (node.op in ("mul", "div") and min(lows) >= 0):
-        return any(map(_may_be_minus_zero, node.args[1:] if node.op == "where" else node.args))
-    return True
+    if node.op in ("add", "mul", "div"):
+        return (any if node.op == "add" else all)(map(_has_no_minus_zero, node.args))
+    if node.op == "sub":
+        return _has_no_minus_zero(node.args[0])
+    return node.op in ("abs", "count_lt") or (node.op == "input" and node.whole)
 
 
 def _clip(a: Any, a_min: Any = None, a_max: Any = None, **named: Any) -> Any:

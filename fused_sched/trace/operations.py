@@ -7,6 +7,7 @@ A traced function becomes nodes of a graph. A node is an operation of the progra
 from __future__ import annotations
 
 import bisect
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -116,66 +117,32 @@ class Interval(NamedTuple):
     def joined(self, other: Interval) -> Interval:
         return Interval(min(self.low, other.low), max(self.high, other.high), self.nan or other.nan)
 
-    def wider(self) -> Interval:
-        """By what a library may be wrong in its last places."""
-        low, high = (abs(x) * 1e-14 if math.isfinite(x) else 0.0 for x in self[:2])
-        return Interval(self.low - low, self.high + high, self.nan)
-
 
 ANY = Interval(nan=True)
 
 
-class Facts(NamedTuple):
-    """What is known of an operation.
-
-    Attributes:
-        bounds: of its value, from itself and the bounds of its operands: IEEE rounding is monotone.
-        whole: whether it gives whole numbers; None: if its operands are whole.
-        units: in the last place, by which two evaluators of a program may differ.
-    """
-
-    bounds: Callable[..., Interval]
-    whole: bool | None = False
-    units: int = 0
-
-
-def _rising(lowest: float = -math.inf, least: float = -math.inf, most: float = math.inf, units: int = 2) -> Facts:
-    """A function that rises from ``lowest`` on, up to its last place: from ``least`` to ``most``."""
-
-    def bounds(node: Node, a: Interval) -> Interval:
-        f = function_of(node.op, node.value)
-        found = Interval(f(max(a.low, lowest)), f(max(a.high, lowest)), a.nan or a.low < lowest)
-        found = found.wider() if units else found
-        return found._replace(low=max(least, found.low), high=min(most, found.high))
-
-    return Facts(bounds, not units and lowest == -math.inf, units)
+def _at_ends(node: Node, *of: Interval) -> Interval:
+    """For what rises or falls in each operand, up to its last place: IEEE rounding is monotone. Truths are 0 and 1."""
+    f = function_of(node.op, node.value)
+    ends = [(x.low, x.high, math.nan) if x.nan else (x.low, x.high) for x in of]
+    made = [(f(*x), any(a != a for a in x)) for x in itertools.product(*ends)]
+    values = [value for value, _ in made if value == value]
+    if any(value != value and not of_nan for value, of_nan in made):
+        return ANY
+    low, high = min(values), max(values)
+    if TABLE[node.op].units:
+        low, high = (x + d * abs(x) if math.isfinite(x) else x for x, d in ((low, -1e-14), (high, 1e-14)))
+    return Interval(low, high, len(values) < len(made))
 
 
-def _corners(f: Callable[[float, float], float], a: Interval, b: Interval, nan: bool) -> Interval:
-    values = [f(x, y) for x in a[:2] for y in b[:2]]
-    return ANY if any(v != v for v in values) else Interval(min(values), max(values), nan or a.nan or b.nan)
-
-
-def _add(node: Node, a: Interval, b: Interval) -> Interval:
-    if node.op == "sub":
-        b = Interval(-b.high, -b.low, b.nan)
-    lost = (a.low == -math.inf and b.high == math.inf) or (a.high == math.inf and b.low == -math.inf)
-    low, high = a.low + b.low, a.high + b.high
-    return Interval(low if low == low else -math.inf, high if high == high else math.inf, a.nan or b.nan or lost)
+def _unless(jumps: Callable[..., bool]) -> Callable[..., Interval]:
+    """As :func:`_at_ends`, but for operands where it does not rise or fall."""
+    return lambda node, *of: ANY if jumps(*of) else _at_ends(node, *of)
 
 
 def _abs(node: Node, a: Interval) -> Interval:
     low, high = sorted((abs(a.low), abs(a.high)))
     return Interval(0.0 if a.has(0.0) else low, high, a.nan)
-
-
-def _mul(node: Node, a: Interval, b: Interval) -> Interval:
-    lost = (a.has(0.0) and b.endless) or (b.has(0.0) and a.endless)
-    return _corners(lambda x, y: 0.0 if x == 0.0 or y == 0.0 else x * y, a, b, lost)
-
-
-def _quotient(node: Node, a: Interval, b: Interval) -> Interval:
-    return ANY if b.has(0.0) else _corners(host_function(node.op), a, b, a.endless)
 
 
 def _mod(node: Node, a: Interval, b: Interval) -> Interval:
@@ -186,34 +153,11 @@ def _mod(node: Node, a: Interval, b: Interval) -> Interval:
     return a._replace(nan=nan) if inside else Interval(0.0, b.high - 1 if node.whole else b.high, nan)
 
 
-def _pow(node: Node, a: Interval, b: Interval) -> Interval:
-    if a.low < 0:
-        return ANY._replace(nan=a.nan or b.nan or not node.args[1].whole)
-    if a.high <= 1 and b.low >= 0:
-        return Interval(0.0, 1.0, a.nan or b.nan)
-    found = _corners(host_function("pow"), a, b, False).wider()
-    return found._replace(low=max(0.0, found.low))
-
-
-def _extreme(node: Node, a: Interval, b: Interval) -> Interval:
-    choose = min if node.op == "min" else max
-    return a.joined(b) if a.nan or b.nan else Interval(choose(a.low, b.low), choose(a.high, b.high))
-
-
-def _truth(decide: Callable[..., tuple[bool | None, bool | None]]) -> Facts:
-    """``decide`` says whether it is true of all values, and whether it is false of all, leaving NaN aside."""
-
-    def bounds(node: Node, *of: Interval) -> Interval:
-        yes, no = decide(*of)
-        if node.op in COMPARISONS and any(x.nan for x in of):  # with a NaN all are false, but "ne"
-            yes, no = (yes, False) if node.op == "ne" else (False, no)
-        return Interval(1.0 if yes else 0.0, 0.0 if no else 1.0)
-
-    return Facts(bounds, True)
-
-
-def _equal(a: Interval, b: Interval) -> tuple[bool, bool]:
-    return a.low == a.high == b.low == b.high, a.high < b.low or b.high < a.low
+def _equal(node: Node, a: Interval, b: Interval) -> Interval:
+    never, nan = a.high < b.low or b.high < a.low, a.nan or b.nan
+    always = a.low == a.high == b.low == b.high and not nan
+    found = Interval(float(always), float(not never))
+    return found if node.op == "eq" else Interval(1.0 - found.high, 1.0 - found.low)
 
 
 def _where(node: Node, condition: Interval, a: Interval, b: Interval) -> Interval:
@@ -226,24 +170,31 @@ def _lookup(node: Node, a: Interval) -> Interval:
     return Interval(min(rows), max(rows))
 
 
+class Facts(NamedTuple):
+    """What is known of an operation.
+
+    Attributes:
+        bounds: of its value, from its node and the bounds of its operands.
+        whole: whether it gives whole numbers; None: if its operands are whole.
+        units: in the last place, by which two evaluators of a program may differ.
+    """
+
+    bounds: Callable[..., Interval] = _at_ends
+    whole: bool | None = False
+    units: int = 0
+
+
+_DIVIDED = _unless(lambda a, b: b.has(0.0))
 _WAVE = Facts(lambda node, a: Interval(-1.0, 1.0, a.nan or a.endless), units=2)
-_STEPS = _rising(units=0)
 TABLE: dict[str, Facts] = {
-    "add": Facts(_add, None), "sub": Facts(_add, None), "mul": Facts(_mul, None), "div": Facts(_quotient),
-    "neg": Facts(lambda node, a: Interval(-a.high, -a.low, a.nan), None), "abs": Facts(_abs, None),
-    "floordiv": Facts(_quotient, None), "mod": Facts(_mod, None), "pow": Facts(_pow, units=2),
-    "min": Facts(_extreme, None), "max": Facts(_extreme, None),
-    "lt": _truth(lambda a, b: (a.high < b.low, a.low >= b.high)),
-    "le": _truth(lambda a, b: (a.high <= b.low, a.low > b.high)),
-    "eq": _truth(_equal), "ne": _truth(lambda a, b: _equal(a, b)[::-1]),
-    "and": _truth(lambda a, b: (a.truth and b.truth, a.truth is False or b.truth is False)),
-    "or": _truth(lambda a, b: (a.truth or b.truth, a.truth is False and b.truth is False)),
-    "not": _truth(lambda a: (a.truth is False, a.truth)),
-    "where": Facts(_where, None), "lookup": Facts(_lookup, None),
-    "count_lt": _STEPS, "floor": _STEPS, "ceil": _STEPS, "trunc": _STEPS, "round": _STEPS,
-    "sqrt": _rising(0.0, units=0), "exp": _rising(least=0.0), "expm1": _rising(least=-1.0),
-    "log": _rising(0.0), "log2": _rising(0.0), "log10": _rising(0.0), "log1p": _rising(-1.0),
-    "atan": _rising(), "tanh": _rising(least=-1.0, most=1.0),
+    **dict.fromkeys(("add", "sub", "neg", "min", "max"), Facts(whole=None)),
+    **dict.fromkeys(("lt", "le", "and", "or", "not"), Facts(whole=True)),
+    **dict.fromkeys(("floor", "ceil", "trunc", "round", "count_lt"), Facts(whole=True)),
+    **dict.fromkeys(("exp", "expm1", "log", "log2", "log10", "log1p", "atan", "tanh"), Facts(units=2)),
+    "mul": Facts(_unless(lambda a, b: (a.has(0.0) and b.endless) or (b.has(0.0) and a.endless)), None),
+    "div": Facts(_DIVIDED), "floordiv": Facts(_DIVIDED, None), "mod": Facts(_mod, None), "abs": Facts(_abs, None),
+    "pow": Facts(_unless(lambda a, b: a.low < 0 or (a.low == 0 and b.low < 0)), units=2), "sqrt": Facts(),
+    "eq": Facts(_equal, True), "ne": Facts(_equal, True), "where": Facts(_where, None), "lookup": Facts(_lookup, None),
     "cos": _WAVE, "sin": _WAVE, "tan": Facts(lambda node, a: ANY, units=2),
 }  # fmt: skip
 
@@ -286,9 +237,9 @@ class Ranges:
 
     def assume(self, node: Node, truth: bool) -> None:
         """Take in the truth value of a condition: a comparison tightens the bounds of its two sides."""
-        if node.op == "not" or (node.op in ("and", "or") and (node.op == "and") is truth):
+        if node.op in ("and", "or") and (node.op == "and") is truth:
             for part in node.args:
-                self.assume(part, truth is not (node.op == "not"))
+                self.assume(part, truth)
         elif node.op in ("lt", "le"):
             self._order(node.args[0], node.args[1], truth, (node.op == "lt") is truth)
         elif node.op in ("eq", "ne"):

@@ -185,10 +185,9 @@ class Path:
 
     def nearer(self, horizon: int) -> Ranges:
         """What is known if no whole input is beyond ``horizon``."""
-        ranges = Ranges(self.ranges.inputs, set())
-        for name, (low, high, nan) in self.ranges.inputs.items():
-            if self.explorer.inputs[name].whole:
-                ranges.inputs[name] = Interval(low, max(low, min(high, horizon)), nan)
+        whole = {name for name, node in self.explorer.inputs.items() if node.whole}
+        limits = {n: x._replace(high=min(x.high, horizon)) if n in whole else x for n, x in self.ranges.inputs.items()}
+        ranges = Ranges(limits, set())
         ranges.known, ranges.nonzero = self.ranges.known, self.ranges.nonzero
         return ranges
 

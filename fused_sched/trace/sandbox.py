@@ -23,7 +23,7 @@ from . import builtin_functions
 from .code import prepared
 from .containers import COPIES, copy_of
 from .mathematics import CALLS
-from .paths import Guarded, current
+from .paths import Guarded, current, error
 from .symbol import is_numpy_float
 from .views import Call, View, real_of, shown
 from .watch import HEAP_TYPE, MISSING, PLAIN_LOOKUPS, Watch, in_classes, is_a, name_of
@@ -31,6 +31,7 @@ from .watch import HEAP_TYPE, MISSING, PLAIN_LOOKUPS, Watch, in_classes, is_a, n
 _SIMPLE = frozenset((int, float, bool, str, bytes, type(None), type(...), type(NotImplemented)))
 _ERRORS = {id(x) for x in vars(builtins).values() if type(x) is type and issubclass(x, Exception)}
 _BY_IDENTITY: Any = object.__hash__
+_OTHERS_IN_A_STEP = ("_get_lr_called_within_step", "_is_initial")  # torch's scheduler has others while it steps
 
 
 class Globals(dict[str, Any]):
@@ -101,8 +102,8 @@ class Sandbox:
     def call(self, view: View, real: Any) -> Callable[..., Any]:
         """What calling an object or a class does."""
         if is_a(real, type):
-            if type(real) is type and (real is type or real in CALLS):
-                return self.class_of if real is type else CALLS[real]
+            if type(real) is type and real in CALLS:
+                return CALLS[real]
             raise current().stop(f"it makes an object of {name_of(real)}")
         method = self.watch.of_class(real, "__call__")
         if type(type(real)) not in (type, ABCMeta) or type(method) is not types.FunctionType:
@@ -111,13 +112,51 @@ class Sandbox:
             raise current().stop(f"it calls {shown(real)}, which defines __getattribute__")
         return functools.partial(self.wrap(method), view)
 
-    def class_of(self, value: Any) -> Any:
-        """The class that a value has for the traced function."""
-        if type(value) is View:
-            self.watch.kind(real_of(value))
-        return self.wrap(builtin_functions.class_of(value))
+    def read(self, view: View, name: str, after: type | None = None) -> Any:
+        """``view.name``, where reading it runs no code; from the classes after ``after``, as super() does.
 
-    def bind(self, value: Any, name: str, view: Any, owner: type) -> Any:
+        Wherever Python finds it, nothing that goes before may appear.
+        """
+        real, watch = real_of(view), self.watch
+        if (id(real), name) in self.overrides:
+            return self.overrides[id(real), name]
+        kind = watch.kind(real)
+        if name.startswith("__") or name in _OTHERS_IN_A_STEP:
+            why = ""
+        elif kind is types.ModuleType:
+            value = watch.variable(real.__dict__, name)
+            if value is not MISSING:
+                return self.wrap(value)
+            why = ", which does not have it"
+        elif is_a(real, type):
+            value = watch.in_class(real, name)
+            if kind in (type, ABCMeta) and value is not MISSING:
+                return self._bind(value, name, view, real)
+            why = ", which its metaclass has a say in"
+        elif watch.in_class(kind, "__getattribute__") not in PLAIN_LOOKUPS:
+            why = ", which defines __getattribute__"
+        else:
+            return self._of_object(view, real, name, after)
+        raise current().stop(f"it reads .{name} of {shown(real)}{why}")
+
+    def _of_object(self, view: View, real: Any, name: str, after: type | None) -> Any:
+        kind, watch = type(real), self.watch
+        value = watch.in_class(kind, name, after)
+        if after is None:
+            slot = value if type(value) is types.MemberDescriptorType else None
+            if slot is None and (hasattr(type(value), "__set__") or hasattr(type(value), "__delete__")):
+                return self._bind(value, name, view, kind)
+            own = watch.own(real, name, slot)
+            if own is not MISSING:
+                return self.wrap(own)
+            value = MISSING if slot else value
+        if value is not MISSING:
+            return self._bind(value, name, view, kind)
+        if watch.in_class(kind, "__getattr__") is not MISSING:
+            raise current().stop(f"it reads .{name} of {shown(real)}, which defines __getattr__")
+        raise error(AttributeError, f"{shown(real)} has no attribute {name!r}")
+
+    def _bind(self, value: Any, name: str, view: Any, owner: type) -> Any:
         """What attribute lookup makes of a value found in a class."""
         if type(value) is types.FunctionType:
             made = self.wrap(value)

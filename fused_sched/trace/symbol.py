@@ -6,6 +6,7 @@ Operators follow Python's rules of kinds, errors and signed zeros.
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 import operator
 import sys
@@ -14,13 +15,11 @@ from typing import Any
 
 from .operations import Interval, Node
 from .paths import EXACT, LAST_STEP, Guarded, current, error
-from .views import Call
 
 MAX_CONCRETE = 64  # values of a symbolic index
-MOST_MULTIPLICATIONS = 64  # of a whole power
 NOT_EXACT = "an int may exceed 2**53, the last that float64 holds exactly: compute with floats"
 
-_CLASSES = {"bool": bool, "int": int, "float": float}
+_CLASSES: dict[str, type] = {"bool": bool, "int": int, "float": float}
 _NUMPYS = {"numpy bool": "bool_", "numpy int": "int64", "numpy": "float64", "numpy array": "ndarray"}
 _KINDS = ["bool", "int", "numpy int", "float", "numpy"]  # the kind of a sum is the later one
 _NO_NUMBERS = (str, bytes, type(None), tuple, list, dict, set, frozenset, Guarded, Exception)
@@ -43,16 +42,6 @@ class Sym(Guarded):
 
     def _what(self) -> str:
         return "a number that depends on the step"
-
-    @property  # type: ignore[misc]
-    def __class__(self) -> Any:  # so that isinstance() sees a number
-        return _CLASSES.get(kind_of(self)) or getattr(sys.modules["numpy"], _NUMPYS[kind_of(self)])
-
-    def __getattribute__(self, name: str) -> Any:
-        if name == "is_integer" and kind_of(self) in ("float", "numpy"):
-            finite = functools.partial(apply, "lt", "bool", abs(self), math.inf)
-            return Call((0.0).is_integer, lambda: apply("and", "bool", finite(), is_whole(self)))
-        return super().__getattribute__(name)
 
     def __bool__(self) -> bool:
         return current().decide(node_of(self))
@@ -96,6 +85,11 @@ kind_of: Callable[[Sym], str] = Sym._kind.__get__  # type: ignore[attr-defined]
 def is_numpy_float(kind: type) -> bool:
     """Whether it is numpy's float64."""
     return kind is getattr(sys.modules.get("numpy"), "float64", None)
+
+
+def class_of(x: Sym) -> type:
+    """The class that it has for the traced function."""
+    return _CLASSES.get(kind_of(x)) or getattr(sys.modules["numpy"], _NUMPYS[kind_of(x)])
 
 
 def constant(value: float, kind: str = "int") -> Sym:
@@ -167,11 +161,6 @@ def is_infinite(x: Sym) -> bool:
     return bounds(x).endless and is_("eq", abs(x), math.inf)
 
 
-def is_whole(x: Sym) -> Sym:
-    """Whether a finite number has no fraction."""
-    return apply("eq", "bool", x, whole("floor", x))
-
-
 def whole(op: str, x: Sym, kind: str = "") -> Sym:
     """``x`` rounded to a whole number, where all evaluators give the same one; of its own kind by default."""
     refuse_jump(x)
@@ -203,14 +192,8 @@ def concrete(x: Sym) -> int:
     low, high, nan = bounds(x)
     if nan or high - low >= MAX_CONCRETE or not node_of(x).whole:
         raise current().stop(f"it needs the value itself of a number with more than {MAX_CONCRETE} possible values")
-    least, most = math.ceil(low), math.floor(high)
-    while least < most:
-        middle = (least + most) // 2
-        if is_("le", x, float(middle)):
-            most = middle
-        else:
-            least = middle + 1
-    return least
+    values = range(math.ceil(low), math.floor(high) + 1)
+    return next((value for value in values[:-1] if is_("le", x, float(value))), values[-1])
 
 
 # -- operators ---------------------------------------------------------------------------------------------
@@ -230,34 +213,22 @@ def _divide(op: str, a: Sym, b: Sym) -> Sym:
 
 
 def _power(a: Sym, b: Sym) -> Sym:
+    """``a ** b``, with Python's errors unless it is numpy's."""
     kind = number_kind(a, b)
     if kind == "numpy int":
         raise current().stop("it takes a power of numpy's ints, which overflow")
-    if kind != "int" or is_("lt", b, 0.0):
-        return checked_pow(a, b, "float" if kind == "int" else kind)
-    # multiplied out or looked up, since the last place of a library's power need not be exact
-    base, power = node_of(a), node_of(b)
-    if power.is_const and power.value <= MOST_MULTIPLICATIONS:
-        return functools.reduce(operator.mul, [a] * int(power.value), constant(1))
-    of, most = (base.value if base.is_const else math.nan), bounds(b).high
-    if abs(of) <= 1.0:  # 0, 1 or -1
-        b, most = (_divide("mod", b, constant(2)) if of else apply("min", "int", b, 1.0)), 1.0
-    if not abs(of) ** min(most, 64.0) <= EXACT:
-        raise current().stop(NOT_EXACT)
-    return apply("lookup", "int", b, value=tuple(float(int(of) ** e) for e in range(int(most) + 1)))
-
-
-def checked_pow(a: Sym, b: Sym, kind: str) -> Sym:
-    """A float power, with Python's errors unless it is numpy's."""
     if kind == "numpy":
         return apply("pow", kind, a, b)
+    if kind == "int" and not is_("lt", b, 0.0):
+        times = concrete(b)  # multiplied out, since the last place of a library's power need not be exact
+        return functools.reduce(operator.mul, itertools.repeat(a, times), constant(1))
     if bounds(a).has(0.0) and bounds(b).low < 0 and is_("lt", b, 0.0) and is_("eq", a, 0.0) and is_("ne", b, -math.inf):
         raise error(ZeroDivisionError, "0.0 cannot be raised to a negative power")
     power = node_of(b)
     known_whole = power.whole or (power.is_const and not math.isfinite(power.value))
-    if bounds(a).low < 0 and not known_whole and is_("lt", a, 0.0) and not bool(is_whole(b)):
+    if bounds(a).low < 0 and not known_whole and is_("lt", a, 0.0):
         raise current().stop("a negative number to a fractional power is complex")
-    return finite(apply("pow", kind, a, b), a, b)
+    return finite(apply("pow", "float", a, b), a, b)
 
 
 def finite(made: Sym, *operands: Sym) -> Sym:
@@ -269,14 +240,11 @@ def finite(made: Sym, *operands: Sym) -> Sym:
 
 def _bits(op: str, a: Sym, b: Sym) -> Sym:
     """Bit operations of truth values, and of ints those that are arithmetic."""
-    kinds, truths = {kind_of(a), kind_of(b)}, {"and": "and", "or": "or", "xor": "ne"}
-    if kinds <= {"bool", "numpy bool"} and op in truths:
-        return apply(truths[op], "bool" if kinds == {"bool"} else "numpy bool", a, b)
+    if kind_of(a) == kind_of(b) == "bool" and op in ("and", "or"):
+        return apply(op, "bool", a, b)
     n = int(node_of(b).value) if node_of(b).is_const and number_kind(a, b) == "int" else -1
     if op == "and" and n >= 0 and (n + 1) & n == 0:
         return _divide("mod", a, constant(n + 1))
-    if op == "lshift" and 0 <= n <= 52:
-        return apply("mul", "int", a, 2.0**n)
     if op == "rshift" and 0 <= n <= 52:
         return _divide("floordiv", a, constant(2**n))
     raise current().stop(f"the bit operation {op!r} of a number that depends on the step")

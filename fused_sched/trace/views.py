@@ -6,8 +6,8 @@ import types
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from .paths import Guarded, current, error
-from .watch import MISSING, Unplain, is_a, name_of
+from .paths import Guarded, current
+from .watch import is_a, name_of
 
 if TYPE_CHECKING:
     from .sandbox import Sandbox
@@ -39,7 +39,7 @@ class View(StandIn):
         object.__setattr__(self, "_real", real)
 
     def __getattribute__(self, name: str) -> Any:
-        return read(self, name)
+        return box_of(self).read(self, name)
 
     def __call__(self, /, *arguments: Any, **named: Any) -> Any:
         return box_of(self).call(self, real_of(self))(*arguments, **named)
@@ -48,8 +48,8 @@ class View(StandIn):
 box_of: Callable[[View], Sandbox] = View._box.__get__  # type: ignore[attr-defined]
 
 
-def _refusing(name: str) -> Callable[..., Any]:
-    def refuse(self: View, *arguments: Any, **named: Any) -> Any:
+def _refusing(name: str) -> Any:
+    def refuse(self: StandIn, *arguments: Any, **named: Any) -> Any:
         raise current().stop(f"it uses {name} of {shown(real_of(self))}")
 
     return refuse
@@ -63,27 +63,8 @@ _SPECIAL = {name for kind in (complex, float, int, list, dict) for name in vars(
 for _name in sorted(_SPECIAL - {"__new__", "__init__", "__getattribute__", "__doc__"}):
     if _name.startswith("__"):
         setattr(View, _name, _refusing(_name))
-
-_OTHERS_IN_A_STEP = ("_get_lr_called_within_step", "_is_initial")  # torch's scheduler has others while it steps
-
-
-def read(view: View, name: str, after: type | None = None) -> Any:
-    """``view.name``; from the classes after ``after``, as super() does."""
-    box, real = box_of(view), real_of(view)
-    override = box.overrides.get((id(real), name), MISSING)
-    if override is not MISSING:
-        return override
-    if name.startswith("__") or name in _OTHERS_IN_A_STEP:
-        raise current().stop(f"it reads .{name} of {shown(real)}")
-    try:
-        value, of_class = box.watch.attribute(real, name, after)
-    except Unplain as why:
-        raise current().stop(str(why)) from None
-    if value is MISSING:
-        raise error(AttributeError, f"{shown(real)} has no attribute {name!r}")
-    if not of_class:
-        return box.wrap(value)
-    return box.bind(value, name, view, real if is_a(real, type) else type(real))
+for _name in ("__eq__", "__ne__", "__hash__"):
+    setattr(StandIn, _name, _refusing(_name))
 
 
 class Super(Guarded):
@@ -97,7 +78,7 @@ class Super(Guarded):
 
     def __getattribute__(self, name: str) -> Any:
         start, view = (object.__getattribute__(self, slot) for slot in ("_start", "_view"))
-        return read(view, name, start)
+        return box_of(view).read(view, name, start)
 
 
 class Call(StandIn):
@@ -111,11 +92,6 @@ class Call(StandIn):
 
     def __call__(self, /, *arguments: Any, **named: Any) -> Any:
         return _MADE(self)(*arguments, **named)
-
-    def _refuse(self, *other: Any) -> Any:
-        raise current().stop(f"it compares {shown(real_of(self))}")
-
-    __eq__ = __ne__ = __hash__ = _refuse
 
 
 _MADE: Callable[[Call], Any] = Call._made.__get__  # type: ignore[attr-defined]

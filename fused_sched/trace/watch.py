@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from abc import ABCMeta
-from collections.abc import Callable
 from functools import partial
 from operator import is_, methodcaller
 from types import GetSetDescriptorType, MappingProxyType, MemberDescriptorType, ModuleType, SimpleNamespace
@@ -43,10 +41,6 @@ def _own(owner: Any, name: str) -> Any:
     return MISSING
 
 
-class Unplain(Exception):
-    """Reading an attribute may run code; says why."""
-
-
 class Watch:
     """Reads what is outside, and collects what was read as facts; :meth:`changed` compares them with the present.
 
@@ -58,59 +52,29 @@ class Watch:
     def __init__(self) -> None:
         self._facts: dict[tuple[Any, ...], Fact] = {}
 
-    def attribute(self, owner: Any, name: str, after: type | None = None) -> tuple[Any, bool]:
-        """``owner.name`` before it is bound, and whether a class had it; MISSING where there is none. No code runs.
-
-        Wherever Python finds it, nothing that goes before may appear.
+    def in_class(self, kind: type, name: str, after: type | None = None) -> Any:
+        """What a class has under a name, itself or by its bases, or MISSING; asking runs no code of the user's.
 
         Args:
             after: look in the classes after this one only, as ``super()`` does.
-
-        Raises:
-            Unplain: see there.
         """
-        kind = self.kind(owner)
-        if kind is ModuleType:
-            value, computed = (self.variable(owner.__dict__, key) for key in (name, "__getattr__"))
-            if value is MISSING and computed is not MISSING:
-                raise Unplain(f"it reads .{name} of the module {owner.__name__}, which has a __getattr__")
-            return value, False
-        if is_a(owner, type):
-            value = self.in_class(owner, name)
-            if kind not in (type, ABCMeta) or (value is MISSING and in_classes(kind.__mro__, name) is not MISSING):
-                raise Unplain(f"it reads .{name} of {owner.__name__}, which its metaclass has a say in")
-            return value, True
-        if self.in_class(kind, "__getattribute__") not in PLAIN_LOOKUPS:
-            raise Unplain(f"it reads .{name} of a {name_of(kind)}, which defines __getattribute__")
-        computed = self.in_class(kind, "__getattr__")
-        if after is None:
-            value = self.in_class(kind, name)
-        else:
-            value = self._answer(("classes", after), owner, partial(_after, after), name)
-        if hasattr(type(value), "__set__") or hasattr(type(value), "__delete__"):
-            if type(value) is MemberDescriptorType:
-                return self._answer(("slot",), owner, partial(_in_slot, value), name), False
-            raise Unplain(f"it reads {name!r}, a {type(value).__name__} of {name_of(kind)}, which computes it")
-        if after is None:
-            own = _own(owner, name)
-            if own is not MISSING:
-                # where its class was not changed, which is looked at first, Python finds it there too
-                return self._note(("own", id(owner), name), ATTRIBUTE, owner, name, own), False
-            self._answer(("own",), owner, _own, name)
-        if value is MISSING and computed is not MISSING:
-            raise Unplain(f"it reads .{name} of a {name_of(kind)}, which defines __getattr__")
-        return value, True
-
-    def in_class(self, kind: type, name: str) -> Any:
-        """What a class has under a name, itself or by its bases, or MISSING; asking runs no code of the user's."""
-        self.part(kind, "__mro__")
-        for owner in kind.__mro__:
+        mro = self.part(kind, "__mro__")
+        for owner in mro if after is None else mro[mro.index(after) + 1 :]:
             value = owner.__dict__.get(name, MISSING)
             if owner.__flags__ & HEAP_TYPE:
                 self._note(("class", id(owner), name), *_entry(owner.__dict__, name, value))
             if value is not MISSING:
                 return value
         return MISSING
+
+    def own(self, owner: Any, name: str, slot: MemberDescriptorType | None) -> Any:
+        """What is in the dict or the slot of an object itself, or MISSING."""
+        ask = _own if slot is None else partial(_in_slot, slot)
+        value = ask(owner, name)
+        if slot is None and value is not MISSING:
+            # where its class was not changed, which is looked at first, Python finds it there too
+            return self._note(("own", id(owner), name), ATTRIBUTE, owner, name, value)
+        return self._note(("own", id(owner), name), ANSWER, owner, lambda one: ask(one, name), value)
 
     def variable(self, variables: Any, name: str) -> Any:
         """A global variable, or MISSING."""
@@ -134,9 +98,6 @@ class Watch:
         has_still = partial(_has, keys=[*container], values=values)
         self._facts.setdefault(("inside", id(container)), (ANSWER, container, has_still, True))
 
-    def _answer(self, how: tuple[Any, ...], owner: Any, ask: Callable[[Any, str], Any], name: str) -> Any:
-        return self._note((*how, id(owner), name), ANSWER, owner, lambda one: ask(one, name), ask(owner, name))
-
     def _note(self, note: tuple[Any, ...], how: int, owner: Any, key: Any, value: Any) -> Any:
         # the sandbox has the owner while it traces, so that its id is its own
         if note not in self._facts:
@@ -159,12 +120,6 @@ def _entry(mapping: Any, name: str, value: Any) -> tuple[int, Any, Any, Any]:
     if type(mapping) not in (dict, MappingProxyType):
         return ANSWER, mapping, methodcaller("get", name, MISSING), value
     return NO_ENTRY if value is MISSING else ENTRY, mapping, name, value
-
-
-def _after(start: type, owner: Any, name: str) -> Any:
-    """What ``super()`` finds."""
-    mro = type(owner).__mro__
-    return in_classes(mro[mro.index(start) + 1 :], name)
 
 
 def _in_slot(descriptor: MemberDescriptorType, owner: Any, name: str) -> Any:

@@ -11,7 +11,8 @@ import torch
 class Around(torch.optim.Optimizer):
     """Clips every group by the norm of all gradients, which stay as they are, and averages after the update.
 
-    The averages of a group begin together; one that comes later begins as what its parameter has been so far.
+    The averages of a group begin together; one that comes later begins as what its parameter has been so far. A
+    parameter that is listed several times has one average, which follows once, by the last group's decay.
     """
 
     def step(self, closure: Any = None) -> None:
@@ -34,10 +35,10 @@ class Around(torch.optim.Optimizer):
         for p in listed:
             p.grad = given.get(id(p))
         with torch.no_grad():
-            for group, late in zip(groups, begun, strict=True):
-                for p in group["params"]:
-                    if p.grad is not None or self.state.get(p):
-                        follow(p, self.state[p], group["ema_decay"], before[id(p)] if late else None)
+            last = {id(p): (p, group, late) for group, late in zip(groups, begun, strict=True) for p in group["params"]}
+            for p, group, late in last.values():
+                if p.grad is not None or self.state.get(p):
+                    follow(p, self.state[p], group["ema_decay"], before[id(p)] if late else None)
 
 
 def follow(p: torch.Tensor, state: dict[str, Any], decay: float, begins: torch.Tensor | None) -> None:
