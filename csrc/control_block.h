@@ -11,6 +11,9 @@ constexpr int kHeaderGradNorm = 2;      // the last norm of all gradients, where
 constexpr int kHeaderSkippedSteps = 3;  // int64: steps that measured, and were skipped
 constexpr int kHeaderNormsSeen = 4;     // int64: norms that a SpikeRule has remembered so far
 
+constexpr int kHeaderSeed = 5;          // int64: of stochastic rounding
+constexpr int kHeaderUpdates = 6;       // int64: updates that rounded by it so far
+
 constexpr int kGroupsOffset = 8;
 constexpr int kGroupStride = 32;
 constexpr int kBound = 16;  // in a row: the words of the tensors that its fields follow

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "dtypes.h"
+#include "master.h"
 
 namespace fused_sched {
 
@@ -47,13 +48,20 @@ struct Kind {
 using Kinds =
     List<Kind<float, float, float>, Kind<double, double, double>, Kind<BFloat16, BFloat16, BFloat16>,
          Kind<Float16, Float16, Float16>, Kind<BFloat16, BFloat16, float>, Kind<Float16, Float16, float>,
-         Kind<float, BFloat16, float>, Kind<float, Float16, float>>;
+         Kind<float, BFloat16, float>, Kind<float, Float16, float>, Kind<float, float, BFloat16>>;
 constexpr int kKindCount = Kinds::kCount;
 
 inline int param_dtype(int64_t kind) { return static_cast<int>(kind & 15); }
 inline int grad_dtype(int64_t kind) { return static_cast<int>(kind >> 4 & 15); }
 // Of the averaged copy; -1 if there is none.
-inline int average_dtype(int64_t kind) { return static_cast<int>(kind >> 12) - 1; }
+inline int average_dtype(int64_t kind) { return static_cast<int>(kind >> 12 & 15) - 1; }
+// A Master of master.h.
+inline int master_of(int64_t kind) { return static_cast<int>(kind >> 16); }
+// Whether there are kernels for a parameter that has this master.
+inline bool can_have_master(int64_t kind) {
+  const int param = param_dtype(kind), master = master_of(kind);
+  return master == kNoMaster || ((master == kSingleMaster || master == kByChance) && (param == kBFloat16 || param == kFloat16));
+}
 
 namespace FUSED_SCHED_ISA {
 
@@ -65,7 +73,7 @@ inline int find_kind(int64_t code, List<Ks...>) {
   return position;
 }
 
-// Position among Kinds of a record's kind, whatever its average; kKindCount for one that is not there.
+// Position among Kinds of a record's kind, whatever its average and master; kKindCount for one that is not there.
 inline int find_kind(int64_t code) { return find_kind(code & 0xfff, Kinds{}); }
 
 }  // namespace FUSED_SCHED_ISA

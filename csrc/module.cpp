@@ -162,7 +162,8 @@ PyMethodDef methods[] = {
      "    -> None\n\n"
      "One optimizer step by the rule at that position of rules(), then an advance of each schedule\n"
      "(code, n_uniform, memory, n_lanes, rows_offset, guarded). ways is a sum: 1, measure() has said\n"
-     "whether the step is skipped; 2, and what gradients are multiplied by; 4, leave zeros in them."},
+     "whether the step is skipped; 2, and what gradients are multiplied by; 4, leave zeros in them; 8, parameters\n"
+     "may be rounded by chance."},
     {"measure", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(measure)), METH_FASTCALL,
      "measure(control, tables, chunk, groups, each, grad_scale, found_inf, only_finite, norms, least,\n"
      "    deviations) -> None\n\n"
@@ -230,6 +231,7 @@ PyObject* update(PyObject*, PyObject* const* args, Py_ssize_t n_args) {
   header[kHeaderSkipped] = step.skipped ? 1 : 0;
   Py_BEGIN_ALLOW_THREADS;
   if (!idle) run_update(step);
+  if (!step.skipped && (ways & kWayDraws) != 0) ++header[kHeaderUpdates];
   for (const Schedule& schedule : schedules) run_schedule(schedule, control.data);
   Py_END_ALLOW_THREADS;
   Py_RETURN_NONE;

@@ -15,8 +15,14 @@ import torch
 
 NormScope = Literal["all", "group"]
 EmaDtype = Literal["float32", "parameter"]
+MasterWeights = Literal["float32"]
 STABILIZER = 1e-6  # added to a norm that a threshold is divided by, as in torch.nn.utils.clip_grad_norm_
 AVERAGE = "ema"  # key of the averaged copy in a parameter's state
+MASTER = "master"  # and of the float32 whose rounding the parameter is
+STREAM = "rounding_stream"  # and of the number that chooses the random bits it is rounded by
+OF_NO_RULE = frozenset({AVERAGE, MASTER, STREAM})  # keys of a state that are beside those of its rule
+NARROW = (torch.bfloat16, torch.float16)  # dtypes of parameters that may have a master
+STATE_DTYPES = (torch.bfloat16, torch.float32)
 LONGEST_WINDOW = 4096  # norms, all of which one block of a GPU looks through in each step
 
 
@@ -66,6 +72,10 @@ class StepKeywords(TypedDict, total=False):
     ema_decay: float | torch.Tensor | None
     ema_dtype: EmaDtype
     zero_grad_in_step: bool
+    master_weights: MasterWeights | None
+    state_dtype: torch.dtype | None
+    stochastic_rounding: bool
+    rounding_seed: int | None
 
 
 @dataclass(frozen=True)
@@ -81,19 +91,60 @@ class StepOptions:
     skip_spikes: SpikeRule | None = None
     ema_dtype: EmaDtype = "float32"
     zero_grad_in_step: bool = False
+    master_weights: MasterWeights | None = None
+    state_dtype: torch.dtype | None = None
+    stochastic_rounding: bool = False
+    rounding_seed: int | None = None
 
     def __post_init__(self) -> None:
         for name, choices in (("norm_scope", get_args(NormScope)), ("ema_dtype", get_args(EmaDtype))):
             value = getattr(self, name)
             if value not in choices:
                 raise ValueError(f"{name}={value!r} must be one of {', '.join(map(repr, choices))}")
-        for name in ("skip_nonfinite", "zero_grad_in_step"):
+        masters = get_args(MasterWeights)
+        if self.master_weights is not None and self.master_weights not in masters:
+            raise ValueError(
+                f"master_weights={self.master_weights!r} must be one of {', '.join(map(repr, masters))}, or None"
+            )
+        for name in ("skip_nonfinite", "zero_grad_in_step", "stochastic_rounding"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name}={getattr(self, name)!r} must be True or False")
         if not isinstance(self.skip_spikes, SpikeRule | None):
             raise TypeError(
                 f"skip_spikes={self.skip_spikes!r} must be a SpikeRule, such as SpikeRule(128, 6.0), or None"
             )
+
+        self._check_state_dtype()
+        self._check_rounding()
+
+    def _check_state_dtype(self) -> None:
+        if not isinstance(self.state_dtype, torch.dtype | None):
+            raise TypeError(f"state_dtype={self.state_dtype!r} must be a dtype, such as torch.bfloat16, or None")
+        if self.state_dtype not in (None, *STATE_DTYPES):
+            raise ValueError(
+                f"state_dtype={self.state_dtype} must be {' or '.join(map(str, STATE_DTYPES))}, or None for states as "
+                "wide as the parameters or their masters"
+            )
+
+    def _check_rounding(self) -> None:
+        seed = self.rounding_seed
+        if self.stochastic_rounding and self.master_weights is not None:
+            raise ValueError(
+                f"stochastic_rounding=True and master_weights={self.master_weights!r} are two ways not to lose what 16 "
+                "bits have no room for: choose one of them"
+            )
+        if seed is None:
+            return
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise TypeError(f"rounding_seed={seed!r} must be a whole number, such as 0, or None for torch's seed")
+        if not -(2**63) <= seed < 2**63:
+            raise ValueError(f"rounding_seed={seed} must be a whole number of 64 bits: from -2**63 to 2**63 - 1")
+        if not self.stochastic_rounding:
+            raise ValueError(f"rounding_seed={seed} is of no use without stochastic_rounding=True: give both or none")
+
+    def rounds_by_chance(self, param: torch.dtype) -> bool:
+        """Whether a parameter's new values are rounded up or down by chance."""
+        return self.stochastic_rounding and param in NARROW
 
     @property
     def may_skip(self) -> bool:
@@ -102,8 +153,17 @@ class StepOptions:
 
     def average_dtype(self, param: torch.dtype) -> torch.dtype:
         """Of the averaged copy of a parameter."""
-        narrow = param in (torch.bfloat16, torch.float16)
-        return torch.float32 if narrow and self.ema_dtype == "float32" else param
+        return torch.float32 if param in NARROW and self.ema_dtype == "float32" else param
+
+    def master(self, param: torch.dtype) -> tuple[str, torch.dtype] | None:
+        """Under which key, and of which dtype, a parameter has a master; None if it has none."""
+        return (MASTER, torch.float32) if self.master_weights is not None and param in NARROW else None
+
+    def state_dtype_of(self, param: torch.dtype) -> torch.dtype | None:
+        """Of the states of a parameter; None: that of the parameter, or another that its states have already."""
+        if self.state_dtype is not None:
+            return self.state_dtype
+        return torch.float32 if self.master(param) is not None else None
 
 
 def split(keywords: StepKeywords) -> tuple[StepOptions, dict[str, Any]]:

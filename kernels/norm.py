@@ -8,6 +8,7 @@ that the same gradients always have the same norm.
 import triton
 import triton.language as tl
 
+from .arrays import at
 from .fields import load_fields
 from .layout import (
     CHUNK_UNIT,
@@ -25,7 +26,7 @@ from .layout import (
     TICKET,
     WIDTH,
 )
-from .update import at, is_skipped, take_ticket
+from .update import is_skipped, take_ticket
 
 SUM_LANES = tl.constexpr(1024)  # sums that the last program adds side by side
 GROUPS_AT_ONCE = tl.constexpr(128)

@@ -8,6 +8,7 @@ program counts the update, notes whether it was skipped, and advances the fused 
 import triton
 import triton.language as tl
 
+from .arrays import at
 from .fields import load_field
 from .layout import (
     AVERAGE,
@@ -15,6 +16,7 @@ from .layout import (
     CLIP_FACTOR,
     EMA_DECAY,
     GROUPS,
+    MASTER,
     NUMEL,
     PARAM,
     ROW,
@@ -24,24 +26,14 @@ from .layout import (
     STATE2,
     STRIDE,
     TICKET,
+    UPDATES,
     WIDTH,
 )
+from .master import load_master, store_parameter, value_of
 from .numerics import divide, narrow
+from .stochastic import draw_of
 
 COUNT_LANES = tl.constexpr(128)  # records that the last program counts side by side
-
-
-@triton.jit
-def at(address, T: tl.constexpr, HINT: tl.constexpr):
-    """Address as a pointer to T; HINT: bytes it is a multiple of, 0 if unknown.
-
-    The cast is made here, freshly for each use: a hint marks the operation that made the pointer, so
-    on a shared one it would reach code for unaligned tensors too.
-    """
-    pointer = address.to(tl.pointer_type(T))
-    if HINT > 0:
-        pointer = tl.multiple_of(pointer, HINT)
-    return pointer
 
 
 @triton.jit
@@ -71,6 +63,7 @@ def load_state(
 @triton.jit
 def load_block(
     addresses,  # int64: parameter, gradient, three states, at the chunk's first element
+    master,  # likewise
     first,
     end,  # elements [first, min(end, first + BLOCK)) of the chunk
     extra_end,  # end, or 0 where the rule's optional state is not in use
@@ -78,12 +71,13 @@ def load_block(
     P: tl.constexpr,
     G: tl.constexpr,
     S: tl.constexpr,
+    M: tl.constexpr,
     EXTRA: tl.constexpr,
     BLOCK: tl.constexpr,
     HINT: tl.constexpr,
     HINT16: tl.constexpr,
 ):
-    """Elements of parameter, gradient and three states; a state that the rule does not have is the gradient."""
+    """Elements of parameter, gradient, three states and master; a state that the rule does not have is the gradient."""
     i = first + tl.arange(0, BLOCK)
     mask = i < end
     p = tl.load(at(addresses[0], P, HINT16 if P.primitive_bitwidth == 16 else HINT) + i, mask=mask)
@@ -92,7 +86,7 @@ def load_block(
     state0 = load_state(g, 0, addresses[2], first, end, extra_end, REQUIRED, S, EXTRA, BLOCK, hint)
     state1 = load_state(g, 1, addresses[3], first, end, extra_end, REQUIRED, S, EXTRA, BLOCK, hint)
     state2 = load_state(g, 2, addresses[4], first, end, extra_end, REQUIRED, S, EXTRA, BLOCK, hint)
-    return p, g, state0, state1, state2
+    return p, g, state0, state1, state2, load_master(p, master, first, end, M, BLOCK, HINT)
 
 
 @triton.jit
@@ -121,10 +115,12 @@ def store_state(
 def update_block(
     data,  # from load_block
     addresses,  # and the following as there
+    master,
     first,
     end,
     extra_end,
     scalars,
+    draw,  # None, or what parameters are rounded by
     scale,
     factor,  # by which gradients are clipped
     COMPUTE: tl.constexpr,  # KernelRule.block
@@ -132,6 +128,7 @@ def update_block(
     P: tl.constexpr,
     G: tl.constexpr,
     S: tl.constexpr,
+    M: tl.constexpr,
     T: tl.constexpr,
     EXTRA: tl.constexpr,
     SCALED: tl.constexpr,
@@ -141,11 +138,11 @@ def update_block(
     HINT: tl.constexpr,
     HINT16: tl.constexpr,
 ):
-    """Compute and store; returns the new parameter as it is stored."""
+    """Compute and store; returns what averages follow."""
     i = first + tl.arange(0, BLOCK)
     mask = i < end
     hint: tl.constexpr = HINT16 if S.primitive_bitwidth == 16 else HINT
-    p, g = data[0].to(T), data[1].to(T)
+    p, g = value_of(data[0], data[5], P, M, T), data[1].to(T)
     if SCALED:
         g = divide(g, scale)
     if SCALED or ZEROED:
@@ -159,9 +156,9 @@ def update_block(
     store_state(state0, 0, addresses[2], first, end, extra_end, REQUIRED, S, EXTRA, BLOCK, hint)
     store_state(state1, 1, addresses[3], first, end, extra_end, REQUIRED, S, EXTRA, BLOCK, hint)
     store_state(state2, 2, addresses[4], first, end, extra_end, REQUIRED, S, EXTRA, BLOCK, hint)
-    p = narrow(p, P)
-    tl.store(at(addresses[0], P, HINT16 if P.primitive_bitwidth == 16 else HINT) + i, p, mask=mask)
-    return p
+    return store_parameter(
+        p, addresses[0], master, draw, first, end, BLOCK, P, M, HINT16 if P.primitive_bitwidth == 16 else HINT, HINT
+    )
 
 
 @triton.jit
@@ -196,15 +193,17 @@ def average_block(
 
 @triton.jit
 def without_update(
-    average,  # int64: of it, of the parameter and of the gradient, at the chunk's first element
+    average,  # int64: of it, of parameter, gradient and master, at the chunk's first element
     param,
     grad,
+    master,
     has_grad,
     n,
     skipped,
     scalars,
     P: tl.constexpr,
     G: tl.constexpr,
+    M: tl.constexpr,
     A: tl.constexpr,
     T: tl.constexpr,
     ZEROED: tl.constexpr,
@@ -217,6 +216,7 @@ def without_update(
         for first in range(0, averaged, BLOCK):
             i = first + tl.arange(0, BLOCK)
             p = tl.load(at(param, P, 0) + i, mask=i < averaged)
+            p = value_of(p, load_master(p, master, first, averaged, M, BLOCK, 0), P, M, T)
             average_block(p, average, first, averaged, scalars, A, T, BLOCK, 0)
     if ZEROED:
         zeroed = tl.where(has_grad & (skipped != 0), n, 0)
@@ -287,6 +287,7 @@ def finish_step(
     skipped,
     n_records,
     COUNTS: tl.constexpr,
+    DRAWS: tl.constexpr,
     BOUND: tl.constexpr,
     ADVANCE: tl.constexpr,
 ):
@@ -296,6 +297,9 @@ def finish_step(
     header = control.to(tl.pointer_type(tl.int64)) + SKIPPED + (TICKET - SKIPPED) * word
     tl.store(header, tl.where(word == 0, skipped, 0))
     if skipped == 0:
+        if DRAWS:
+            updates = control.to(tl.pointer_type(tl.int64)) + UPDATES
+            tl.store(updates, tl.load(updates) + 1)
         # so many times as many before it waits for memory; more would cost the whole kernel registers
         depth: tl.constexpr = 4 if COUNTS is None else 2
         lanes = tl.arange(0, depth)[:, None] * COUNT_LANES + tl.arange(0, COUNT_LANES)[None, :]
@@ -334,6 +338,8 @@ def update_kernel(
     P: tl.constexpr,  # types of parameter, gradient, state, and the one computed in
     G: tl.constexpr,
     S: tl.constexpr,
+    M: tl.constexpr,  # type of the masters; None without
+    BY_CHANCE: tl.constexpr,  # parameters are rounded so
     T: tl.constexpr,
     EXTRA: tl.constexpr,  # some parameter has the rule's optional state
     SCALED: tl.constexpr,
@@ -342,6 +348,7 @@ def update_kernel(
     CLIPPED: tl.constexpr,  # and by what gradients are multiplied
     A: tl.constexpr,  # type of the averages; None without
     ZEROED: tl.constexpr,  # zeros are left in gradients
+    DRAWS: tl.constexpr,  # the header counts the update
     BOUND: tl.constexpr,  # some field of the control block follows a tensor
     LAST: tl.constexpr,  # this launch ends the step
     ADVANCE: tl.constexpr,  # runs the fused schedules; None without
@@ -359,6 +366,15 @@ def update_kernel(
     all_n = n
     n = tl.where((grad != 0) & (skipped == 0), n, 0)
     joined = addresses[0] | addresses[1] | addresses[2] | addresses[3] | addresses[4]
+    master = tl.full((), 0, tl.int64)
+    if M is not None:
+        words = records + record.to(tl.int64) * WIDTH
+        master = tl.load(words + MASTER) + unit.to(tl.int64) * (CHUNK_UNIT * (M.primitive_bitwidth // 8))
+        joined = joined | master
+    draw = None
+    if BY_CHANCE:
+        stream = tl.load(records + record.to(tl.int64) * WIDTH + MASTER)  # there is no master
+        draw = draw_of(control, stream, unit.to(tl.int64) * CHUNK_UNIT)
     average = tl.full((), 0, tl.int64)
     if A is not None:
         words = records + record.to(tl.int64) * WIDTH
@@ -383,25 +399,25 @@ def update_kernel(
     extra_wide = tl.multiple_of(tl.where(keeps, wide, 0), 8)
     extra_n = tl.where(keeps, n, 0)
     for i in range(0, wide, BLOCK):
-        data = load_block(addresses, i, wide, extra_wide, REQUIRED, P, G, S, EXTRA, BLOCK, 16, HINT16)
+        data = load_block(addresses, master, i, wide, extra_wide, REQUIRED, P, G, S, M, EXTRA, BLOCK, 16, HINT16)
         p = update_block(
-            data, addresses, i, wide, extra_wide, scalars, scale, factor,
-            COMPUTE, REQUIRED, P, G, S, T, EXTRA, SCALED, CLIPPED, ZEROED, BLOCK, 16, HINT16,
+            data, addresses, master, i, wide, extra_wide, scalars, draw, scale, factor,
+            COMPUTE, REQUIRED, P, G, S, M, T, EXTRA, SCALED, CLIPPED, ZEROED, BLOCK, 16, HINT16,
         )  # fmt: skip
         if A is not None:
             average_block(p, average, i, wide, follow, A, T, BLOCK, HINT16 if A.primitive_bitwidth == 16 else 16)
     for i in range(wide, n, SMALL_BLOCK):
-        data = load_block(addresses, i, n, extra_n, REQUIRED, P, G, S, EXTRA, SMALL_BLOCK, 0, 0)
+        data = load_block(addresses, master, i, n, extra_n, REQUIRED, P, G, S, M, EXTRA, SMALL_BLOCK, 0, 0)
         p = update_block(
-            data, addresses, i, n, extra_n, scalars, scale, factor,
-            COMPUTE, REQUIRED, P, G, S, T, EXTRA, SCALED, CLIPPED, ZEROED, SMALL_BLOCK, 0, 0,
+            data, addresses, master, i, n, extra_n, scalars, draw, scale, factor,
+            COMPUTE, REQUIRED, P, G, S, M, T, EXTRA, SCALED, CLIPPED, ZEROED, SMALL_BLOCK, 0, 0,
         )  # fmt: skip
         if A is not None:
             average_block(p, average, i, n, follow, A, T, SMALL_BLOCK, 0)
     if (A is not None) or ZEROED:
         without_update(
-            average, addresses[0], addresses[1], grad != 0, all_n, skipped, follow,
-            P, G, A, T, ZEROED, SMALL_BLOCK,
+            average, addresses[0], addresses[1], master, grad != 0, all_n, skipped, follow,
+            P, G, M, A, T, ZEROED, SMALL_BLOCK,
         )  # fmt: skip
     if LAST:  # noqa: SIM102  # decided when the kernel is compiled, the other when it runs
         if ends_step:
@@ -409,7 +425,7 @@ def update_kernel(
             skipped = is_skipped(control, found_inf, GUARDED, MEASURED)
             if MEASURED:
                 tl.debug_barrier()  # all threads have read what is written next
-            finish_step(control, counts, records, grads, schedules, skipped, n_records, COUNTS, BOUND, ADVANCE)
+            finish_step(control, counts, records, grads, schedules, skipped, n_records, COUNTS, DRAWS, BOUND, ADVANCE)
 
 
 @triton.jit(do_not_specialize=["n_records"])
@@ -424,6 +440,7 @@ def finish_kernel(
     COUNTS: tl.constexpr,
     GUARDED: tl.constexpr,
     MEASURED: tl.constexpr,
+    DRAWS: tl.constexpr,
     BOUND: tl.constexpr,
     ADVANCE: tl.constexpr,
 ):
@@ -431,7 +448,7 @@ def finish_kernel(
     skipped = is_skipped(control, found_inf, GUARDED, MEASURED)
     if MEASURED:
         tl.debug_barrier()
-    finish_step(control, counts, records, grads, schedules, skipped, n_records, COUNTS, BOUND, ADVANCE)
+    finish_step(control, counts, records, grads, schedules, skipped, n_records, COUNTS, DRAWS, BOUND, ADVANCE)
 
 
 @triton.jit

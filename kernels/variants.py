@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import triton.language as tl
 
-from ..memory.parameter_table import average_of, dtypes_of, widest_of
+from ..memory.parameter_table import average_of, dtypes_of, is_rounded_by_chance, master_of, widest_of
 from ..step_options import SpikeRule
 from .norm import norm_kernel
 from .rules import RULES
@@ -61,7 +61,7 @@ class Options:
         advance: jitted function that runs the fused schedules, or None.
         at_once: all programs of the launch can run at the same time.
         bound: some field of the control block follows a tensor.
-        measured, clipped, zeroes: as in :class:`Update`.
+        measured, clipped, zeroes, draws: as in :class:`Update`.
     """
 
     rule: str
@@ -75,6 +75,7 @@ class Options:
     measured: bool = False
     clipped: bool = False
     zeroes: bool = False
+    draws: bool = False
 
 
 def block_shape(kind: int, warps: int = WARPS, warp_size: int = WARP_SIZE) -> tuple[int, int, int]:
@@ -91,7 +92,7 @@ def block_shape(kind: int, warps: int = WARPS, warp_size: int = WARP_SIZE) -> tu
 def most_registers(kind: int, options: Options) -> int | None:
     """The most registers a thread may have; None: what the compiler takes by itself is right."""
     most = RULES[options.rule].most_registers
-    if most is None or torch.version.hip is not None:
+    if most is None or torch.version.hip is not None or is_rounded_by_chance(kind):
         return None
     registers = most(widest_of(kind), options)
     averaged = average_of(kind) is not None
@@ -101,7 +102,7 @@ def most_registers(kind: int, options: Options) -> int | None:
 def update(kind: int, options: Options, warp_size: int = WARP_SIZE, tuning: Tuning = DEFAULT) -> Kernel:
     """The update kernel for one dtype signature."""
     param, grad, state = (_TYPES[dtype] for dtype in dtypes_of(kind))
-    average = average_of(kind)
+    average, master = average_of(kind), master_of(kind)
     block, small_block, hint16 = block_shape(kind, tuning.warps, warp_size)
     rule = RULES[options.rule]
     return Kernel(
@@ -126,6 +127,8 @@ def update(kind: int, options: Options, warp_size: int = WARP_SIZE, tuning: Tuni
             ("P", param),
             ("G", grad),
             ("S", state),
+            ("M", None if master is None else _TYPES[master]),
+            ("BY_CHANCE", is_rounded_by_chance(kind)),
             ("T", tl.float64 if param is tl.float64 else tl.float32),
             ("EXTRA", options.optional_state),
             ("SCALED", options.scaled),
@@ -134,6 +137,7 @@ def update(kind: int, options: Options, warp_size: int = WARP_SIZE, tuning: Tuni
             ("CLIPPED", options.clipped),
             ("A", None if average is None else _TYPES[average]),
             ("ZEROED", options.zeroes),
+            ("DRAWS", options.draws),
             ("BOUND", options.bound),
             ("LAST", options.last),
             ("ADVANCE", options.advance if options.last else None),
@@ -163,6 +167,7 @@ def finish(options: Options) -> Kernel:
             ("COUNTS", RULES[options.rule].counts),
             ("GUARDED", options.guarded and not options.measured),
             ("MEASURED", options.measured),
+            ("DRAWS", options.draws),
             ("BOUND", options.bound),
             ("ADVANCE", options.advance),
         ),

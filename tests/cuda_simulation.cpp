@@ -27,8 +27,8 @@ void run_block(const Step& step, int block) {
   const Arrays<P, G, S> arrays = common::arrays_of<P, G, S>(r, grad.address, start);
   Beside<P, kAround> beside;
   if constexpr (kAround) {
-    common::around_scalars<T>(step, r, scalars);
-    beside = common::beside_of<P>(step, r.average, start);
+    common::around_scalars<T>(step, r, start, scalars);
+    beside = common::beside_of<P>(step, r, start);
     for (int thread = kThreads; thread-- > 0;) {
       common::go_without_update(arrays.param, arrays.grad, beside, scalars, count, thread,
                                 kThreads);
@@ -78,6 +78,7 @@ void finish(const Step& step) {
   for (int thread = kThreads; !skipped && thread-- > 0;) {
     common::count_updates<R>(step, thread, kThreads);
   }
+  if (step.draws != 0 && !skipped) reinterpret_cast<int64_t*>(step.control)[kHeaderUpdates] += 1;
   for (int i = 0; i < step.n_schedules; ++i) advance(step.schedules[i], step.control, skipped);
 }
 

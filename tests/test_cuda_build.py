@@ -25,7 +25,12 @@ from fused_sched.rules import RULES
 ROOT = Path(__file__).parent.parent
 REQUESTED = os.environ.get("FUSED_SCHED_TEST_CUDA_ARCHITECTURES", "9.0")
 TYPES = ["float", "double", "BFloat16", "Float16"]
-KINDS = [(t, t, t) for t in TYPES] + [(t, t, "float") for t in TYPES[2:]] + [("float", t, "float") for t in TYPES[2:]]
+KINDS = [
+    *((t, t, t) for t in TYPES),
+    *((t, t, "float") for t in TYPES[2:]),
+    *(("float", t, "float") for t in TYPES[2:]),
+    ("float", "float", "BFloat16"),
+]
 
 
 def _build_module() -> ModuleType:
@@ -161,7 +166,7 @@ def _most_registers(name: str, kernel: Kernel | None) -> int:
     if "double" in kernel.types:
         return 128
     if kernel.rule == "sgd":
-        return 80 if kernel.extra and kernel.around and narrow else 64
+        return 64 if not (kernel.around and narrow) else 80 if kernel.extra else 72
     if kernel.around and narrow:
         return 128 if kernel.extra else 96
     return 80 if kernel.extra else 72 if kernel.around or narrow else 64

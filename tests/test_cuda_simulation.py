@@ -260,6 +260,30 @@ def test_averages_and_zeros_have_the_bits_of_the_cpu_backend(
     check_equal(*results)
 
 
+@pytest.mark.parametrize("averaged", [False, True], ids=["", "averaged"])
+@pytest.mark.parametrize("offset", [0, 1], ids=["aligned", "unaligned"])
+@pytest.mark.parametrize("kind", ["bfloat16 float32", "float16 float32"])
+@pytest.mark.parametrize("name", ["sgd", "nesterov", "adamw", "amsgrad"])
+def test_masters_have_the_bits_of_the_cpu_backend(
+    name: str, kind: str, offset: int, averaged: bool, cuda: CudaBackend
+) -> None:
+    """Some elements are written to by hand, in a step in which one parameter has no gradient."""
+    dtype, kept = kind.split()
+    results = []
+    for backend in (cuda, "cpu"):
+        params = make_params(getattr(torch, dtype), offset)
+        options = {"ema_decay": 0.9, "max_grad_norm": float("inf")} if averaged else {}
+        optimizer = OPTIMIZERS[name](params, backend=backend, master_weights=kept, **options)
+        for step in range(1, 1 + STEPS):
+            set_gradients(params, step)
+            if step == 2:
+                for p in params:
+                    p.data[: len(p) // 2] = 0.25
+            optimizer.step()
+        results.append(everything(optimizer, params))
+    check_equal(*results)
+
+
 @pytest.mark.parametrize("scope", ["all", "group"])
 @pytest.mark.parametrize("scaled", [False, True], ids=["", "scaled"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)

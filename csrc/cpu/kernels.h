@@ -54,6 +54,7 @@ struct Around {
   double decay;  // of the average; if averaged
   bool scaled;
   bool averaged;
+  const int64_t* header;  // of the control block
 };
 
 // Updates elements [start, start + count) of a record, and lets its average follow.

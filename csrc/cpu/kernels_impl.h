@@ -1,11 +1,14 @@
 // The update loops. Each kernels_*.cpp includes this once, with a namespace (FUSED_SCHED_ISA) and
 // compiler flags of its own. lanes.h has what is updated side by side; else the compiler vectorises the loops.
 #include <algorithm>
+#include <type_traits>
 #include <utility>
 
 #include "../average.h"
+#include "../control_block.h"
 #include "kernels.h"
 #include "lanes.h"
+#include "parameters.h"
 
 namespace fused_sched {
 namespace FUSED_SCHED_ISA {
@@ -53,11 +56,11 @@ struct Shared {
 
 // Updates elements from i on, as many as V has. kPlain: there is nothing around the update; where elements are
 // updated one by one, compilers vectorise only that.
-template <typename V, typename R, int kMode, bool kPlain, typename P, typename G, typename S, typename T>
-inline void update_elements(const Record& r, int64_t i, P* param, G* grad, S* state0, S* state1, S* state2,
-                            const Shared<R, T>& s) {
+template <typename V, typename R, int kMode, bool kPlain, typename Kept, typename G, typename S, typename T>
+inline void update_elements(const Record& r, int64_t i, typename Kept::Param* param, typename Kept::Rest* rest,
+                            G* grad, S* state0, S* state1, S* state2, const Shared<R, T>& s) {
   using Elements = Access<V>;
-  V p = Elements::get(param + i), g = Elements::get(grad + i);
+  V p = Kept::template get<V>(param, rest, i), g = Elements::get(grad + i);
   V a = T(0), b = T(0), c = T(0);
   if constexpr (reads<R, kMode>(0)) a = Elements::get(state0 + i);
   if constexpr (reads<R, kMode>(1)) b = Elements::get(state1 + i);
@@ -70,30 +73,45 @@ inline void update_elements(const Record& r, int64_t i, P* param, G* grad, S* st
   if constexpr (writes<R, kMode>(0)) Elements::put(state0 + i, a);
   if constexpr (writes<R, kMode>(1)) Elements::put(state1 + i, b);
   if constexpr (writes<R, kMode>(2)) Elements::put(state2 + i, c);
-  Elements::put(param + i, p);
+  Kept::put(param, rest, i, p);
   if (kPlain || !s.averaged) return;
-  if constexpr (sizeof(P) == 2) p = Elements::get(param + i);  // as it is stored
-  follow_elements<V, P>(r, s.wide, i, p, s.follow);
+  follow_elements<V, typename Kept::Param>(r, s.wide, i, Kept::stored(param, i, p), s.follow);
 }
 
-template <typename V, typename R, int kMode, bool kPlain, typename P, typename G, typename S, typename T>
-inline int64_t update_loop(const Record& r, int64_t i, int64_t end, P* __restrict param, G* __restrict grad,
-                           S* __restrict state0, S* __restrict state1, S* __restrict state2, const Shared<R, T>& s) {
+template <typename V, typename R, int kMode, bool kPlain, typename Kept, typename G, typename S, typename T>
+inline int64_t update_loop(const Record& r, int64_t i, int64_t end, typename Kept::Param* __restrict param,
+                           typename Kept::Rest* __restrict rest, G* __restrict grad, S* __restrict state0,
+                           S* __restrict state1, S* __restrict state2, const Shared<R, T>& s) {
   constexpr int kCount = Access<V>::kCount;
   for (; i + kCount <= end; i += kCount) {
-    update_elements<V, R, kMode, kPlain>(r, i, param, grad, state0, state1, state2, s);
+    update_elements<V, R, kMode, kPlain, Kept>(r, i, param, rest, grad, state0, state1, state2, s);
   }
   return i;
 }
 
-template <typename R, int kMode, bool kPlain, typename P, typename G, typename S, typename T>
-inline void update_range(const Record& r, int64_t start, int64_t end, const Shared<R, T>& s) {
+template <typename R, int kMode, bool kPlain, typename Kept, typename G, typename S, typename T>
+inline void update_range(const Record& r, int64_t start, int64_t end, typename Kept::Rest* rest,
+                         const Shared<R, T>& s) {
   const auto run = [&](auto v, int64_t first) {
-    return update_loop<decltype(v), R, kMode, kPlain>(r, first, end, at<P>(r.param, 0), at<G>(r.grad, 0),
-                                                      at<S>(r.state[0], 0), at<S>(r.state[1], 0),
-                                                      at<S>(r.state[2], 0), s);
+    return update_loop<decltype(v), R, kMode, kPlain, Kept>(
+        r, first, end, at<typename Kept::Param>(r.param, 0), rest, at<G>(r.grad, 0), at<S>(r.state[0], 0),
+        at<S>(r.state[1], 0), at<S>(r.state[2], 0), s);
   };
   run(T(), run(Lanes<T>(), start));
+}
+
+// As update_range, a part at a time.
+template <typename R, int kMode, bool kPlain, typename Kept, typename G, typename S, typename T>
+inline void update_by_chance(const Record& r, int64_t start, int64_t end, const int64_t* header,
+                             const Shared<R, T>& s) {
+  const Draw draw = make_draw(header[kHeaderSeed], header[kHeaderUpdates], r.master);
+  uint16_t bits[kPart];
+  while (start < end) {
+    const int64_t part = start / kPart * kPart, next = std::min(part + kPart, end);
+    draw_part(draw, part, bits);
+    update_range<R, kMode, kPlain, Kept, G, S>(r, start, next, bits, s);
+    start = next;
+  }
 }
 
 template <typename R, int kMode, typename P, typename G, typename S>
@@ -104,11 +122,19 @@ void update(const Record& r, int64_t start, int64_t count, const AnyScalars& sca
                           static_cast<T>(around.factor),     follow_of<T>(around.decay),
                           around.scaled,                     around.averaged,
                           average_dtype(r.kind) != DTypeOf<P>::kCode};
-  if (FUSED_SCHED_LANES || around.scaled || around.averaged) {
-    update_range<R, kMode, false, P, G, S>(r, start, start + count, s);
-  } else {
-    update_range<R, kMode, true, P, G, S>(r, start, start + count, s);
-  }
+  run_as_kept<P>(r.kind, [&](auto kept) {
+    using Kept = decltype(kept);
+    const auto run = [&](auto plain) {
+      if constexpr (std::is_same_v<Kept, ByChance<P>>) {
+        update_by_chance<R, kMode, plain.value, Kept, G, S>(r, start, start + count, around.header, s);
+      } else {
+        update_range<R, kMode, plain.value, Kept, G, S>(r, start, start + count, at<typename Kept::Rest>(r.master, 0),
+                                                       s);
+      }
+    };
+    if (FUSED_SCHED_LANES || around.scaled || around.averaged) run(std::false_type());
+    else run(std::true_type());
+  });
 }
 
 template <typename P>
@@ -116,18 +142,22 @@ void average(const Record& r, int64_t start, int64_t count, double decay) {
   using T = typename ComputeType<P>::type;
   const auto follow = follow_of<T>(decay);
   const bool wide = average_dtype(r.kind) != DTypeOf<P>::kCode;
-  const P* const param = at<P>(r.param, 0);
-  using Elements = Access<Lanes<T>>;
-  int64_t i = start;
-  for (; i + Elements::kCount <= start + count; i += Elements::kCount) {
-    follow_elements<Lanes<T>, P>(r, wide, i, Elements::get(param + i), follow);
-  }
-  for (; i < start + count; ++i) follow_elements<T, P>(r, wide, i, load(param[i]), follow);
+  run_as_kept<P>(r.kind, [&](auto kept) {
+    using Kept = decltype(kept);
+    const P* const param = at<P>(r.param, 0);
+    const auto* const rest = at<typename Kept::Rest>(r.master, 0);
+    const auto run = [&](auto v, int64_t i) {
+      using V = decltype(v);
+      for (; i + Access<V>::kCount <= start + count; i += Access<V>::kCount) {
+        follow_elements<V, P>(r, wide, i, Kept::template get<V>(param, rest, i), follow);
+      }
+      return i;
+    };
+    run(T(), run(Lanes<T>(), start));
+  });
 }
 
 // Elements are converted before their squares are added, a part of them at a time.
-constexpr int64_t kPart = 512;
-
 template <typename T, typename G>
 inline const T* converted(const G* from, int64_t count, T* part) {
   if constexpr (sizeof(G) == sizeof(T)) return from;

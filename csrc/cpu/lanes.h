@@ -6,6 +6,7 @@
 #pragma once
 
 #include "../dtypes.h"
+#include "../master.h"
 
 #if defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #define FUSED_SCHED_LANES 1
@@ -26,6 +27,11 @@ struct Access {
   static V get(const S* from) { return load(*from); }
   template <typename S>
   static void put(S* to, V x) { store(to, x); }
+  // See master.h; P: the parameter's type.
+  template <typename P>
+  static V current_value(V param, V master) {
+    return FUSED_SCHED_ISA::current_value(param, master, rounded<P>(master));
+  }
 };
 
 #if FUSED_SCHED_LANES
@@ -49,19 +55,22 @@ struct Register<float> {
     return _mm512_maskz_cvtph_ps(kAll, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
   }
   static void put(float* to, V x) { _mm512_storeu_ps(to, x); }
-  static void put(BFloat16* to, V x) {
-    const __m512i bits = _mm512_castps_si512(x);
-    const __m512i odd = _mm512_and_si512(_mm512_maskz_srli_epi32(kAll, bits, 16), _mm512_set1_epi32(1));
-    const __m512i up = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
-    const __m512i nan = _mm512_set1_epi32(0x7fc0);
-    const __m512i rounded = _mm512_mask_mov_epi32(_mm512_maskz_srli_epi32(kAll, up, 16), is_nan(x), nan);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_maskz_cvtepi32_epi16(kAll, rounded));
-  }
+  static void put(BFloat16* to, V x) { put_words(to, bits_of_rounded(x)); }
   // Returns whether all are numbers; the digits of others have to be written anew.
   static bool put_numbers(Float16* to, V x) {
     const __m256i bits = _mm512_maskz_cvtps_ph(kAll, x, _MM_FROUND_TO_NEAREST_INT);
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), bits);
     return is_nan(x) == 0;
+  }
+  static V rounded(const BFloat16*, V x) {
+    return _mm512_castsi512_ps(_mm512_maskz_slli_epi32(kAll, bits_of_rounded(x), 16));
+  }
+  static V rounded(const Float16*, V x) {
+    return _mm512_maskz_cvtph_ps(kAll, _mm512_maskz_cvtps_ph(kAll, x, _MM_FROUND_TO_NEAREST_INT));
+  }
+  static V where_same_bits(V a, V b, V then, V other) {
+    const __mmask16 same = _mm512_cmpeq_epi32_mask(_mm512_castps_si512(a), _mm512_castps_si512(b));
+    return _mm512_mask_mov_ps(other, same, then);
   }
   static V all(float x) { return _mm512_set1_ps(x); }
   static V multiply_add(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
@@ -71,6 +80,18 @@ struct Register<float> {
   }
   static V where_nan(V x, V then, V other) { return _mm512_mask_mov_ps(other, is_nan(x), then); }
   static __mmask16 is_nan(V x) { return _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q); }
+  // Of each as BFloat16, in a word of 32 bits.
+  static __m512i bits_of_rounded(V x) {
+    const __m512i bits = _mm512_castps_si512(x);
+    const __m512i odd = _mm512_and_si512(_mm512_maskz_srli_epi32(kAll, bits, 16), _mm512_set1_epi32(1));
+    const __m512i up = _mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd);
+    const __m512i nan = _mm512_set1_epi32(0x7fc0);
+    return _mm512_mask_mov_epi32(_mm512_maskz_srli_epi32(kAll, up, 16), is_nan(x), nan);
+  }
+  // Words of no more than 16 bits.
+  static void put_words(void* to, __m512i words) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_maskz_cvtepi32_epi16(kAll, words));
+  }
 };
 
 template <>
@@ -100,19 +121,19 @@ struct Register<float> {
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
   }
   static void put(float* to, V x) { _mm256_storeu_ps(to, x); }
-  static void put(BFloat16* to, V x) {
-    const __m256i bits = _mm256_castps_si256(x);
-    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-    const __m256i up = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
-    const __m256i nan = _mm256_castps_si256(is_nan(x));
-    const __m256i rounded = _mm256_blendv_epi8(_mm256_srli_epi32(up, 16), _mm256_set1_epi32(0x7fc0), nan);
-    const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(rounded, rounded), 0x08);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_castsi256_si128(packed));
-  }
+  static void put(BFloat16* to, V x) { put_words(to, bits_of_rounded(x)); }
   // Returns whether all are numbers; the digits of others have to be written anew.
   static bool put_numbers(Float16* to, V x) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
     return _mm256_movemask_ps(is_nan(x)) == 0;
+  }
+  static V rounded(const BFloat16*, V x) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(bits_of_rounded(x), 16));
+  }
+  static V rounded(const Float16*, V x) { return _mm256_cvtph_ps(_mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT)); }
+  static V where_same_bits(V a, V b, V then, V other) {
+    const __m256i same = _mm256_cmpeq_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b));
+    return _mm256_blendv_ps(other, then, _mm256_castsi256_ps(same));
   }
   static V all(float x) { return _mm256_set1_ps(x); }
   static V multiply_add(V a, V b, V c) { return _mm256_fmadd_ps(a, b, c); }
@@ -122,6 +143,19 @@ struct Register<float> {
   }
   static V where_nan(V x, V then, V other) { return _mm256_blendv_ps(other, then, is_nan(x)); }
   static V is_nan(V x) { return _mm256_cmp_ps(x, x, _CMP_UNORD_Q); }
+  // Of each as BFloat16, in a word of 32 bits.
+  static __m256i bits_of_rounded(V x) {
+    const __m256i bits = _mm256_castps_si256(x);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i up = _mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7fff)), odd);
+    const __m256i nan = _mm256_castps_si256(is_nan(x));
+    return _mm256_blendv_epi8(_mm256_srli_epi32(up, 16), _mm256_set1_epi32(0x7fc0), nan);
+  }
+  // Words of no more than 16 bits.
+  static void put_words(void* to, __m256i words) {
+    const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(words, words), 0x08);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_castsi256_si128(packed));
+  }
 };
 
 template <>
@@ -167,6 +201,11 @@ struct Access<Lanes<T>> {
   static Lanes<T> get(const S* from) { return Register<T>::get(from); }
   template <typename S>
   static void put(S* to, Lanes<T> x) { Register<T>::put(to, x.v); }
+  template <typename P>
+  static Lanes<T> current_value(Lanes<T> param, Lanes<T> master) {
+    const auto rounded = Register<T>::rounded(static_cast<const P*>(nullptr), master.v);
+    return Register<T>::where_same_bits(rounded, param.v, master.v, param.v);
+  }
   static void put(Float16* to, Lanes<T> x) {
     if (Register<T>::put_numbers(to, x.v)) return;
     T elements[kCount];

@@ -110,12 +110,14 @@ const char* choose(const Update& u, const Record& r, int64_t count, Plan& plan, 
   const int mode = rule.mode(row, count);
   const bool averaged = average >= 0;
   Task task = {u.kernels->kernels[u.rule][kind][mode], nullptr, static_cast<int64_t>(plan.scalars.size()) - 1,
-               {u.grad_scale, u.clipped ? row[kMeasuredClipFactor] : 1.0, 0.0, u.scaled, averaged}};
+               {u.grad_scale, u.clipped ? row[kMeasuredClipFactor] : 1.0, 0.0, u.scaled, averaged,
+                 reinterpret_cast<const int64_t*>(u.control)}};
   if (averaged) {
     if (average != param && average != kFloat32) return "has an average of another dtype than its own or float32";
     if (average != param && param == kFloat64) return "has an average of fewer digits than its own";
     task.around.decay = common::read_field(row, kFieldEmaDecay);
   }
+  if (!can_have_master(r.kind)) return "has a master that does not go with its parameter: float32 goes with 16 bits";
   choice->task = add_task(plan, task);
   choice->without_gradient =
       averaged ? add_task(plan, {nullptr, u.kernels->averages[param], task.scalars, task.around}) : kNoTask;
@@ -147,6 +149,10 @@ const char* follow_record(const Update& u, const Record& r, Plan& plan, Choice* 
   }
   if (problem == nullptr && r.numel != 0 && choice->averaged && r.average == 0) {
     return "lacks the average's address: create it first";
+  }
+  const int master = master_of(r.kind);  // rounding by chance has a number there, which may be any
+  if (problem == nullptr && r.numel != 0 && master != kByChance && (master != kNoMaster) != (r.master != 0)) {
+    return "has a master's address without a master's kind, or the other way around: rebuild the records";
   }
   return problem;
 }

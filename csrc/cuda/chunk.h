@@ -4,6 +4,7 @@
 #include <type_traits>
 
 #include "../average.h"
+#include "../stochastic.h"
 #include "convert.h"
 #include "step.h"
 #include "walk.h"
@@ -16,6 +17,9 @@ struct AroundScalars {
   T factor;          // by which gradients are multiplied
   Follow<T> follow;  // where there is an average
   int skipped;       // the step changes nothing, but may leave zeros
+  int by_chance;     // parameters are rounded so
+  Draw draw;         // then
+  uint64_t number;   // of the draw for the chunk's first elements
 };
 struct Nothing {};
 
@@ -41,6 +45,7 @@ struct Beside {};
 template <typename P>
 struct Beside<P, true> {
   int64_t average;  // address; 0 if there is none
+  int64_t master;   // the same
   int average_type;
   int zeroes;
 };
@@ -63,8 +68,15 @@ FUSED_SCHED_HD inline void chunk_scalars(const Step& step, const Record& r, int6
 }
 
 template <typename T>
-FUSED_SCHED_HD inline void around_scalars(const Step& step, const Record& r, AroundScalars<T>& s) {
+FUSED_SCHED_HD inline void around_scalars(const Step& step, const Record& r, int64_t start,
+                                          AroundScalars<T>& s) {
   const double* row = row_of(step.control, r);
+  s.by_chance = step.master == kByChance;
+  if (s.by_chance != 0) {
+    const int64_t* header = reinterpret_cast<const int64_t*>(step.control);
+    s.draw = make_draw(header[kHeaderSeed], header[kHeaderUpdates], r.master);
+    s.number = static_cast<uint64_t>(start) / kDrawn;
+  }
   s.factor = step.clipped != 0 ? static_cast<T>(row[kMeasuredClipFactor]) : T(1);
   s.skipped = is_skipped<true>(step);
   if (step.average == kNoAverage) return;
@@ -120,6 +132,45 @@ FUSED_SCHED_HD inline void store_average(const T* a, const Beside<P, true>& besi
   store_pack<kCount>(a, reinterpret_cast<P*>(beside.average) + i);
 }
 
+// Lets the elements of a parameter have the digits of their master, where there is one; see csrc/master.h.
+template <int kCount, typename P, typename T>
+FUSED_SCHED_HD inline void take_master(const Beside<P, true>& beside, int i, T* p) {
+  if constexpr (sizeof(P) == 2) {
+    if (beside.master == 0) return;
+    T master[kCount], rounded[kCount];
+    load_pieces<kCount>(reinterpret_cast<const float*>(beside.master) + i, master);
+    round_to<kCount, P>(master, rounded);
+    for (int k = 0; k < kCount; ++k) p[k] = current_value(p[k], master[k], rounded[k]);
+  }
+}
+
+// Stores elements i and the next ones of a chunk, rounded by chance; then the numbers are what was stored.
+template <int kCount, typename P>
+FUSED_SCHED_HD inline void store_drawn(const Draw& draw, uint64_t number, float* p, P* param, int i) {
+  static_assert(kCount <= kDrawn, "one draw has the bits of all");
+  const DrawnBits drawn = draw_bits(draw, number + static_cast<uint32_t>(i) / kDrawn);
+  const int first = i % kDrawn;
+  Pack<P, kCount> pack;
+  for (int k = 0; k < kCount; ++k) store_by_chance(&pack.item[k], p[k], drawn.of(kCount == kDrawn ? k : first + k));
+  *in_global_memory(reinterpret_cast<Pack<P, kCount>*>(param + i)) = pack;
+  widen(pack, p);
+}
+
+// The one place where new values become what the parameter stores. Then the numbers are what averages
+// follow: the master, or what was stored.
+template <int kCount, typename P, typename T>
+FUSED_SCHED_HD inline void store_parameter(T* p, const Beside<P, true>& beside,
+                                           const AroundScalars<T>& s, P* param, int i) {
+  if constexpr (sizeof(P) == 2) {
+    if (s.by_chance != 0) return store_drawn<kCount>(s.draw, s.number, p, param, i);
+    if (beside.master != 0) {
+      store_pieces<kCount>(p, reinterpret_cast<float*>(beside.master) + i);
+      return store_pack<kCount>(p, param + i);
+    }
+  }
+  store_rounded<kCount>(p, param + i);
+}
+
 template <int kCount, typename T>
 FUSED_SCHED_HD inline void follow(const Follow<T>& f, const T* p, T* a) {
   for (int k = 0; k < kCount; ++k) a[k] = followed(f, p[k], a[k]);
@@ -140,6 +191,7 @@ struct Body {
     if constexpr (reads<R, kMode>(1)) load_pack<kCount>(arrays.state[1] + i, b);
     if constexpr (reads<R, kMode>(2)) load_pack<kCount>(arrays.state[2] + i, c);
     if constexpr (kAround) {
+      take_master<kCount>(beside, i, p);
       load_average<kCount>(beside, i, average);
       take_gradients<kCount>(arrays.grad + i, s.scaled, s.scale, s.factor, beside.zeroes, g);
     } else {
@@ -150,7 +202,7 @@ struct Body {
     if constexpr (writes<R, kMode>(1)) store_pack<kCount>(b, arrays.state[1] + i);
     if constexpr (writes<R, kMode>(2)) store_pack<kCount>(c, arrays.state[2] + i);
     if constexpr (kAround) {
-      store_rounded<kCount>(p, arrays.param + i);
+      store_parameter<kCount>(p, beside, s, arrays.param, i);
       follow<kCount>(s.follow, p, average);
       store_average<kCount>(average, beside, i);
     } else {
@@ -171,6 +223,7 @@ struct AverageBody {
   FUSED_SCHED_HD void run(int i) const {
     T p[kCount], average[kCount];
     load_pack<kCount>(param + i, p);
+    take_master<kCount>(beside, i, p);
     load_average<kCount>(beside, i, average);
     follow<kCount>(s.follow, p, average);
     store_average<kCount>(average, beside, i);
@@ -202,11 +255,12 @@ FUSED_SCHED_HD inline Arrays<P, G, S> arrays_of(const Record& r, int64_t grad, i
            element<S>(r.state[2], start)}};
 }
 
-// average: address of the first of the record's.
 template <typename P>
-FUSED_SCHED_HD inline Beside<P, true> beside_of(const Step& step, int64_t average, int64_t start) {
+FUSED_SCHED_HD inline Beside<P, true> beside_of(const Step& step, const Record& r, int64_t start) {
   const int64_t size = step.average == kSingle ? sizeof(float) : sizeof(P);
-  return {step.average == kNoAverage ? 0 : average + start * size, step.average, step.zeroes};
+  return {step.average == kNoAverage ? 0 : r.average + start * size,
+          step.master != kSingleMaster ? 0 : r.master + start * static_cast<int64_t>(sizeof(float)),
+          step.average, step.zeroes};
 }
 
 template <int kCount, typename P>
@@ -215,9 +269,9 @@ FUSED_SCHED_HD inline bool is_aligned(const Beside<P, false>&) {
 }
 template <int kCount, typename P>
 FUSED_SCHED_HD inline bool is_aligned(const Beside<P, true>& beside) {
-  const int width = beside.average_type == kSingle ? kPieceCount<kCount, float> * sizeof(float)
-                                                   : kCount * sizeof(P);
-  return beside.average % width == 0;
+  constexpr int kPiece = kPieceCount<kCount, float> * sizeof(float);
+  const int width = beside.average_type == kSingle ? kPiece : kCount * sizeof(P);
+  return beside.average % width == 0 && beside.master % kPiece == 0;
 }
 
 // Calls with the body of the mode that the scalars say: kMode or a later one.

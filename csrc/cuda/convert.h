@@ -115,6 +115,14 @@ FUSED_SCHED_HD inline void store_rounded(T* numbers, Storage* address) {
   widen(pack, numbers);
 }
 
+// Numbers as they would be stored.
+template <int kCount, typename Storage, typename T>
+FUSED_SCHED_HD inline void round_to(const T* numbers, T* out) {
+  Pack<Storage, kCount> pack;
+  narrow(numbers, &pack);
+  widen(pack, out);
+}
+
 template <int kCount, typename Storage>
 FUSED_SCHED_HD inline void store_zeros(Storage* address) {
   *in_global_memory(reinterpret_cast<Pack<Storage, kCount>*>(address)) = {};

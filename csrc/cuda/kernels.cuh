@@ -37,6 +37,9 @@ __device__ void finish_step(const Step& step) {
     reinterpret_cast<int64_t*>(step.control)[kHeaderSkipped] = skipped ? 1 : 0;
   }
   if (!skipped) common::count_updates<R>(step, threadIdx.x, blockDim.x);
+  if (kAround && step.draws != 0 && !skipped && threadIdx.x == 0) {
+    reinterpret_cast<int64_t*>(step.control)[kHeaderUpdates] += 1;
+  }
   // Its barrier comes first: a schedule may write a momentum that another thread was still reading.
   advance_all(step.schedules, step.n_schedules, step.control, skipped);
 }
@@ -66,7 +69,7 @@ __device__ void update_chunk(const Step& step, const ChunkPlace& place, const Sc
   const Arrays<P, G, S> arrays = common::arrays_of<P, G, S>(record, grad, start);
   Beside<P, kAround> beside;
   if constexpr (kAround) {
-    beside = common::beside_of<P>(step, step.records[place.record].average, start);
+    beside = common::beside_of<P>(step, step.records[place.record], start);
     if (grad == 0 || scalars.skipped != 0) {
       common::go_without_update(arrays.param, arrays.grad, beside, scalars, count, threadIdx.x,
                                 blockDim.x);
@@ -88,7 +91,10 @@ __global__ void __launch_bounds__(kThreads, (BlocksPerProcessor<R, kExtra, kArou
     common::chunk_scalars<R, T>(step, step.records[place.record], count, threadIdx.x, scalars);
   }
   if constexpr (kAround) {  // by another warp, side by side with the powers
-    if (threadIdx.x == kWarp) common::around_scalars<T>(step, step.records[place.record], scalars);
+    if (threadIdx.x == kWarp) {
+      const int64_t start = static_cast<int64_t>(place.unit) * step.unit;
+      common::around_scalars<T>(step, step.records[place.record], start, scalars);
+    }
   }
   __syncthreads();  // the scalars are there, and no thread reads the control block any more
   int64_t* ticket = reinterpret_cast<int64_t*>(step.control) + kHeaderTicket;

@@ -4,11 +4,11 @@
 namespace fused_sched {
 namespace {
 
-// 80 registers a thread where 16-bit types, 8 elements at a time, have a buffer and an average.
+// 72 registers a thread where 16-bit types, 8 elements at a time, may have a master and an average; 80 with a buffer.
 template <bool kExtra, bool kAround, typename P, typename S>
 struct BlocksPerProcessor<common::Sgd, kExtra, kAround, P, S> {
-  static constexpr bool kMany = kExtra && kAround && sizeof(S) == 2;
-  static constexpr int kCount = sizeof(P) == 8 ? 4 : kMany ? 6 : 8;
+  static constexpr bool kMany = kAround && sizeof(S) == 2;
+  static constexpr int kCount = sizeof(P) == 8 ? 4 : !kMany ? 8 : kExtra ? 6 : 7;
 };
 
 }  // namespace

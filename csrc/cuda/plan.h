@@ -42,9 +42,11 @@ inline int average_type(int64_t kind) {
   return average == kFloat32 && narrow ? kSingle : -1;
 }
 
+inline int master_type(int64_t kind) { return kind == kNoKind ? kNoMaster : master_of(kind); }
+
 // Whether anything is done around the update.
 inline bool has_around(const Launch& l) {
-  return l.ways != 0 || average_type(l.kind) != kNoAverage;
+  return l.ways != 0 || average_type(l.kind) != kNoAverage || master_type(l.kind) != kNoMaster;
 }
 
 // Position among Kinds; -1 for kNoKind, kKindCount for what is unknown.
@@ -70,6 +72,8 @@ inline Step argument_of(const Launch& l, double* control, const float* grad_scal
   step.clipped = (l.ways & kWayClipped) != 0;
   step.zeroes = (l.ways & kWayZeroes) != 0;
   step.average = average_type(l.kind);
+  step.master = master_type(l.kind);
+  step.draws = (l.ways & kWayDraws) != 0;
   return step;
 }
 

@@ -54,6 +54,8 @@ struct Step {
   int clipped;   // and by what gradients are multiplied
   int zeroes;    // zeros are left in gradients
   int average;   // an AverageType
+  int master;    // a Master
+  int draws;     // the header counts the update
 };
 
 namespace FUSED_SCHED_ISA {

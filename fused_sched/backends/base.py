@@ -61,6 +61,7 @@ class Update:
         measured: a :class:`Measurement` has said whether the update is skipped.
         clipped: and by what the gradients of each group are multiplied.
         zeroes: leave zeros in the gradients, also where the update is skipped.
+        draws: parameters may be rounded by chance, for which the header counts the update.
         launch_arguments: those of the schedules.
     """
 
@@ -73,6 +74,7 @@ class Update:
     measured: bool = False
     clipped: bool = False
     zeroes: bool = False
+    draws: bool = False
     launch_arguments: tuple[tuple[Any, ...], ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -80,8 +82,8 @@ class Update:
 
     @property
     def ways(self) -> int:
-        """``measured``, ``clipped`` and ``zeroes`` as csrc/ways.h has them."""
-        return self.measured + 2 * self.clipped + 4 * self.zeroes
+        """``measured``, ``clipped``, ``zeroes`` and ``draws`` as csrc/ways.h has them."""
+        return self.measured + 2 * self.clipped + 4 * self.zeroes + 8 * self.draws
 
 
 class Backend:

@@ -65,7 +65,7 @@ class DeviceBackend(Backend):
         with self.platform.current(block.device):
             capturing = self.platform.is_capturing(block.device)
             table = self._device_table(update.table, update.rule, block, capturing)
-            ways = update.measured, update.clipped, update.zeroes
+            ways = update.measured, update.clipped, update.zeroes, update.draws
             key = block.tensor, block.counts, update.rule, *self._compiled_for(update), *ways
             for schedule in update.schedules:
                 key += (schedule.memory.tensor, schedule.program, schedule.guarded)

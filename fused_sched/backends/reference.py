@@ -13,8 +13,10 @@ import torch
 
 from ..memory.bindings import imported
 from ..memory.control_block import FIELDS, FLAGS, GROUP_STRIDE, GROUPS_OFFSET, HEADER, NO_COUNT, ControlBlock
+from ..memory.masters import store_value, value_of
 from ..memory.parameter_table import real_view
 from ..memory.platforms import TORCH, Platform
+from ..memory.stochastic import draw_bits, rounded_by_chance
 from ..program.program import FIELD_OPERATIONS, Operation, host_function
 from ..rules import Scalar, is_zero
 from .base import Backend, Measurement, Update
@@ -84,11 +86,14 @@ class ReferenceBackend(Backend):
             if entry.param.grad is not None:
                 self._update_one(update, entry, row, block.counts[entry.count], skip)
             if entry.average is not None:
-                _average(entry.param, entry.average, row.ema_decay, skip)
+                _average(_value(entry), entry.average, row.ema_decay, skip)
         if update.zeroes:
             for entry in entries:
                 if entry.param.grad is not None:
                     entry.param.grad.detach().zero_()
+        if update.draws:
+            updates = block.integers[HEADER["updates"]]
+            updates += 1 if skip is None else (~skip).to(updates.dtype)
         for schedule in update.schedules:
             self.advance(schedule)
 
@@ -109,12 +114,12 @@ class ReferenceBackend(Backend):
         g = _wide(grad)
         unscaled = None
         if update.grad_scale is not None:
-            g = unscaled = g / update.grad_scale.to(g.device)
+            g = unscaled = g / update.grad_scale.to(g.device).reshape(())
         if update.clipped:
             g = g * update.block.measured(entry.row, "clip_factor").to(g.dtype)
         if row.flags["maximize"]:
             g = -g
-        p = _wide(entry.param)
+        p = _value(entry)
         if update.rule.decay_is_coupled(row) and not is_zero(row.weight_decay):
             if update.block.remote:
                 g = torch.where(row.weight_decay != 0, g + row.weight_decay * p, g)
@@ -122,15 +127,11 @@ class ReferenceBackend(Backend):
                 g = torch.add(g, p, alpha=row.weight_decay)
         number: Scalar = count.double() if update.block.remote else int(count)
         new = update.rule.compute(p, g, [_wide(s) for s in entry.state], row, number)
-        targets = [entry.param, *entry.state]
+        _store_param(new.pop(0), p, entry, update.block, skip)
+        for target, value in zip(entry.state, new, strict=True):
+            _store(value, target, skip)
         if unscaled is not None:
-            targets.append(grad)
-            new.append(unscaled)
-        for target, value in zip(targets, new, strict=True):
-            place = target.detach()
-            if place.is_complex():
-                value = torch.view_as_complex(value.contiguous())
-            place.copy_(value if skip is None else torch.where(skip, place, value))
+            _store(unscaled, grad, skip)
         if entry.count == NO_COUNT:
             return
         counted = torch.ones((), dtype=torch.int64, device=count.device)
@@ -150,15 +151,37 @@ class ReferenceBackend(Backend):
             _export(block, schedule.rows, field, skipped)
 
 
-def _average(param: torch.Tensor, average: torch.Tensor, decay: Scalar, skip: torch.Tensor | None) -> None:
-    """Let an average follow its parameter, as torch's ``get_ema_multi_avg_fn``; NaN begins with the parameter."""
-    p, a = _wide(param), _wide(average)
-    new = torch.lerp(a, p.to(a.dtype), torch.as_tensor(1 - decay, dtype=a.dtype, device=a.device))
-    new = torch.where(a.isnan(), p.to(a.dtype), new)
-    place = average.detach()
+def _value(entry: Entry) -> torch.Tensor:
+    """A parameter in the type computed in, with the digits of its master where it has one."""
+    return _wide(entry.param) if entry.master is None else value_of(entry.param, entry.master)
+
+
+def _store_param(
+    value: torch.Tensor, before: torch.Tensor, entry: Entry, block: ControlBlock, skip: torch.Tensor | None
+) -> None:
+    """Where a new value becomes what the parameter stores; ``before``: the value that it comes from."""
+    if entry.stream is not None:
+        header = block.integers
+        drawn = draw_bits(header[HEADER["seed"]], header[HEADER["updates"]], entry.stream, entry.param)
+        _store(rounded_by_chance(value, drawn, entry.param.dtype), entry.param, skip)
+    elif entry.master is None:
+        _store(value, entry.param, skip)
+    else:
+        store_value(value if skip is None else torch.where(skip, before, value), entry.param, entry.master)
+
+
+def _store(value: torch.Tensor, target: torch.Tensor, skip: torch.Tensor | None) -> None:
+    place = target.detach()
     if place.is_complex():
-        new = torch.view_as_complex(new.contiguous())
-    place.copy_(new if skip is None else torch.where(skip, place, new))
+        value = torch.view_as_complex(value.contiguous())
+    place.copy_(value if skip is None else torch.where(skip, place, value))
+
+
+def _average(p: torch.Tensor, average: torch.Tensor, decay: Scalar, skip: torch.Tensor | None) -> None:
+    """Let an average follow a parameter, as torch's ``get_ema_multi_avg_fn``; NaN begins with the parameter."""
+    a = _wide(average)
+    new = torch.lerp(a, p.to(a.dtype), torch.as_tensor(1 - decay, dtype=a.dtype, device=a.device))
+    _store(torch.where(a.isnan(), p.to(a.dtype), new), average, skip)
 
 
 def _import(block: ControlBlock, rows: Sequence[int], field: str) -> torch.Tensor:

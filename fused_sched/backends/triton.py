@@ -102,6 +102,7 @@ class TritonBackend(DeviceBackend):
             measured=update.measured,
             clipped=update.clipped,
             zeroes=update.zeroes,
+            draws=update.draws,
         )
         tensors = {
             "control": control,

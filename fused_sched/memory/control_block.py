@@ -28,6 +28,8 @@ HEADER: dict[str, int] = {
     "grad_norm": 2,  # the last norm of all gradients, where steps measure it
     "skipped_steps": 3,  # int64: steps that measured, and were skipped
     "norms_seen": 4,  # int64: norms that a SpikeRule has remembered so far
+    "seed": 5,  # int64: of stochastic rounding
+    "updates": 6,  # int64: updates that rounded by it so far
 }
 GROUPS_OFFSET = 8
 GROUP_STRIDE = 32

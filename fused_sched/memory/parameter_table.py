@@ -14,7 +14,9 @@ from typing import Any
 
 import torch
 
+from ..step_options import NARROW
 from .control_block import NO_COUNT, Slot
+from .masters import MASTERS
 from .values import has_values
 
 CHUNK = 16384  # elements; 7 arrays of a chunk stay in a core's L2 cache
@@ -25,6 +27,7 @@ _WORDS = (
 RECORD_WIDTH = len(_WORDS)
 RECORD: dict[str, int] = {word: position for position, word in enumerate(_WORDS)}
 DTYPES: dict[torch.dtype, int] = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
+_BY_CHANCE = 15  # in the place of a master's code
 _BY_CODE = {code: dtype for dtype, code in DTYPES.items()}
 _REAL = {torch.complex64: torch.float32, torch.complex128: torch.float64}
 
@@ -34,13 +37,22 @@ KINDS = frozenset((d, d, d) for d in DTYPES) | {
     (torch.float16, torch.float16, torch.float32),
     (torch.float32, torch.bfloat16, torch.float32),
     (torch.float32, torch.float16, torch.float32),
+    (torch.float32, torch.float32, torch.bfloat16),
 }
 
 
-def kind_code(param: torch.dtype, grad: torch.dtype, state: torch.dtype, average: torch.dtype | None = None) -> int:
-    """The dtype word of a record."""
+def kind_code(
+    param: torch.dtype,
+    grad: torch.dtype,
+    state: torch.dtype,
+    average: torch.dtype | None = None,
+    master: torch.dtype | None = None,
+    by_chance: bool = False,
+) -> int:
+    """The dtype word of a record; ``by_chance``: how the parameter is rounded."""
     averaged = 0 if average is None else 1 + DTYPES[average]
-    return DTYPES[param] + 16 * DTYPES[grad] + 256 * DTYPES[state] + 4096 * averaged
+    mastered = _BY_CHANCE if by_chance else 0 if master is None else MASTERS[master]
+    return DTYPES[param] + 16 * DTYPES[grad] + 256 * DTYPES[state] + 4096 * averaged + 65536 * mastered
 
 
 def dtypes_of(kind: int) -> tuple[torch.dtype, torch.dtype, torch.dtype]:
@@ -50,13 +62,24 @@ def dtypes_of(kind: int) -> tuple[torch.dtype, torch.dtype, torch.dtype]:
 
 def average_of(kind: int) -> torch.dtype | None:
     """Dtype of the averaged copy of a record's kind; None if there is none."""
-    return _BY_CODE[kind // 4096 - 1] if kind >= 4096 else None
+    averaged = kind // 4096 % 16
+    return _BY_CODE[averaged - 1] if averaged else None
+
+
+def master_of(kind: int) -> torch.dtype | None:
+    """Dtype of the master of a record's kind; None if there is none."""
+    return next((dtype for dtype, code in MASTERS.items() if code == kind // 65536), None)
+
+
+def is_rounded_by_chance(kind: int) -> bool:
+    """Whether a record's parameter is."""
+    return kind // 65536 == _BY_CHANCE
 
 
 def widest_of(kind: int) -> int:
     """Bytes of the widest of a kind's types."""
-    average = average_of(kind)
-    return max(dtype.itemsize for dtype in (*dtypes_of(kind), *([] if average is None else [average])))
+    dtypes = (*dtypes_of(kind), average_of(kind), master_of(kind))
+    return max(dtype.itemsize for dtype in dtypes if dtype is not None)
 
 
 def real_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -97,9 +120,14 @@ def state_format(param: torch.Tensor) -> torch.memory_format:
     return torch.preserve_format if walkable else torch.contiguous_format
 
 
-def state_dtype_fits(param: torch.Tensor, dtype: torch.dtype) -> bool:
-    """Whether state tensors of ``dtype`` can go with a parameter."""
-    return dtype == param.dtype or (param.dtype, param.dtype, dtype) in KINDS
+def state_dtype_fits(param: torch.Tensor, dtype: torch.dtype, wanted: torch.dtype | None) -> bool:
+    """Whether state tensors of ``dtype`` can go with a parameter; ``wanted``: no other can.
+
+    Those that have fewer digits than the parameter go with it only where they are wanted.
+    """
+    if (param.dtype, param.dtype, dtype) not in KINDS:
+        return dtype == param.dtype
+    return dtype == wanted if wanted is not None else dtype.itemsize >= param.dtype.itemsize
 
 
 @dataclass
@@ -123,7 +151,10 @@ class Entry:
         count: index of its state's count.
         needed: how many state tensors the rule keeps for it.
         state: those tensors, in the rule's order; empty until its first gradient.
+        state_dtype: of them, where no other would do; else None.
         average: its averaged copy, or None.
+        master: what is kept beside its 16 bits, or None; see :mod:`fused_sched.memory.masters`.
+        stream: what chooses the random bits that it is rounded by, or None; see :mod:`fused_sched.memory.stochastic`.
         staging: buffers the kernels use in its place, or None.
         sparse: its gradient is sparse, and torch's operations update it.
         asleep: it can have no update before the table is made anew: it has no gradient, and lacks what one would take.
@@ -132,15 +163,18 @@ class Entry:
     """
 
     __slots__ = (
-        *("asleep", "average", "copied_count", "count", "elsewhere", "needed", "param", "row", "sparse", "staging"),
-        "state",
+        *("asleep", "average", "copied_count", "count", "elsewhere", "master", "needed", "param", "row", "sparse"),
+        *("staging", "state", "state_dtype", "stream"),
     )
 
     def __init__(self, param: torch.Tensor, row: int, needed: int) -> None:
         self.param, self.row, self.needed = param, row, needed
         self.count = NO_COUNT
         self.state: tuple[torch.Tensor, ...] = ()
+        self.state_dtype: torch.dtype | None = None
         self.average: torch.Tensor | None = None
+        self.master: torch.Tensor | None = None
+        self.stream: int | None = None
         self.staging: Staging | None = None
         self.asleep = self.elsewhere = self.sparse = False
         self.copied_count: Slot | None = None
@@ -159,7 +193,11 @@ class Entry:
             return g.layout == torch.sparse_coo and g.shape == p.shape
         if self.asleep or g.layout != torch.strided or len(self.state) < self.needed or not has_values(g):
             return False
-        return all(t.shape == p.shape and state_dtype_fits(p, t.dtype) for t in self.state) and (
+        if self.master is not None and (self.master.shape != p.shape or p.dtype not in NARROW):
+            return False
+        if self.stream is not None and p.dtype not in NARROW:
+            return False
+        return all(t.shape == p.shape and state_dtype_fits(p, t.dtype, self.state_dtype) for t in self.state) and (
             self.staging is None or (self.staging.param.shape == p.shape and self.staging.param.dtype == p.dtype)
         )
 
@@ -175,8 +213,8 @@ class Entry:
 
     def memory(self) -> list[tuple[int, int]]:
         """First byte, and the one after the last, of all that an update writes to."""
-        averages = [] if self.average is None else [self.average]
-        return [span_of(t) for t in (self.param, *self.state, *averages) if t.numel() > 0]
+        beside = [t for t in (self.average, self.master) if t is not None]
+        return [span_of(t) for t in (self.param, *self.state, *beside) if t.numel() > 0]
 
 
 def span_of(tensor: torch.Tensor) -> tuple[int, int]:
@@ -275,11 +313,13 @@ class ParameterTable:
         grad_dtype = dtype if g is None else real_dtype(g.dtype)
         state_dtype = real_dtype(entry.state[0].dtype) if entry.state else dtype
         pointers = [s.data_ptr() for s in entry.state] + [0, 0, 0]
-        average = entry.average
+        average, master = entry.average, entry.master
         averaged = None if average is None else real_dtype(average.dtype)
-        kind = kind_code(dtype, grad_dtype, state_dtype, averaged)
+        mastered = None if master is None else master.dtype
+        kind = kind_code(dtype, grad_dtype, state_dtype, averaged, mastered, entry.stream is not None)
         grad = 0 if g is None else g.data_ptr() or 1  # an empty gradient is a gradient too
-        used = [p.data_ptr(), grad, *pointers[:3], numel, entry.row, entry.count, kind, 0]
+        used = [p.data_ptr(), grad, *pointers[:3], numel, entry.row, entry.count, kind]
+        used.append(entry.stream or 0 if master is None else master.data_ptr())
         used.append(0 if average is None else average.data_ptr())
         return used + [0] * (RECORD_WIDTH - len(used))
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from ..memory.parameter_table import is_dense, same_layout
-from ..step_options import AVERAGE, StepOptions
 from .home import Home
 from .param_state import stored_average
 from .sync import first_number
@@ -21,7 +20,6 @@ class Averaging(Home):
     """The part of an optimizer that has averages; see :class:`FusedOptimizer` for the keywords."""
 
     state: Any
-    _options: StepOptions
     _averages_are_in: str | None = None  # what holds them there
 
     @contextmanager
@@ -77,21 +75,6 @@ class Averaging(Home):
                 f"{what} was called inside of {self._averages_are_in}, where the parameters are averages: leave that "
                 "block first"
             )
-
-    def _with_wide_averages(self, groups: Any, state: dict[Any, Any], given: Mapping[str, Any]) -> None:
-        """Undo that torch's load_state_dict made averages of a 16-bit parameter 16-bit.
-
-        Args:
-            groups: param groups, as loaded.
-            state: by parameter, as loaded; changed in place.
-            given: the state dict itself.
-        """
-        for group, saved in zip(groups, given["param_groups"], strict=True):
-            for p, key in zip(group["params"], saved["params"], strict=True):
-                there = given["state"].get(key)
-                average = there.get(AVERAGE) if isinstance(there, Mapping) else None
-                if isinstance(average, torch.Tensor) and isinstance(state.get(p), dict):
-                    state[p][AVERAGE] = average.to(p.device, self._options.average_dtype(p.dtype))
 
 
 class Exchange:

@@ -15,7 +15,7 @@ from ..memory.parameter_table import ParameterTable
 from ..memory.values import check_values, fake_mode, modes_on, refuse_fake_mode
 from ..program.schedule import Schedule
 from ..rules import Rule
-from ..step_options import StepKeywords, split
+from ..step_options import STREAM, StepKeywords, split
 from .addition import is_torchs, narrow
 from .param_group import ParamGroup
 from .param_state import OptimizerState, take_back_steps
@@ -44,6 +44,10 @@ class FusedOptimizer(Saving):
       the last one's counts.
     * ``ema_dtype``: ``"float32"`` (default), averages of 16-bit parameters are float32; ``"parameter"``, they are of
       the parameters' dtype.
+    * ``stochastic_rounding``: round new values of 16-bit parameters up or down by chance, the likelier the nearer, so
+      that on average nothing is lost. The random bits are words of Philox4x32-10; they depend on ``rounding_seed``
+      (default: torch's, which nothing is taken from), the number of updates so far, ``state[p]["rounding_stream"]``,
+      and an element's place in its parameter.
     * ``zero_grad_in_step``: leave zeros in the gradients, also where the step was skipped.
 
     As torch's ``fused=True``, and other than its default, an update does not count as a change in place for autograd:
@@ -84,7 +88,7 @@ class FusedOptimizer(Saving):
         self._refuse_init_group()
         if step is not None:
             self._take_options(step)
-        device = check_params(self.param_groups) or torch.device("cpu")
+        device = check_params(self.param_groups, self._options) or torch.device("cpu")
         for group in self.param_groups:
             self._refuse_differentiable(group.get("differentiable"))
         self._backend_given = backend
@@ -94,6 +98,7 @@ class FusedOptimizer(Saving):
         self.state = self._own_state(self.state)
         self._known_state = self.state
         self._start_measuring()
+        self._start_rounding()
         self.note_lrs_scheduled()
 
     def _take_options(self, step: StepKeywords) -> None:
@@ -112,7 +117,7 @@ class FusedOptimizer(Saving):
         if isinstance(group, ParamGroup) and group.lives_in(self._block):
             return group
         self._refuse_differentiable(group.get("differentiable"))
-        check_params([group], self._block.device)
+        check_params([group], self._options, self._block.device)
         return ParamGroup(group, tuple(self.defaults), self._block, self._changes)
 
     def _own_state(self, state: dict[Any, Any]) -> OptimizerState:
@@ -217,6 +222,7 @@ class FusedOptimizer(Saving):
             "measured": self._measurement is not None,
             "clipped": any("max_grad_norm" in group for group in self.groups_seen),
             "zeroes": self._zeroes,
+            "draws": self._options.stochastic_rounding,
         }
         self._updates = [
             backends.Update(self._rule, table, self._block, None, None, runs if i == last else [], **ways)
@@ -299,6 +305,8 @@ class FusedOptimizer(Saving):
             state[p] = one
         for (_, key), (one, tensor) in found.tensors.items():
             one.store(key, tensor)
+        for one, stream in found.streams.values():
+            one.store(STREAM, stream)
         for table in self.tables:
             self._backend.discard(table)
         self.tables, self._prepared_for = tuple(found.tables), None

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from ..rules import Rule
-from ..step_options import AVERAGE
+from ..step_options import AVERAGE, MASTER, NARROW, STREAM, StepOptions
 from .param_group import check_group
 from .param_state import OptimizerState, ParamState, whole_step
+from .rounding import check_stream
 from .sync import check_complete, check_shape
 
 
@@ -19,13 +20,17 @@ class Load:
 
     Args:
         rule: of the optimizer.
+        options: of it.
         present: its state now. What a captured CUDA graph may point to is kept, and takes the new values.
         keys: names of its hyperparameters.
         captured: a graph does point to it.
     """
 
-    def __init__(self, rule: Rule, present: OptimizerState, keys: Sequence[str], captured: bool) -> None:
-        self._rule, self._present, self._keys, self._captured = rule, present, keys, captured
+    def __init__(
+        self, rule: Rule, options: StepOptions, present: OptimizerState, keys: Sequence[str], captured: bool
+    ) -> None:
+        self._rule, self._options, self._present = rule, options, present
+        self._keys, self._captured = keys, captured
         self._loaded: Mapping[Any, Any] = {}
 
     def check(self, groups: Iterable[Mapping[str, Any]], state: Mapping[Any, Any]) -> None:
@@ -42,17 +47,21 @@ class Load:
         for group in groups:
             check_group(group, self._keys)
             needed = self._rule.state_keys[: self._rule.states_needed(group)]
+            averaged = [AVERAGE] if "ema_decay" in group else []
             for p in group["params"]:
-                self._check_state(p, state.get(p), needed, "ema_decay" in group)
+                mastered = self._options.master(p.dtype)
+                self._check_state(p, state.get(p), needed, averaged if mastered is None else [*averaged, mastered[0]])
         self._loaded = state
 
-    def _check_state(self, p: torch.Tensor, values: Any, needed: Iterable[str], averaged: bool) -> None:
+    def _check_state(self, p: torch.Tensor, values: Any, needed: Iterable[str], beside: Iterable[str]) -> None:
         if not isinstance(values, dict):
             return
         check_complete(self._rule, values, needed)
         if self._rule.step_key in values:
             whole_step(values[self._rule.step_key])
-        for key in (*needed, *([AVERAGE] if averaged else [])):
+        if values.get(STREAM) is not None and self._options.rounds_by_chance(p.dtype):
+            check_stream(values[STREAM])
+        for key in (*needed, *beside):
             if values.get(key) is not None:
                 check_shape(p, key, values[key])
 
@@ -72,3 +81,33 @@ class Load:
                     mine.reset()
                     taken[p] = mine
         return self._present.with_values(taken)
+
+
+def with_own_dtypes(
+    rule: Rule, options: StepOptions, groups: Any, state: dict[Any, Any], given: Mapping[str, Any]
+) -> None:
+    """Undo that torch's load_state_dict gave parameters' dtype to all that is kept for them.
+
+    Args:
+        rule, options: of the optimizer.
+        groups: param groups, as loaded.
+        state: by parameter, as loaded; changed in place.
+        given: the state dict itself.
+    """
+    for group, saved in zip(groups, given["param_groups"], strict=True):
+        for p, number in zip(group["params"], saved["params"], strict=True):
+            there, mine = given["state"].get(number), state.get(p)
+            if not isinstance(there, Mapping) or not isinstance(mine, dict):
+                continue
+            for key, dtype in _own_dtypes(rule, options, p.dtype):
+                if isinstance(there.get(key), torch.Tensor):
+                    mine[key] = there[key].to(p.device, dtype)
+
+
+def _own_dtypes(rule: Rule, options: StepOptions, param: torch.dtype) -> list[tuple[str, torch.dtype]]:
+    """Keys whose tensors need not have the parameter's dtype, and the dtype that they have."""
+    found = [(AVERAGE, options.average_dtype(param))]
+    if param in NARROW:
+        found.append((MASTER, torch.float32))
+    states = options.state_dtype_of(param)
+    return found if states is None else [*found, *((key, states) for key in rule.state_keys)]

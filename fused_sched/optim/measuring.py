@@ -110,30 +110,24 @@ class Measuring(Home):
             )
         self._apart = [table.records[:, GRAD].clone() for table in self.tables]
 
-    def _measured_so_far(self) -> dict[str, Any] | None:
-        """What a state dict has to have of it; None for nothing (waits for the device)."""
+    def _measured_so_far(self) -> dict[str, Any]:
+        """What a state dict has to have of it (waits for the device)."""
         if not self._measures():
-            return None
+            return {}
         header = self._block.integers
         saved: dict[str, Any] = {name: int(header[HEADER[name]]) for name in ("skipped_steps", "norms_seen")}
         if self._norms is not None:
             saved["norms"] = self._norms.clone()
         return saved
 
-    def _check_measured(self, saved: Any) -> None:
+    def _check_measured(self, saved: dict[str, Any]) -> None:
         """Make sure that :meth:`_go_on_measuring` cannot fail.
 
         Raises:
-            TypeError, ValueError: ``saved`` is not what :meth:`_measured_so_far` gives.
+            ValueError: ``saved`` is not what :meth:`_measured_so_far` gives.
         """
-        if saved is None:
-            return
-        if not isinstance(saved, dict):
-            raise TypeError(
-                f"the state dict has {SAVED!r}: {saved!r}, but must have a dict, or nothing, under that key"
-            )
         for name in ("skipped_steps", "norms_seen"):
-            number = saved.get(name)
+            number = saved.get(name, 0)
             if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < 2**53:
                 raise ValueError(
                     f"the state dict has {name!r}: {number!r} under {SAVED!r}, but it must be a whole number of at "
@@ -146,11 +140,11 @@ class Measuring(Home):
                 f"correct them, or leave {SAVED!r} out"
             )
 
-    def _go_on_measuring(self, saved: dict[str, Any] | None) -> None:
-        """Take over what another optimizer has measured; nothing without it."""
-        if saved is None or not self._measures():
+    def _go_on_measuring(self, saved: dict[str, Any]) -> None:
+        """Take over what another optimizer has measured; nothing if it has not."""
+        if "skipped_steps" not in saved or not self._measures():
             return
-        header, norms, seen = self._block.integers, saved.get("norms"), saved["norms_seen"]
+        header, norms, seen = self._block.integers, saved.get("norms"), saved.get("norms_seen", 0)
         header[HEADER["skipped_steps"]] = saved["skipped_steps"]
         if self._norms is None or norms is None:
             return

@@ -14,7 +14,7 @@ from torch.optim.optimizer import _get_scalar_dtype
 from ..memory.control_block import ControlBlock
 from ..memory.parameter_table import real_view
 from ..rules import Rule
-from ..step_options import AVERAGE
+from ..step_options import AVERAGE, OF_NO_RULE
 from .live_dict import Changes, LiveDict
 
 _MOST_STEPS = 2**53  # float64, in which bias corrections are computed, has all whole numbers up to here
@@ -68,11 +68,11 @@ class ParamState(LiveDict):
         """
         return bool(self) and self.count == 0 and not (self.live and self._given)
 
-    def store(self, key: str, tensor: torch.Tensor) -> None:
-        """Put a state tensor that means "nothing yet"; an assignment would say that it holds something."""
+    def store(self, key: str, value: torch.Tensor | int) -> None:
+        """Put what means "nothing yet"; an assignment would say that the state holds something."""
         for live in self.live:
             dict.setdefault(self, live, None)
-        dict.__setitem__(self, key, tensor)
+        dict.__setitem__(self, key, value)
 
     def stored(self, key: str) -> Any:
         """What is there, None if nothing is; nobody else is told of it."""
@@ -152,7 +152,7 @@ class ParamState(LiveDict):
             return None
         if isinstance(value, torch.Tensor):
             self._changes.hand_out(value)
-        if not self.live and key != AVERAGE:
+        if not self.live and key not in OF_NO_RULE:
             self._block.counts[self.index] = 0 if value is None else 1
         self._changes.structure = True
         return value
@@ -161,7 +161,7 @@ class ParamState(LiveDict):
         self._block.counts[self.index] = whole_step(value)
 
     def _removed(self, key: str) -> None:
-        if key in self.live or (not self.live and key != AVERAGE):
+        if key in self.live or (not self.live and key not in OF_NO_RULE):
             self._block.counts[self.index] = 0
         self._changes.structure = True
 

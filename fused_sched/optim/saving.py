@@ -12,15 +12,16 @@ from torch.optim import Optimizer
 
 from .. import backends
 from ..compiled import not_compiled
-from ..step_options import AVERAGE, OPTION_FIELDS, StepKeywords
+from ..step_options import AVERAGE, OF_NO_RULE, OPTION_FIELDS, StepKeywords
 from .averaging import Averaging
-from .load import Load
+from .load import Load, with_own_dtypes
 from .measuring import SAVED, Measuring
 from .param_state import OptimizerState, ParamState
+from .rounding import Rounding
 from .sync import first_number
 
 
-class Saving(Measuring, Averaging, Optimizer):
+class Saving(Measuring, Averaging, Rounding, Optimizer):
     """The part of an optimizer that is saved and loaded."""
 
     _known_state: Any
@@ -39,16 +40,17 @@ class Saving(Measuring, Averaging, Optimizer):
         """The state in torch's format; it loads into torch's class of the same name, and back.
 
         Hyperparameters are those that the device has, to the last place, so that a run goes on from them as it would.
-        Where steps measure the gradients, one more key, which torch's class does not look at, has what they know.
+        Where steps measure the gradients, or round by chance, one more key, which torch's class does not look at, has
+        how far they are.
         """
         self._refuse_among_averages("state_dict()")
         self._block.expire()
         with self._reserves_aside():
             packed = super().state_dict()
         packed["state"] = self._plain_state(packed["state"])
-        measured = self._measured_so_far()
-        if measured is not None:
-            packed[SAVED] = measured
+        own = self._own_so_far()
+        if own:
+            packed[SAVED] = own
         return packed
 
     @not_compiled
@@ -72,6 +74,30 @@ class Saving(Measuring, Averaging, Optimizer):
             last.remove()
             self._loading = None
 
+    def _own_so_far(self) -> dict[str, Any]:
+        """What torch's class does not know of."""
+        return {**self._measured_so_far(), **self._rounded_so_far()}
+
+    def _check_own(self, saved: Any) -> None:
+        """Make sure that :meth:`_go_on` cannot fail.
+
+        Raises:
+            TypeError, ValueError: ``saved`` is not what :meth:`_own_so_far` gives.
+        """
+        if saved is None:
+            return
+        if not isinstance(saved, dict):
+            raise TypeError(
+                f"the state dict has {SAVED!r}: {saved!r}, but must have a dict, or nothing, under that key"
+            )
+        self._check_measured(saved)
+        self._check_rounded(saved)
+
+    def _go_on(self, saved: dict[str, Any]) -> None:
+        """Take over what another optimizer has come to."""
+        self._go_on_measuring(saved)
+        self._go_on_rounding(saved)
+
     @contextmanager
     def _reserves_aside(self) -> Iterator[None]:
         """Without states of parameters in no group that hold nothing yet: torch has none of them to refuse."""
@@ -89,6 +115,8 @@ class Saving(Measuring, Averaging, Optimizer):
     def _without_reserves(self, state: ParamState) -> dict[str, Any]:
         """A copy."""
         reserved = {self._rule.step_key, *self._rule.state_keys} if state.holds_nothing else set()
+        if reserved and self._rule.step_key is not None:  # else a master may hold something all the same
+            reserved |= OF_NO_RULE - {AVERAGE}
         average = state.stored(AVERAGE)
         if isinstance(average, torch.Tensor):
             tells = self._rule.step_key is not None or average.numel() == 0
@@ -116,15 +144,15 @@ class Saving(Measuring, Averaging, Optimizer):
             "param_groups": self.param_groups,
             "_backend_given": self._backend_given,
             "_options": self._options,
-            "_measured": self._measured_so_far(),
+            "_own": self._own_so_far(),
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if "_block" not in self.__dict__:
-            measured = state.pop("_measured", None)
+            own = state.pop("_own", {})
             super().__setstate__(state)
             self._start(self.__dict__.get("_backend_given"))
-            self._go_on_measuring(measured)
+            self._go_on(own)
             return
         self.sync_groups()
         self.state = self._own_state(self.state)
@@ -137,9 +165,9 @@ class Saving(Measuring, Averaging, Optimizer):
                     if name in present:
                         group.setdefault(name, present[name])
             if self._loading is not None:
-                self._check_measured(self._loading.get(SAVED))
-                self._with_wide_averages(self.param_groups, self.state, self._loading)
-            load = Load(self._rule, before[1], tuple(self.defaults), self._block.captured)
+                self._check_own(self._loading.get(SAVED))
+                with_own_dtypes(self._rule, self._options, self.param_groups, self.state, self._loading)
+            load = Load(self._rule, self._options, before[1], tuple(self.defaults), self._block.captured)
             load.check(self.param_groups, self.state)
         except BaseException:
             self.param_groups, self.state, self.defaults = before
@@ -151,5 +179,5 @@ class Saving(Measuring, Averaging, Optimizer):
                 group.replace(values)
         self._changes.lr_by_hand = by_hand
         self.state = self._known_state = load.take()
-        self._go_on_measuring(None if self._loading is None else self._loading.get(SAVED))
+        self._go_on({} if self._loading is None else self._loading.get(SAVED) or {})
         self._changes.structure = True

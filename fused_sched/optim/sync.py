@@ -13,8 +13,10 @@ from torch._subclasses import FakeTensor
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from ..memory.control_block import NO_COUNT, ControlBlock
+from ..memory.masters import value_of
 from ..memory.parameter_table import (
     DTYPES,
+    KINDS,
     Entry,
     ParameterTable,
     Staging,
@@ -25,22 +27,25 @@ from ..memory.parameter_table import (
     state_dtype_fits,
     state_format,
 )
+from ..memory.stochastic import STREAMS
 from ..memory.values import USE_TORCHS, check_values
 from ..rules import Rule
-from ..step_options import AVERAGE, StepOptions
+from ..step_options import AVERAGE, STREAM, StepOptions
 from .param_group import ParamGroup
 from .param_state import OptimizerState, ParamState, start_anew, stored_average
+from .rounding import check_stream, first_free_stream
 from .sparse import reserve_buffer
 
 WARM_UP = "run one optimizer.step() with all gradients before the capture"
 
 
-def why_not_trainable(p: Any, device: torch.device | None) -> Exception | None:
+def why_not_trainable(p: Any, device: torch.device | None, options: StepOptions) -> Exception | None:
     """What keeps a parameter from being updated; None if nothing does.
 
     Args:
         p: the parameter.
         device: of the optimizer; None if it is not known yet.
+        options: of the optimizer.
 
     Returns:
         TypeError for its kind, layout or dtype, ValueError for its device.
@@ -72,17 +77,31 @@ def why_not_trainable(p: Any, device: torch.device | None) -> Exception | None:
             f"a parameter is on {p.device}, the optimizer on {device}; one optimizer drives one device: make one "
             "optimizer for each device, and move a model before its optimizer is made"
         )
+    return _why_not_so_precise(p.dtype, options)
+
+
+def _why_not_so_precise(param: torch.dtype, options: StepOptions) -> TypeError | None:
+    """What keeps a parameter from having the states that are asked for."""
+    states = options.state_dtype
+    if states is not None and (param, param, states) not in KINDS:
+        fitting = [str(p) for p in DTYPES if (p, p, states) in KINDS]
+        return TypeError(
+            f"state_dtype={states} goes with parameters of {', '.join(fitting)}, but one is of {param}: make an "
+            "optimizer of its own for it"
+        )
     return None
 
 
-def check_trainable(p: torch.Tensor, device: torch.device | None) -> None:
+def check_trainable(p: torch.Tensor, device: torch.device | None, options: StepOptions) -> None:
     """Raise what :func:`why_not_trainable` says."""
-    reason = why_not_trainable(p, device)
+    reason = why_not_trainable(p, device, options)
     if reason is not None:
         raise reason
 
 
-def check_params(groups: Iterable[Mapping[str, Any]], device: torch.device | None = None) -> torch.device | None:
+def check_params(
+    groups: Iterable[Mapping[str, Any]], options: StepOptions, device: torch.device | None = None
+) -> torch.device | None:
     """Make sure that all parameters that want a gradient can be updated, and are on one device.
 
     Returns:
@@ -94,7 +113,7 @@ def check_params(groups: Iterable[Mapping[str, Any]], device: torch.device | Non
     params = [p for group in groups for p in group["params"]]
     for p in params:
         if p.requires_grad:
-            check_trainable(p, device)
+            check_trainable(p, device, options)
             device = device or p.device
     return device or next((p.device for p in params if p.device.type != "meta"), None)
 
@@ -125,6 +144,7 @@ class Sync:
             further tables, in their order.
         states: new ones, by parameter.
         tensors: by identity of a state and key, the state and what to put there without saying that it holds something.
+        streams: by identity of a state, the state and the number that is to choose its parameter's random bits.
         begun: by identity of a group, what :meth:`_begun_average` gives.
         averages: by identity of a parameter, how often it is still to come in groups that have averages.
     """
@@ -138,8 +158,10 @@ class Sync:
     tables: list[ParameterTable] = field(default_factory=list)
     states: dict[torch.Tensor, ParamState] = field(default_factory=dict)
     tensors: dict[tuple[int, str], tuple[ParamState, torch.Tensor]] = field(default_factory=dict)
+    streams: dict[int, tuple[ParamState, int]] = field(default_factory=dict)
     begun: dict[int, torch.Tensor | None] = field(default_factory=dict)
     averages: Counter[int] = field(default_factory=Counter)
+    _next_stream: int | None = None
 
     def build(self, groups: Sequence[ParamGroup]) -> None:
         """Make the tables.
@@ -194,36 +216,38 @@ class Sync:
     def _entry(self, p: torch.Tensor, group: ParamGroup, needed: int) -> Entry:
         values = self.states[p] if p in self.states else self.state.get(p)
         entry = Entry(p, group.row, needed)
-        averaged = "ema_decay" in group
+        averaged, mastered = "ema_decay" in group, self.options.master(p.dtype)
+        by_chance = self.options.rounds_by_chance(p.dtype)
+        beside = averaged or by_chance or mastered is not None
         self.averages[id(p)] -= averaged
         follows = averaged and self.averages[id(p)] == 0  # once, where it is listed several times
         if p.grad is None:
-            unfit = why_not_trainable(p, self.block.device) is not None
+            unfit = why_not_trainable(p, self.block.device, self.options) is not None
             if unfit or not values:
-                # without states that would be missed, a scan would not see that an average has to be made
-                entry.asleep = unfit or p.numel() == 0 or (averaged and needed == 0)
+                # without states that would be missed, a scan would not see that what is beside them has to be made
+                entry.asleep = unfit or p.numel() == 0 or (beside and needed == 0)
                 return entry
-        check_trainable(p, self.block.device)
+        check_trainable(p, self.block.device, self.options)
         check_values("a parameter", p)
         if self._is_sparse(p, values):
             entry.sparse = True
-            if averaged:
-                raise RuntimeError(
-                    "ema_decay with a sparse gradient, whose parameter is not averaged: put the parameter into a group "
-                    "without ema_decay, or use dense gradients"
-                )
+            _refuse_sparse(p, averaged, self.options)
             if needed:
                 state = self._state_of(p, values)
                 entry.count = state.index
                 if p.grad is not None:
                     reserve_buffer(p.grad, state, self.tensors)
             return entry
-        if needed or follows:
+        if needed or follows or by_chance or mastered is not None:
             state = self._state_of(p, values)
-            entry.count = state.index
+            entry.count, entry.state_dtype = state.index, self.options.state_dtype_of(p.dtype)
             entry.state = self._state_tensors(p, state, needed)
+            if by_chance:
+                entry.stream = self._stream(state)
+            if mastered is not None:
+                entry.master = self._master(p, state, *mastered)
             if follows:
-                entry.average = self._average(p, state, group)
+                entry.average = self._average(entry, state, group)
         if self.walks_memory and entry.needs_staging():
             _refuse_shared_elements(p)
             entry.staging = Staging.like(p)
@@ -246,9 +270,10 @@ class Sync:
     def _state_tensors(self, p: torch.Tensor, state: ParamState, needed: int) -> tuple[torch.Tensor, ...]:
         keys = self.rule.state_keys[:needed]
         check_complete(self.rule, state, keys[: self.rule.optional_state])  # amsgrad may be switched on in mid-run
+        wanted = self.options.state_dtype_of(p.dtype)
         dtype = next((t.dtype for t in map(state.stored, keys) if isinstance(t, torch.Tensor)), p.dtype)
-        if not state_dtype_fits(p, dtype):
-            dtype = p.dtype
+        if not state_dtype_fits(p, dtype, wanted):
+            dtype = wanted or p.dtype
         return tuple(self._state_tensor(p, state, key, dtype) for key in keys)
 
     def _state_tensor(self, p: torch.Tensor, state: ParamState, key: str, dtype: torch.dtype) -> torch.Tensor:
@@ -275,12 +300,34 @@ class Sync:
             self.tensors[place] = state, tensor
         return tensor.detach()
 
-    def _average(self, p: torch.Tensor, state: ParamState, group: ParamGroup) -> torch.Tensor:
+    def _stream(self, state: ParamState) -> int:
+        """What chooses the random bits of a parameter: its state's own number."""
+        stored = state.stored(STREAM)
+        if stored is not None:
+            return check_stream(stored)
+        if id(state) not in self.streams:
+            if self._next_stream is None:
+                self._next_stream = first_free_stream([*self.state.values(), *self.states.values()])
+            self.streams[id(state)] = state, self._next_stream
+            self._next_stream = (self._next_stream + 1) % STREAMS
+        return self.streams[id(state)][1]
+
+    def _master(self, p: torch.Tensor, state: ParamState, key: str, dtype: torch.dtype) -> torch.Tensor:
+        """The master of a parameter; it begins as that."""
+        place = id(state), key
+        is_new = state.stored(key) is None and place not in self.tensors
+        master = self._state_tensor(p, state, key, dtype)
+        if is_new:
+            self.tensors[place][1].copy_(p.detach())
+        return master
+
+    def _average(self, entry: Entry, state: ParamState, group: ParamGroup) -> torch.Tensor:
         """The averaged copy of a parameter.
 
         Torch's AveragedModel begins with all parameters at once. So where the others of a group have begun, one whose
         first gradient comes later begins as what it has been so far. The device alone may know whether they have.
         """
+        p = entry.param
         is_new = state.stored(AVERAGE) is None and (id(state), AVERAGE) not in self.tensors
         average = self._state_tensor(p, state, AVERAGE, self.options.average_dtype(p.dtype))
         if is_new and p.numel() > 0:
@@ -289,7 +336,8 @@ class Sync:
             first = self.begun[id(group)]
             if first is not None:
                 stored = self.tensors[id(state), AVERAGE][1]
-                stored.copy_(torch.where(first.isnan(), stored, p.detach().to(stored.dtype)))
+                value = p.detach() if entry.master is None else value_of(p, entry.master)
+                stored.copy_(torch.where(first.isnan(), stored, value.to(stored.dtype)))
         return average
 
     def _begun_average(self, group: ParamGroup) -> torch.Tensor | None:
@@ -327,6 +375,25 @@ def check_shape(p: torch.Tensor, key: str, tensor: Any) -> None:
         raise ValueError(
             f"state {key!r} has shape {tuple(tensor.shape)}, but its parameter has {tuple(p.shape)}: "
             "assign a tensor of the parameter's shape, or delete the entry"
+        )
+
+
+def _refuse_sparse(p: torch.Tensor, averaged: bool, options: StepOptions) -> None:
+    """torch's operations, which apply a sparse gradient, know only what the parameter itself stores."""
+    if averaged:
+        raise RuntimeError(
+            "ema_decay with a sparse gradient, whose parameter is not averaged: put the parameter into a group "
+            "without ema_decay, or use dense gradients"
+        )
+    if options.state_dtype is not None:
+        raise RuntimeError(
+            f"state_dtype={options.state_dtype} with a sparse gradient, whose momentum buffer has its dtype: use dense "
+            "gradients, or an optimizer of its own for the embedding"
+        )
+    if options.master(p.dtype) is not None:
+        raise RuntimeError(
+            f"master_weights={options.master_weights!r} with a sparse gradient, which is applied to the {p.dtype} "
+            "parameter itself: use dense gradients, or an optimizer of its own for the embedding"
         )
 
 

@@ -16,7 +16,8 @@ from fused_sched.backends.cuda import (
     NORM_LAUNCH_WIDTH,
     SCHEDULE_WIDTH,
 )
-from fused_sched.memory.parameter_table import DTYPES, average_of, dtypes_of
+from fused_sched.memory.masters import MASTERS
+from fused_sched.memory.parameter_table import DTYPES, average_of, dtypes_of, is_rounded_by_chance, master_of
 from fused_sched.rules import RULES
 
 from .compiled import entries, nvcc_ptx
@@ -26,7 +27,7 @@ _BY_CODE = {code: dtype for dtype, code in DTYPES.items()}
 _TYPES = {torch.float32: "float", torch.float64: "double", torch.bfloat16: "BFloat16", torch.float16: "Float16"}
 _NO_KIND = _NO_DTYPE = -1
 # structs Step and Measure of csrc/cuda: what a launch has them from, the tensors' addresses given beside
-_STEP = struct.Struct("<8q9i4x")
+_STEP = struct.Struct("<8q11i4x")
 _MEASURE = struct.Struct("<12q7i4x")
 
 
@@ -89,7 +90,8 @@ def _update_name(row: dict[str, int]) -> str:
     rule, kind = f"common::{_update_rule(row).capitalize()}", row["kind"]
     if kind == _NO_KIND:
         return f"finish_kernel<{rule}>"
-    flags = ("true" if flag else "false" for flag in (row["extra"], row["ways"] or average_of(kind) is not None))
+    around = row["ways"] or average_of(kind) is not None or _master(kind) != 0
+    flags = ("true" if flag else "false" for flag in (row["extra"], around))
     return f"update_kernel<{', '.join([rule, *flags, *(_TYPES[dtype] for dtype in dtypes_of(kind))])}>"
 
 
@@ -104,11 +106,22 @@ def _average(kind: int) -> int:
     return 0 if average is None else 1 if average == dtypes_of(kind)[0] else 2
 
 
+def _master(kind: int) -> int:
+    """As Master of csrc/master.h."""
+    if kind == _NO_KIND:
+        return 0
+    if is_rounded_by_chance(kind):
+        return 15
+    master = master_of(kind)
+    return 0 if master is None else MASTERS[master]
+
+
 def _step(row: dict[str, int], control: int, scale: int, found: int) -> bytes:
     return _STEP.pack(
         control, row["counts"], row["records"], row["grads"], row["chunks"], row["schedules"], scale, found,
         row["n_records"], row["n_schedules"], row["chunk_size"], row["unit"], int(row["last"] != 0),
         row["ways"] & 1, row["ways"] >> 1 & 1, row["ways"] >> 2 & 1, _average(row["kind"]),
+        _master(row["kind"]), row["ways"] >> 3 & 1,
     )  # fmt: skip
 
 

@@ -1,0 +1,126 @@
+"""An optimizer of ours with parameters of 16 bits that have masters, and torch's for-loop on float32 copies of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from optimizer_twins import LR
+from torch import Tensor
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+import fused_sched
+
+SIZES = ((3,), (70, 3), (), (0,), (1031,), (35,))
+KEYS = {"float32": "master"}  # of the state, by master_weights
+
+
+def value_of(optimizer: Any, p: Tensor, kept: str = "float32") -> Tensor:
+    """The float32 that a parameter stands for, from what the state has."""
+    if p.dtype == torch.float32:
+        return p.detach().clone()
+    return optimizer.state[p][KEYS[kept]].detach().clone()
+
+
+def as_bits(t: Tensor) -> Tensor:
+    return t.detach().cpu().contiguous().view(torch.int16 if t.itemsize == 2 else torch.int32)
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    return a.dtype == b.dtype and torch.equal(as_bits(a), as_bits(b))
+
+
+class PrecisionTwins:
+    """Both sides begin with equal values and get equal gradients, of the parameters' dtype.
+
+    Args:
+        name: ``"SGD"``, ``"Adam"`` or ``"AdamW"``.
+        backend: of ours.
+        dtype: of our parameters.
+        options: for both constructors.
+        ours: for ours alone.
+        shapes: of the parameters.
+        device: of ours; torch's are on the CPU.
+        layout: how our parameters lie in memory.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        backend: Any,
+        dtype: torch.dtype,
+        options: dict[str, Any] | None = None,
+        *,
+        shapes: Sequence[tuple[int, ...]] = SIZES,
+        device: str = "cpu",
+        layout: Callable[[Tensor], Tensor] = Tensor.clone,
+        kept: str = "float32",
+        **ours: Any,
+    ) -> None:
+        options = {"lr": LR[name], **(options or {})}
+        self.dtype, self.kept, self._device = dtype, kept, device
+        values = [torch.randn(shape, dtype=torch.float64).to(dtype) for shape in shapes]
+        self.params = [torch.nn.Parameter(layout(v.to(device))) for v in values]
+        self.torch_params = [torch.nn.Parameter(v.float()) for v in values]
+        self.ours: Any = getattr(fused_sched.optim, name)(
+            self.params, backend=backend, **{"master_weights": kept, **options, **ours}
+        )
+        self.torchs: Any = getattr(torch.optim, name)(self.torch_params, foreach=False, **options)
+        self.clip: float | None = ours.get("max_grad_norm")
+        self.model = torch.nn.ParameterList(self.torch_params)
+        decay = ours.get("ema_decay")
+        self.averaged = None if decay is None else AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+
+    def set_grads(self, size: float = 1.0, without: Sequence[int] = ()) -> None:
+        for i, (p, q) in enumerate(zip(self.params, self.torch_params, strict=True)):
+            g = (torch.randn(q.shape) * size).to(self.dtype)
+            p.grad, q.grad = (None, None) if i in without else (g.to(self._device), g.float())
+
+    @torch.no_grad()
+    def write(self, value: float | None = None) -> None:
+        """Give the first half of each parameter a value, default: random ones; what is that already keeps its digits."""
+        for p, q in zip(self.params, self.torch_params, strict=True):
+            ours, torchs = (x.view(-1)[: (x.numel() + 1) // 2] for x in (p, q))
+            new = (torch.randn(torchs.shape) if value is None else torch.full_like(torchs, value)).to(self.dtype)
+            torchs.copy_(torch.where(as_bits(ours) == as_bits(new), torchs, new.float()))
+            ours.copy_(new)
+
+    def step(self) -> None:
+        self.ours.step()
+        if self.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.torch_params, self.clip, foreach=False)
+        self.torchs.step()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.model)
+
+    def values(self) -> list[Tensor]:
+        """Of our parameters that have a state, in float32."""
+        return [value_of(self.ours, p, self.kept).cpu() for p in self.params if p in self.ours.state]
+
+    def assert_same(self, relative: float = 0.0) -> None:
+        """Masters are torch's float32 parameters, and parameters are their roundings, to the bit."""
+        for p, q in zip(self.params, self.torch_params, strict=True):
+            if p not in self.ours.state:
+                continue
+            value = value_of(self.ours, p, self.kept).cpu()
+            assert value.dtype == torch.float32
+            near(value, q.detach(), relative)
+            assert same_bits(p.cpu(), rounded(value, self.dtype, self.kept))
+        if self.averaged is not None:
+            for p, a in zip(self.params, self.averaged.module, strict=True):
+                near(self.ours.state[p]["ema"].cpu(), a.detach(), max(relative, 1e-6))
+
+
+def rounded(value: Tensor, dtype: torch.dtype, kept: str) -> Tensor:
+    """As an update stores it in the parameter."""
+    return value.to(dtype)
+
+
+def near(ours: Tensor, torchs: Tensor, relative: float) -> None:
+    """Within ``relative`` of an element plus the usual size; 0 asks for equal numbers."""
+    if torchs.numel() == 0:
+        return
+    error = (ours.double() - torchs.double()).abs()
+    scale = torchs.double().abs() + torchs.double().square().mean().sqrt()
+    assert bool((error <= relative * scale).all()), f"off by {float((error / scale).max()):.3g}"

@@ -1,0 +1,415 @@
+"""Masters of 16-bit parameters, on every backend: torch's for-loop on float32 copies is the oracle."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from optimizer_twins import OPTIONS, PARAM_LAYOUTS
+from precision_twins import PrecisionTwins, same_bits
+from tolerances import CLIPPED_RELATIVE, UPDATE_RELATIVE
+
+from fused_sched import backends
+from fused_sched.optim import SGD, Adam, AdamW
+
+Backend = str | backends.Backend
+NARROW = [torch.bfloat16, torch.float16]
+FLOAT32 = UPDATE_RELATIVE[torch.float32]
+CASES = [
+    ("SGD", "plain"),
+    ("SGD", "dampening and weight_decay"),
+    ("SGD", "nesterov, weight_decay, maximize"),
+    ("Adam", "betas below a half"),
+    ("Adam", "amsgrad, weight_decay, maximize"),
+    ("Adam", "decoupled"),
+    ("AdamW", "amsgrad"),
+]
+every_rule = pytest.mark.parametrize(("name", "case"), [("SGD", "plain"), ("SGD", "nesterov"), ("AdamW", "amsgrad")])
+
+
+@pytest.fixture(autouse=True)
+def _drawn_from_the_seed(seed: int) -> None:
+    """Values and gradients."""
+
+
+def relative_of(name: str, backend: Backend) -> float:
+    """SGD is torch's bits in the kernels; the reference has no fused multiply-add, and torch an inexact square root."""
+    return 0.0 if name == "SGD" and backend != "reference" else FLOAT32
+
+
+# -- the update ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.thin
+@pytest.mark.parametrize("dtype", NARROW, ids=str)
+@pytest.mark.parametrize(("name", "case"), CASES)
+def test_masters_are_torchs_float32_parameters(name: str, case: str, dtype: torch.dtype, backend: Backend) -> None:
+    twins = PrecisionTwins(name, backend, dtype, OPTIONS[name][case])
+    for step in range(4):
+        twins.set_grads(without=[1, 4] if step == 2 else [])
+        twins.step()
+        twins.assert_same(relative_of(name, backend))
+    states = [v for p in twins.params for k, v in twins.ours.state[p].items() if k != "step"]
+    assert {t.dtype for t in states} == {torch.float32}
+
+
+@pytest.mark.thin
+@pytest.mark.parametrize("layout", PARAM_LAYOUTS)
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_parameters_that_lie_anyhow(name: str, layout: str, backend: Backend) -> None:
+    shapes = [(2, 3, 5, 7)] if layout == "channels_last" else [(17, 6), (5, 40)]
+    twins = PrecisionTwins(name, backend, torch.bfloat16, shapes=shapes, layout=PARAM_LAYOUTS[layout], ema_decay=0.5)
+    for step in range(3):
+        twins.set_grads(without=[0] if step == 1 else [])
+        twins.step()
+        twins.assert_same(relative_of(name, backend))
+
+
+@every_rule
+def test_far_smaller_updates_than_a_unit_in_the_last_place_arrive(name: str, case: str, backend: Backend) -> None:
+    """Without a master such a run stands still."""
+    ends = []
+    for options in ({}, {"master_weights": "float32"}):
+        p = torch.nn.Parameter(torch.ones(40, dtype=torch.bfloat16))
+        cls = {"SGD": SGD, "AdamW": AdamW}[name]
+        optimizer: Any = cls([p], **OPTIONS[name][case] | {"lr": 1e-4, "weight_decay": 0}, backend=backend, **options)
+        for _ in range(32):
+            p.grad = torch.ones_like(p)
+            optimizer.step()
+        ends.append(p.detach().float())
+    assert torch.equal(ends[0], torch.ones(40))
+    assert bool((ends[1] < 1.0).all())
+
+
+def test_a_parameter_that_somebody_else_wrote_to_is_the_value(backend: Backend) -> None:
+    """Element by element: where it wrote nothing new, the master's digits stay."""
+    twins = PrecisionTwins("SGD", backend, torch.bfloat16, {"momentum": 0.9})
+    for step in range(6):
+        if step in (2, 4):
+            twins.write(0.5 if step == 2 else 0.0)
+        twins.set_grads()
+        twins.step()
+        twins.assert_same(relative_of("SGD", backend))
+
+
+def test_weights_that_are_loaded_later_are_the_values(backend: Backend) -> None:
+    twins = PrecisionTwins("AdamW", backend, torch.float16)
+    twins.set_grads()
+    twins.step()
+    twins.write()
+    for _ in range(2):
+        twins.set_grads()
+        twins.step()
+        twins.assert_same(FLOAT32)
+
+
+def test_values_that_the_parameter_cannot_hold(backend: Backend) -> None:
+    """A master beyond float16's largest number comes back; a NaN stays one."""
+    p = torch.nn.Parameter(torch.tensor([6e4, -6e4, 1.0, 3e-7], dtype=torch.float16))
+    optimizer = SGD([p], lr=1.0, master_weights="float32", backend=backend)
+    for gradient in ([-2e4, 2e4, float("nan"), 0.0], [3e4, -3e4, 0.0, 0.0]):
+        p.grad = torch.tensor(gradient, dtype=torch.float16)
+        optimizer.step()
+    assert p.tolist()[:2] == [49984.0, -49984.0]
+    assert optimizer.state[p]["master"].tolist()[:2] == [5e4, -5e4]
+    assert p.isnan().tolist() == [False, False, True, False]
+    assert same_bits(p[3:], torch.tensor([3e-7], dtype=torch.float16))
+
+
+def test_only_16_bit_parameters_have_masters(backend: Backend) -> None:
+    dtypes = [torch.float32, torch.bfloat16, torch.float64, torch.float16, torch.complex64]
+    params = [torch.nn.Parameter(torch.ones(5, dtype=dtype)) for dtype in dtypes]
+    plain = [torch.nn.Parameter(p.detach().clone()) for p in params]
+    ours = AdamW(params, lr=0.1, master_weights="float32", backend=backend)
+    others = AdamW(plain, lr=0.1, backend=backend)
+    for _ in range(3):
+        for p, q in zip(params, plain, strict=True):
+            p.grad, q.grad = torch.ones_like(p), torch.ones_like(q)
+        ours.step()
+        others.step()
+    assert ["master" in ours.state[p] for p in params] == [False, True, False, True, False]
+    for i in (0, 2, 4):
+        assert torch.equal(params[i], plain[i])
+        assert ours.state[params[i]]["exp_avg"].dtype == dtypes[i]
+
+
+# -- with what else a step does -----------------------------------------------------------------------------
+
+
+@pytest.mark.thin("triton")
+@pytest.mark.parametrize("dtype", NARROW, ids=str)
+@every_rule
+def test_clipped_averaged_and_zeroed(name: str, case: str, dtype: torch.dtype, backend: Backend) -> None:
+    """Averages follow the masters, also where a parameter has no gradient; the norm is that of the gradients."""
+    twins = PrecisionTwins(
+        name, backend, dtype, OPTIONS[name][case], max_grad_norm=2.0, ema_decay=0.7, zero_grad_in_step=True
+    )
+    for step in range(4):
+        twins.set_grads(without=[1, 4] if step in (2, 3) else [])
+        twins.step()
+        twins.assert_same(CLIPPED_RELATIVE[torch.float32])
+        assert not any(p.grad.any() for p in twins.params if p.grad is not None)
+
+
+def test_a_skipped_step_changes_nothing(backend: Backend) -> None:
+    """The master too, where the parameter was written to: it takes that in the next update."""
+    twins = PrecisionTwins("AdamW", backend, torch.bfloat16, skip_nonfinite=True, ema_decay=0.5)
+    twins.set_grads()
+    twins.step()
+    before = [p.detach().clone() for p in twins.params], twins.values()
+    for p in twins.params:
+        p.grad = torch.full_like(p, float("nan"))
+    twins.ours.step()
+    after = [p.detach().clone() for p in twins.params], twins.values()
+    for a, b in zip(before[0] + before[1], after[0] + after[1], strict=True):
+        assert same_bits(a, b)
+    twins.set_grads()
+    twins.step()
+    twins.assert_same(FLOAT32)
+
+
+def test_gradients_of_a_grad_scaler(backend: Backend) -> None:
+    twins = PrecisionTwins("Adam", backend, torch.float16)
+    for step in range(4):
+        twins.set_grads()
+        twins.ours.found_inf = torch.tensor([float(step == 1)])
+        twins.ours.grad_scale = torch.tensor([4.0])
+        for p in twins.params:
+            p.grad.mul_(4.0)
+        twins.ours.step()
+        if step != 1:
+            twins.torchs.step()
+        twins.assert_same(FLOAT32)
+
+
+def test_averages_in_the_place_of_parameters_leave_masters_alone(backend: Backend) -> None:
+    twins = PrecisionTwins("SGD", backend, torch.bfloat16, ema_decay=0.5, ema_dtype="float32")
+    twins.set_grads()
+    twins.step()
+    with twins.ours.ema_weights():
+        assert same_bits(twins.params[1].detach(), twins.ours.state[twins.params[1]]["ema"].bfloat16())
+    twins.set_grads()
+    twins.step()
+    twins.assert_same(relative_of("SGD", backend))
+
+
+# -- saving and loading --------------------------------------------------------------------------------------
+
+
+@pytest.mark.thin("triton")
+@pytest.mark.parametrize("way", ["state dict", "deepcopy", "pickle"])
+@every_rule
+def test_a_run_goes_on_from_a_checkpoint(name: str, case: str, way: str, backend: Backend) -> None:
+    """Bit for bit, though torch's load_state_dict would make all of it 16-bit."""
+    if way != "state dict" and not isinstance(backend, str):
+        pytest.skip("a backend is copied by its name")
+    twins = PrecisionTwins(name, backend, torch.bfloat16, OPTIONS[name][case])
+    for _ in range(2):
+        twins.set_grads()
+        twins.step()
+    if way == "state dict":
+        other = PrecisionTwins(name, backend, torch.bfloat16, OPTIONS[name][case])
+        for p, q in zip(other.params, twins.params, strict=True):
+            p.data.copy_(q.data)
+        other.ours.load_state_dict(copy.deepcopy(twins.ours.state_dict()))
+        optimizer = other.ours
+    else:
+        optimizer = copy.deepcopy(twins.ours) if way == "deepcopy" else pickle.loads(pickle.dumps(twins.ours))
+    copies = [p for group in optimizer.param_groups for p in group["params"]]
+    for _ in range(2):
+        twins.set_grads()
+        for p, q in zip(copies, twins.params, strict=True):
+            p.grad = q.grad.clone()
+        twins.ours.step()
+        optimizer.step()
+    for p, q in zip(copies, twins.params, strict=True):
+        assert same_bits(p.detach(), q.detach())
+        mine, theirs = optimizer.state[p], twins.ours.state[q]
+        assert mine.keys() == theirs.keys()
+        assert all(torch.equal(mine[key], theirs[key]) for key in mine)
+
+
+@every_rule
+def test_a_state_without_masters_begins_with_the_parameters(name: str, case: str, backend: Backend) -> None:
+    """So do states of torch's class; and torch's class takes ours."""
+    twins = PrecisionTwins(name, backend, torch.bfloat16, OPTIONS[name][case])
+    twins.set_grads()
+    twins.step()
+    saved = copy.deepcopy(twins.ours.state_dict())
+    torchs = type(twins.torchs)([torch.nn.Parameter(p.detach().clone()) for p in twins.params], lr=0.1)
+    torchs.load_state_dict(saved)
+    for state in saved["state"].values():
+        del state["master"]
+    other = PrecisionTwins(name, backend, torch.bfloat16, OPTIONS[name][case])
+    other.ours.load_state_dict(saved)
+    for p, q in zip(other.params, other.torch_params, strict=True):
+        q.data.copy_(p)
+    other.torchs.load_state_dict(saved)
+    other.set_grads()
+    other.step()
+    other.assert_same(relative_of(name, backend))
+
+
+def test_a_state_that_holds_nothing_is_not_saved(backend: Backend) -> None:
+    p = torch.nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
+    optimizer = Adam([p], master_weights="float32", skip_nonfinite=True, backend=backend)
+    p.grad = torch.full_like(p, float("nan"))
+    optimizer.step()
+    assert optimizer.state[p]["master"].tolist() == [1.0] * 3
+    assert optimizer.state_dict()["state"] == {}
+
+
+def test_a_master_of_another_shape_is_refused(backend: Backend) -> None:
+    p = torch.nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
+    optimizer = SGD([p], lr=0.1, master_weights="float32", backend=backend)
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    saved = optimizer.state_dict()
+    saved["state"][0]["master"] = torch.ones(4)
+    with pytest.raises(ValueError, match=r"'master' has shape \(4,\), but its parameter has \(3,\)"):
+        optimizer.load_state_dict(saved)
+
+
+# -- what is refused ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", ["float16", True, "remainders"])
+def test_masters_of_no_kind_that_there_is(value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"master_weights={value!r} must be one of 'float32'.*, or None"):
+        SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1, master_weights=value)
+
+
+def test_sparse_gradients_have_no_masters() -> None:
+    embedding = torch.nn.Embedding(5, 3, sparse=True, dtype=torch.bfloat16)
+    optimizer = SGD(embedding.parameters(), lr=0.1, master_weights="float32")
+    embedding(torch.tensor([1, 2])).sum().backward()
+    with pytest.raises(RuntimeError, match=r"master_weights='float32' with a sparse gradient.*: use dense gradients"):
+        optimizer.step()
+
+
+# -- states of another dtype ------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def round_states(optimizer: torch.optim.Optimizer) -> None:
+    """What torch keeps in float32, with the digits that bfloat16 has: as an update leaves it, which computed in float32."""
+    for state in optimizer.state.values():
+        for key, value in state.items():
+            if key != "step" and value is not None:
+                value.copy_(value.bfloat16())
+
+
+@pytest.mark.thin
+@pytest.mark.parametrize("clipped", [False, True], ids=["", "clipped"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("name", "case"), CASES)
+def test_states_of_16_bits(name: str, case: str, dtype: torch.dtype, clipped: bool, backend: Backend) -> None:
+    """They are float32 in the update, and rounded where it stores them; masters go with them.
+
+    Where ours is not torch's bits, one last place may decide to which side a state is rounded.
+    """
+    exact = name == "SGD" and backend != "reference" and not clipped
+    options = {"max_grad_norm": 1.0, "ema_decay": 0.9} if clipped else {}
+    if dtype == torch.float32:
+        options["master_weights"] = None
+    twins = PrecisionTwins(name, backend, dtype, OPTIONS[name][case], state_dtype=torch.bfloat16, **options)
+    for step in range(4):
+        twins.set_grads(without=[1, 4] if step == 2 else [])
+        twins.step()
+        round_states(twins.torchs)
+        twins.assert_same(0.0 if exact else 1e-3)
+    for p, q in zip(twins.params, twins.torch_params, strict=True):
+        for key, value in twins.ours.state[p].items():
+            if key not in ("step", "master", "ema"):
+                assert value.dtype == torch.bfloat16
+                assert not exact or torch.equal(value.float(), twins.torchs.state[q][key])
+
+
+@pytest.mark.parametrize("dtype", NARROW, ids=str)
+def test_states_of_32_bits_beside_16(dtype: torch.dtype, backend: Backend) -> None:
+    params = [torch.nn.Parameter(torch.randn(40).to(dtype)), torch.nn.Parameter(torch.randn(5))]
+    optimizer = AdamW(params, state_dtype=torch.float32, backend=backend)
+    for p in params:
+        p.grad = torch.randn_like(p)
+    optimizer.step()
+    for p in params:
+        assert torch.equal(optimizer.state[p]["exp_avg"], torch.lerp(torch.zeros(()), p.grad.float(), 0.1))
+
+
+@pytest.mark.thin("triton")
+@pytest.mark.parametrize("master", [None, "float32"])
+@every_rule
+def test_a_run_with_16_bit_states_goes_on(name: str, case: str, master: str | None, backend: Backend) -> None:
+    """torch's class takes the state dict, and ours takes torch's, of which it keeps 16 bits."""
+    dtype = torch.float32 if master is None else torch.bfloat16
+    options = {"state_dtype": torch.bfloat16, "master_weights": master}
+    twins = PrecisionTwins(name, backend, dtype, OPTIONS[name][case], **options)
+    for _ in range(2):
+        twins.set_grads()
+        twins.step()
+    saved = copy.deepcopy(twins.ours.state_dict())
+    other = PrecisionTwins(name, backend, dtype, OPTIONS[name][case], **options)
+    other.ours.load_state_dict(saved)
+    twins.torchs.load_state_dict(saved)
+    for p, q, t in zip(other.params, twins.params, twins.torch_params, strict=True):
+        p.data.copy_(q.data)
+        mine, theirs, torchs = other.ours.state[p], twins.ours.state[q], twins.torchs.state[t]
+        assert {k: v.dtype for k, v in mine.items()} == {k: v.dtype for k, v in theirs.items()}
+        assert all(torch.equal(torchs[k], v.float()) for k, v in theirs.items())
+    twins.set_grads()
+    for p, q in zip(other.params, twins.params, strict=True):
+        p.grad = q.grad.clone()
+    twins.ours.step()
+    other.ours.step()
+    for p, q in zip(other.params, twins.params, strict=True):
+        assert torch.equal(p, q)
+        assert all(torch.equal(other.ours.state[p][k], v) for k, v in twins.ours.state[q].items())
+
+
+def test_states_become_those_that_are_asked_for(backend: Backend) -> None:
+    """Whatever was assigned; without state_dtype=, 16-bit states of a float32 parameter do not stay."""
+    for wanted, dtype in ((torch.bfloat16, torch.bfloat16), (None, torch.float32)):
+        p = torch.nn.Parameter(torch.ones(5))
+        optimizer = AdamW([p], state_dtype=wanted, backend=backend)
+        for given in (torch.float32, torch.bfloat16):
+            p.grad = torch.ones(5)
+            optimizer.step()
+            optimizer.state[p]["exp_avg"] = torch.zeros(5, dtype=given)
+            optimizer.step()
+            assert optimizer.state[p]["exp_avg"].dtype == dtype
+            assert optimizer.state[p]["exp_avg_sq"].dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "message"),
+    [
+        ("bfloat16", TypeError, r"state_dtype='bfloat16' must be a dtype, such as torch.bfloat16, or None"),
+        (torch.float16, ValueError, r"state_dtype=torch.float16 must be torch.bfloat16 or torch.float32, or None for"),
+        (torch.int32, ValueError, r"state_dtype=torch.int32 must be"),
+    ],
+)
+def test_states_of_no_dtype_that_there_is(value: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        AdamW([torch.nn.Parameter(torch.ones(1))], state_dtype=value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.complex64], ids=str)
+def test_parameters_that_have_no_such_states(dtype: torch.dtype) -> None:
+    """At construction, in a group that is added, and where one was converted later."""
+    message = (
+        rf"state_dtype=torch.bfloat16 goes with parameters of torch.float32, torch.bfloat16, but one is of {dtype}: "
+    )
+    odd = torch.nn.Parameter(torch.ones(2, dtype=dtype))
+    with pytest.raises(TypeError, match=message):
+        AdamW([odd], state_dtype=torch.bfloat16)
+    p = torch.nn.Parameter(torch.ones(2))
+    optimizer = AdamW([p], state_dtype=torch.bfloat16)
+    with pytest.raises(TypeError, match=message):
+        optimizer.add_param_group({"params": [odd]})
+    p.data = p.data.to(dtype)
+    p.grad = torch.ones_like(p)
+    with pytest.raises(TypeError, match=message):
+        optimizer.step()
