@@ -104,7 +104,7 @@ const char* choose(const Update& u, const Record& r, int64_t count, Choice* choi
     choice->without_update = u.kernels->averages[param];
     around.decay = common::read_field(row, kFieldEmaDecay);
   }
-  if (!can_have_master(r.kind)) return "has a master that does not go with its parameter: float32 goes with 16 bits";
+  if (!can_have_master(r.kind)) return "has a master that does not go with its parameter: float32 goes with 16 bits, a remainder with bfloat16";
   const int mode = rule.mode(row, count);
   choice->states_needed = rule.required_states + (mode != 0 ? 1 : 0);
   choice->task.kernel = u.kernels->kernels[u.rule][kind][mode];
