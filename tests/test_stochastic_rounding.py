@@ -315,6 +315,14 @@ def test_streams_that_are_none(stream: Any, error: type[Exception], backend: Bac
     assert torch.equal(bits_of(params[0]), before)
 
 
+def test_sparse_gradients_are_refused(backend: Backend) -> None:
+    embedding = torch.nn.Embedding(5, 2, sparse=True, dtype=torch.bfloat16)
+    optimizer = SGD(embedding.parameters(), lr=1.0, stochastic_rounding=True, backend=backend)
+    embedding(torch.tensor([1])).float().sum().backward()
+    with pytest.raises(RuntimeError, match="stochastic_rounding=True with a sparse gradient"):
+        optimizer.step()
+
+
 @pytest.mark.parametrize("name", ["rounding_seed", "rounding_updates"])
 def test_counts_that_are_none(name: str, backend: Backend) -> None:
     params = some(1)
