@@ -16,6 +16,8 @@ from tolerances import CLIPPED_RELATIVE, UPDATE_RELATIVE
 from fused_sched import backends
 from fused_sched.optim import SGD, Adam, AdamW
 
+pytestmark = pytest.mark.thin("triton")
+
 Backend = str | backends.Backend
 NARROW = [torch.bfloat16, torch.float16]
 KEPT = [("float32", torch.bfloat16), ("float32", torch.float16), ("remainder", torch.bfloat16)]

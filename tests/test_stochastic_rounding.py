@@ -16,6 +16,8 @@ from fused_sched import backends
 from fused_sched.memory.stochastic import draw_bits, rounded_by_chance
 from fused_sched.optim import SGD, Adam, AdamW
 
+pytestmark = pytest.mark.thin("triton")
+
 Backend = str | backends.Backend
 NARROW = [torch.bfloat16, torch.float16]
 CLASSES: dict[str, Any] = {"SGD": SGD, "Adam": Adam, "AdamW": AdamW}
