@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from optimizer_twins import OPTIONS, PARAM_LAYOUTS
-from precision_twins import KEYS, PrecisionTwins, away_from_zero, same_bits, value_of
+from precision_twins import KEYS, PrecisionTwins, away_from_zero, round_states, same_bits, value_of
 from tolerances import CLIPPED_RELATIVE, UPDATE_RELATIVE
 
 from fused_sched import backends
@@ -400,15 +400,6 @@ def test_sparse_gradients_have_no_masters() -> None:
 
 
 # -- states of another dtype ------------------------------------------------------------------------------------
-
-
-@torch.no_grad()
-def round_states(optimizer: torch.optim.Optimizer) -> None:
-    """What torch keeps in float32, with the digits of bfloat16: as an update leaves it."""
-    for state in optimizer.state.values():
-        for key, value in state.items():
-            if key != "step" and value is not None:
-                value.copy_(value.bfloat16())
 
 
 @pytest.mark.thin
