@@ -60,7 +60,9 @@ inline int master_of(int64_t kind) { return static_cast<int>(kind >> 16); }
 // Whether there are kernels for a parameter that has this master.
 inline bool can_have_master(int64_t kind) {
   const int param = param_dtype(kind), master = master_of(kind);
-  return master == kNoMaster || ((master == kSingleMaster || master == kByChance) && (param == kBFloat16 || param == kFloat16));
+  const bool narrow = param == kBFloat16 || param == kFloat16;
+  if (master == kRemainder) return param == kBFloat16;
+  return master == kNoMaster || ((master == kSingleMaster || master == kByChance) && narrow);
 }
 
 namespace FUSED_SCHED_ISA {

@@ -9,6 +9,7 @@ namespace fused_sched {
 enum Master : int {
   kNoMaster = 0,
   kSingleMaster = 1,  // the float32, whose rounding the parameter is
+  kRemainder = 2,     // what its bits are more or less than those of a bfloat16 that it is rounded to
   kByChance = 15,     // there is none, and the parameter is rounded by chance: see stochastic.h
 };
 
@@ -26,6 +27,21 @@ FUSED_SCHED_HD inline float rounded(float x) {
 // somebody else wrote to it.
 FUSED_SCHED_HD inline float current_value(float param, float master, float rounded_master) {
   return float_bits(rounded_master) == float_bits(param) ? master : param;
+}
+
+// The float32 that a bfloat16, as one, and its remainder stand for. Halves were rounded away from zero, so
+// 16 bits have all that rounds to it. What is none of these holds the remainder of another parameter, and comes out
+// as NaN: it is beside 0, where that was written, or beyond infinity.
+FUSED_SCHED_HD inline float joined(float param, int16_t remainder) {
+  const float x = bits_float(float_bits(param) + static_cast<uint32_t>(static_cast<int32_t>(remainder)));
+  return where_nan(x, param, x);
+}
+
+FUSED_SCHED_HD inline void split(float x, BFloat16* param, int16_t* remainder) {
+  const uint32_t bits = float_bits(x);
+  const bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
+  param->bits = static_cast<uint16_t>(nan ? 0x7fc0u : (bits + 0x8000u) >> 16);
+  *remainder = static_cast<int16_t>(nan ? 0u : bits);
 }
 
 }  // namespace FUSED_SCHED_ISA

@@ -15,12 +15,18 @@ import torch
 
 NormScope = Literal["all", "group"]
 EmaDtype = Literal["float32", "parameter"]
-MasterWeights = Literal["float32"]
+MasterWeights = Literal["float32", "remainder"]
 STABILIZER = 1e-6  # added to a norm that a threshold is divided by, as in torch.nn.utils.clip_grad_norm_
 AVERAGE = "ema"  # key of the averaged copy in a parameter's state
 MASTER = "master"  # and of the float32 whose rounding the parameter is
+REMAINDER = "remainder"  # and of the bits that a bfloat16 lacks of it
+_MASTERS: Mapping[str | None, tuple[str, torch.dtype] | None] = {
+    None: None,
+    "float32": (MASTER, torch.float32),
+    "remainder": (REMAINDER, torch.int16),
+}
 STREAM = "rounding_stream"  # and of the number that chooses the random bits it is rounded by
-OF_NO_RULE = frozenset({AVERAGE, MASTER, STREAM})  # keys of a state that are beside those of its rule
+OF_NO_RULE = frozenset({AVERAGE, MASTER, REMAINDER, STREAM})  # keys of a state that are beside those of its rule
 NARROW = (torch.bfloat16, torch.float16)  # dtypes of parameters that may have a master
 STATE_DTYPES = (torch.bfloat16, torch.float32)
 LONGEST_WINDOW = 4096  # norms, all of which one block of a GPU looks through in each step
@@ -157,7 +163,9 @@ class StepOptions:
 
     def master(self, param: torch.dtype) -> tuple[str, torch.dtype] | None:
         """Under which key, and of which dtype, a parameter has a master; None if it has none."""
-        return (MASTER, torch.float32) if self.master_weights is not None and param in NARROW else None
+        if param not in NARROW:
+            return None
+        return _MASTERS[self.master_weights]
 
     def state_dtype_of(self, param: torch.dtype) -> torch.dtype | None:
         """Of the states of a parameter; None: that of the parameter, or another that its states have already."""

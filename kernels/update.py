@@ -86,7 +86,7 @@ def load_block(
     state0 = load_state(g, 0, addresses[2], first, end, extra_end, REQUIRED, S, EXTRA, BLOCK, hint)
     state1 = load_state(g, 1, addresses[3], first, end, extra_end, REQUIRED, S, EXTRA, BLOCK, hint)
     state2 = load_state(g, 2, addresses[4], first, end, extra_end, REQUIRED, S, EXTRA, BLOCK, hint)
-    return p, g, state0, state1, state2, load_master(p, master, first, end, M, BLOCK, HINT)
+    return p, g, state0, state1, state2, load_master(p, master, first, end, M, BLOCK, HINT, HINT16)
 
 
 @triton.jit
@@ -156,9 +156,7 @@ def update_block(
     store_state(state0, 0, addresses[2], first, end, extra_end, REQUIRED, S, EXTRA, BLOCK, hint)
     store_state(state1, 1, addresses[3], first, end, extra_end, REQUIRED, S, EXTRA, BLOCK, hint)
     store_state(state2, 2, addresses[4], first, end, extra_end, REQUIRED, S, EXTRA, BLOCK, hint)
-    return store_parameter(
-        p, addresses[0], master, draw, first, end, BLOCK, P, M, HINT16 if P.primitive_bitwidth == 16 else HINT, HINT
-    )
+    return store_parameter(p, addresses[0], master, draw, first, end, BLOCK, P, M, HINT, HINT16)
 
 
 @triton.jit
@@ -216,7 +214,7 @@ def without_update(
         for first in range(0, averaged, BLOCK):
             i = first + tl.arange(0, BLOCK)
             p = tl.load(at(param, P, 0) + i, mask=i < averaged)
-            p = value_of(p, load_master(p, master, first, averaged, M, BLOCK, 0), P, M, T)
+            p = value_of(p, load_master(p, master, first, averaged, M, BLOCK, 0, 0), P, M, T)
             average_block(p, average, first, averaged, scalars, A, T, BLOCK, 0)
     if ZEROED:
         zeroed = tl.where(has_grad & (skipped != 0), n, 0)

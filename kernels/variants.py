@@ -16,6 +16,7 @@ from .update import advance_kernel, finish_kernel, update_kernel
 
 WARPS = 4
 WARP_SIZE = 32 if torch.version.hip is None else 64
+_MASTERS = {None: None, torch.float32: tl.float32, torch.int16: tl.int16}
 _TYPES = {torch.float32: tl.float32, torch.float64: tl.float64, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
@@ -127,7 +128,7 @@ def update(kind: int, options: Options, warp_size: int = WARP_SIZE, tuning: Tuni
             ("P", param),
             ("G", grad),
             ("S", state),
-            ("M", None if master is None else _TYPES[master]),
+            ("M", _MASTERS[master]),
             ("BY_CHANCE", is_rounded_by_chance(kind)),
             ("T", tl.float64 if param is tl.float64 else tl.float32),
             ("EXTRA", options.optional_state),

@@ -13,14 +13,18 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import fused_sched
 
 SIZES = ((3,), (70, 3), (), (0,), (1031,), (35,))
-KEYS = {"float32": "master"}  # of the state, by master_weights
+KEYS = {"float32": "master", "remainder": "remainder"}  # of the state, by master_weights
 
 
 def value_of(optimizer: Any, p: Tensor, kept: str = "float32") -> Tensor:
     """The float32 that a parameter stands for, from what the state has."""
     if p.dtype == torch.float32:
         return p.detach().clone()
-    return optimizer.state[p][KEYS[kept]].detach().clone()
+    beside = optimizer.state[p][KEYS[kept]].detach().clone()
+    if kept == "float32":
+        return beside
+    joined = (p.detach().cpu().float().view(torch.int32) + beside.cpu()).view(torch.float32)
+    return joined.to(p.device)
 
 
 def as_bits(t: Tensor) -> Tensor:
@@ -79,11 +83,15 @@ class PrecisionTwins:
 
     @torch.no_grad()
     def write(self, value: float | None = None) -> None:
-        """Give the first half of each parameter a value, default: random ones; what is that already keeps its digits."""
+        """Give the first half of each parameter a value, default: random ones; what is that already keeps digits."""
         for p, q in zip(self.params, self.torch_params, strict=True):
             ours, torchs = (x.view(-1)[: (x.numel() + 1) // 2] for x in (p, q))
             new = (torch.randn(torchs.shape) if value is None else torch.full_like(torchs, value)).to(self.dtype)
-            torchs.copy_(torch.where(as_bits(ours) == as_bits(new), torchs, new.float()))
+            if self.kept == "remainder":  # which stays beside whatever is written
+                rest = self.ours.state[p]["remainder"].cpu().view(-1)[: len(new)]
+                torchs.copy_((new.float().view(torch.int32) + rest).view(torch.float32))
+            else:
+                torchs.copy_(torch.where(as_bits(ours) == as_bits(new), torchs, new.float()))
             ours.copy_(new)
 
     def step(self) -> None:
@@ -114,7 +122,19 @@ class PrecisionTwins:
 
 def rounded(value: Tensor, dtype: torch.dtype, kept: str) -> Tensor:
     """As an update stores it in the parameter."""
-    return value.to(dtype)
+    if kept == "float32":
+        return value.to(dtype)
+    return away_from_zero(value)
+
+
+def away_from_zero(value: Tensor) -> Tensor:
+    """As bfloat16; the larger where both neighbours are as far, which float64 can tell."""
+    bits = value.view(torch.int32) & -65536
+    below, above = bits.view(torch.float32), (bits + 65536).view(torch.float32)
+    beyond = torch.where(above.isinf(), above.sign().double() * 2.0**128, above.double())
+    nearer_above = (value.double() - below.double()).abs() >= (beyond - value.double()).abs()
+    rounded_value = torch.where(nearer_above, above, below)
+    return torch.where(value.isfinite(), rounded_value, value).bfloat16()
 
 
 def near(ours: Tensor, torchs: Tensor, relative: float) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 from typing import Any
 
 import pytest
 import torch
 from optimizer_twins import OPTIONS, PARAM_LAYOUTS
-from precision_twins import PrecisionTwins, same_bits
+from precision_twins import KEYS, PrecisionTwins, away_from_zero, same_bits, value_of
 from tolerances import CLIPPED_RELATIVE, UPDATE_RELATIVE
 
 from fused_sched import backends
@@ -17,6 +18,9 @@ from fused_sched.optim import SGD, Adam, AdamW
 
 Backend = str | backends.Backend
 NARROW = [torch.bfloat16, torch.float16]
+KEPT = [("float32", torch.bfloat16), ("float32", torch.float16), ("remainder", torch.bfloat16)]
+every_kept = pytest.mark.parametrize(("kept", "dtype"), KEPT, ids=str)
+every_way = pytest.mark.parametrize("kept", ["float32", "remainder"])
 FLOAT32 = UPDATE_RELATIVE[torch.float32]
 CASES = [
     ("SGD", "plain"),
@@ -44,35 +48,44 @@ def relative_of(name: str, backend: Backend) -> float:
 
 
 @pytest.mark.thin
-@pytest.mark.parametrize("dtype", NARROW, ids=str)
+@every_kept
 @pytest.mark.parametrize(("name", "case"), CASES)
-def test_masters_are_torchs_float32_parameters(name: str, case: str, dtype: torch.dtype, backend: Backend) -> None:
-    twins = PrecisionTwins(name, backend, dtype, OPTIONS[name][case])
+def test_values_are_torchs_float32_parameters(
+    name: str, case: str, kept: str, dtype: torch.dtype, backend: Backend
+) -> None:
+    twins = PrecisionTwins(name, backend, dtype, OPTIONS[name][case], kept=kept)
     for step in range(4):
         twins.set_grads(without=[1, 4] if step == 2 else [])
         twins.step()
         twins.assert_same(relative_of(name, backend))
-    states = [v for p in twins.params for k, v in twins.ours.state[p].items() if k != "step"]
-    assert {t.dtype for t in states} == {torch.float32}
+    states = [v for p in twins.params for k, v in twins.ours.state[p].items() if k not in ("step", "remainder")]
+    assert {t.dtype for t in states} <= {torch.float32}
 
 
 @pytest.mark.thin
+@every_way
 @pytest.mark.parametrize("layout", PARAM_LAYOUTS)
 @pytest.mark.parametrize("name", ["SGD", "AdamW"])
-def test_parameters_that_lie_anyhow(name: str, layout: str, backend: Backend) -> None:
+def test_parameters_that_lie_anyhow(name: str, layout: str, kept: str, backend: Backend) -> None:
     shapes = [(2, 3, 5, 7)] if layout == "channels_last" else [(17, 6), (5, 40)]
-    twins = PrecisionTwins(name, backend, torch.bfloat16, shapes=shapes, layout=PARAM_LAYOUTS[layout], ema_decay=0.5)
+    twins = PrecisionTwins(
+        name, backend, torch.bfloat16, shapes=shapes, layout=PARAM_LAYOUTS[layout], kept=kept, ema_decay=0.5
+    )
     for step in range(3):
         twins.set_grads(without=[0] if step == 1 else [])
         twins.step()
         twins.assert_same(relative_of(name, backend))
 
 
+@pytest.mark.thin("triton")
+@every_way
 @every_rule
-def test_far_smaller_updates_than_a_unit_in_the_last_place_arrive(name: str, case: str, backend: Backend) -> None:
+def test_far_smaller_updates_than_a_unit_in_the_last_place_arrive(
+    name: str, case: str, kept: str, backend: Backend
+) -> None:
     """Without a master such a run stands still."""
     ends = []
-    for options in ({}, {"master_weights": "float32"}):
+    for options in ({}, {"master_weights": kept}):
         p = torch.nn.Parameter(torch.ones(40, dtype=torch.bfloat16))
         cls = {"SGD": SGD, "AdamW": AdamW}[name]
         optimizer: Any = cls([p], **OPTIONS[name][case] | {"lr": 1e-4, "weight_decay": 0}, backend=backend, **options)
@@ -95,8 +108,10 @@ def test_a_parameter_that_somebody_else_wrote_to_is_the_value(backend: Backend) 
         twins.assert_same(relative_of("SGD", backend))
 
 
-def test_weights_that_are_loaded_later_are_the_values(backend: Backend) -> None:
-    twins = PrecisionTwins("AdamW", backend, torch.float16)
+@every_kept
+def test_weights_that_are_loaded_later_are_the_values(kept: str, dtype: torch.dtype, backend: Backend) -> None:
+    """A remainder stays, which is less than the loaded digits."""
+    twins = PrecisionTwins("AdamW", backend, dtype, kept=kept)
     twins.set_grads()
     twins.step()
     twins.write()
@@ -136,16 +151,107 @@ def test_only_16_bit_parameters_have_masters(backend: Backend) -> None:
         assert ours.state[params[i]]["exp_avg"].dtype == dtypes[i]
 
 
+# -- remainders ---------------------------------------------------------------------------------------------
+
+
+def test_a_remainder_and_its_parameter_hold_every_float32(backend: Backend) -> None:
+    """All low halves beside many high ones, whole numbers of any size, infinities; lr 0 leaves them as they are."""
+    low = torch.arange(65536, dtype=torch.int32)
+    high = torch.tensor([0x3F80, -0x4080, 0x0000, -0x8000, 0x0001, 0x7F7F, 0x4B7F, 0x3FFF])
+    values = ((high.to(torch.int32) << 16)[:, None] + low).view(torch.float32)
+    values = torch.cat([values.reshape(-1), torch.tensor([math.inf, -math.inf])])
+    p, remainder = split(values)
+    optimizer = SGD([p], lr=0.0, master_weights="remainder", backend=backend)
+    optimizer.state[p]["remainder"] = remainder
+    assert same_bits(value_of(optimizer, p, "remainder"), values)
+    p.grad = torch.zeros_like(p)
+    optimizer.step()
+    assert same_bits(value_of(optimizer, p, "remainder"), values)
+    assert same_bits(p.detach(), away_from_zero(values))
+
+
+def split(values: torch.Tensor) -> tuple[torch.nn.Parameter, torch.Tensor]:
+    """A parameter and its remainder."""
+    p = away_from_zero(values)
+    return torch.nn.Parameter(p), (values.view(torch.int32) - p.float().view(torch.int32)).to(torch.int16)
+
+
+@pytest.mark.parametrize("steps", [100, pytest.param(10_000, marks=pytest.mark.slow)])
+@every_rule
+def test_many_steps_have_the_bits_of_a_float32_run(name: str, case: str, steps: int, host_backend: Backend) -> None:
+    """From starts with every low half; the float32 run is ours, with the same gradients of 16 bits."""
+    values = torch.randn(65536) * 10.0 ** torch.randint(-3, 2, (65536,))
+    values = ((values.view(torch.int32) & -65536) + torch.arange(65536, dtype=torch.int32)).view(torch.float32)
+    p, remainder = split(values)
+    q = torch.nn.Parameter(values.clone())
+    q.grad_dtype = torch.bfloat16
+    cls = {"SGD": SGD, "AdamW": AdamW}[name]
+    options = OPTIONS[name][case] | {"lr": 0.0, "backend": host_backend}
+    ours: Any = cls([p], **options, master_weights="remainder")
+    single: Any = cls([q], **options)
+    gradients = torch.randn(13, 65536).bfloat16()
+    for step in range(steps):
+        p.grad = q.grad = gradients[step % 13]
+        ours.step()
+        single.step()
+        if step == 0:  # which made the state
+            ours.state[p]["remainder"] = remainder
+            ours.param_groups[0]["lr"] = single.param_groups[0]["lr"] = 1e-3
+    assert same_bits(value_of(ours, p, "remainder"), q.detach())
+    assert same_bits(p.detach(), away_from_zero(q.detach()))
+
+
+def test_a_parameter_written_to_keeps_no_more_than_half_a_unit(backend: Backend) -> None:
+    """A remainder stands beside whatever was written; beside 0 and infinity, and for NaN, there is none on one side."""
+    p = torch.nn.Parameter(
+        torch.tensor([1.0, 0.0, -0.0, math.inf, -math.inf, math.nan], dtype=torch.bfloat16).repeat(2)
+    )
+    optimizer = SGD([p], lr=0.0, master_weights="remainder", ema_decay=0.0, backend=backend)
+    optimizer.state[p]["remainder"] = torch.tensor([-32768] * 6 + [32767] * 6, dtype=torch.int16)
+    before = p.detach().clone()
+    p.grad = torch.zeros_like(p)
+    optimizer.step()
+    assert torch.equal(p.isnan(), before.isnan())
+    number = ~before.isnan()
+    assert same_bits(p.detach()[number], before[number])
+    ema = optimizer.state[p]["ema"]  # the value
+    assert ema[[0, 6]].tolist() == [1 - 2**-9, 1 + 32767 * 2**-23]
+    assert ema[[1, 2]].tolist() == [0.0, 0.0]
+    assert ema[[9, 10]].tolist() == [math.inf, -math.inf]
+
+
+@pytest.mark.parametrize("value", [torch.zeros(3, dtype=torch.bfloat16), torch.zeros(3, dtype=torch.int32)], ids=str)
+def test_a_remainder_of_another_dtype_is_refused(value: torch.Tensor, backend: Backend) -> None:
+    p = torch.nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
+    optimizer = SGD([p], lr=0.1, master_weights="remainder", backend=backend)
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    saved = optimizer.state_dict()
+    saved["state"][0]["remainder"] = value
+    message = r"'remainder' has dtype .*, but must have torch.int16, the bits .*: assign"
+    with pytest.raises(TypeError, match=message):
+        optimizer.load_state_dict(saved)
+    optimizer.state[p]["remainder"] = value
+    with pytest.raises(TypeError, match=message):
+        optimizer.step()
+
+
+def test_a_remainder_is_beside_bfloat16_alone() -> None:
+    message = r"master_weights='remainder' .*, but a parameter is of torch.float16: use master_weights='float32', or"
+    with pytest.raises(TypeError, match=message):
+        SGD([torch.nn.Parameter(torch.ones(1, dtype=torch.float16))], lr=0.1, master_weights="remainder")
+
+
 # -- with what else a step does -----------------------------------------------------------------------------
 
 
 @pytest.mark.thin("triton")
-@pytest.mark.parametrize("dtype", NARROW, ids=str)
+@every_kept
 @every_rule
-def test_clipped_averaged_and_zeroed(name: str, case: str, dtype: torch.dtype, backend: Backend) -> None:
+def test_clipped_averaged_and_zeroed(name: str, case: str, kept: str, dtype: torch.dtype, backend: Backend) -> None:
     """Averages follow the masters, also where a parameter has no gradient; the norm is that of the gradients."""
     twins = PrecisionTwins(
-        name, backend, dtype, OPTIONS[name][case], max_grad_norm=2.0, ema_decay=0.7, zero_grad_in_step=True
+        name, backend, dtype, OPTIONS[name][case], kept=kept, max_grad_norm=2.0, ema_decay=0.7, zero_grad_in_step=True
     )
     for step in range(4):
         twins.set_grads(without=[1, 4] if step in (2, 3) else [])
@@ -154,9 +260,9 @@ def test_clipped_averaged_and_zeroed(name: str, case: str, dtype: torch.dtype, b
         assert not any(p.grad.any() for p in twins.params if p.grad is not None)
 
 
-def test_a_skipped_step_changes_nothing(backend: Backend) -> None:
-    """The master too, where the parameter was written to: it takes that in the next update."""
-    twins = PrecisionTwins("AdamW", backend, torch.bfloat16, skip_nonfinite=True, ema_decay=0.5)
+@every_way
+def test_a_skipped_step_changes_nothing(kept: str, backend: Backend) -> None:
+    twins = PrecisionTwins("AdamW", backend, torch.bfloat16, kept=kept, skip_nonfinite=True, ema_decay=0.5)
     twins.set_grads()
     twins.step()
     before = [p.detach().clone() for p in twins.params], twins.values()
@@ -171,8 +277,9 @@ def test_a_skipped_step_changes_nothing(backend: Backend) -> None:
     twins.assert_same(FLOAT32)
 
 
-def test_gradients_of_a_grad_scaler(backend: Backend) -> None:
-    twins = PrecisionTwins("Adam", backend, torch.float16)
+@every_kept
+def test_gradients_of_a_grad_scaler(kept: str, dtype: torch.dtype, backend: Backend) -> None:
+    twins = PrecisionTwins("Adam", backend, dtype, kept=kept)
     for step in range(4):
         twins.set_grads()
         twins.ours.found_inf = torch.tensor([float(step == 1)])
@@ -200,18 +307,19 @@ def test_averages_in_the_place_of_parameters_leave_masters_alone(backend: Backen
 
 
 @pytest.mark.thin("triton")
+@every_way
 @pytest.mark.parametrize("way", ["state dict", "deepcopy", "pickle"])
 @every_rule
-def test_a_run_goes_on_from_a_checkpoint(name: str, case: str, way: str, backend: Backend) -> None:
+def test_a_run_goes_on_from_a_checkpoint(name: str, case: str, way: str, kept: str, backend: Backend) -> None:
     """Bit for bit, though torch's load_state_dict would make all of it 16-bit."""
     if way != "state dict" and not isinstance(backend, str):
         pytest.skip("a backend is copied by its name")
-    twins = PrecisionTwins(name, backend, torch.bfloat16, OPTIONS[name][case])
+    twins = PrecisionTwins(name, backend, torch.bfloat16, OPTIONS[name][case], kept=kept)
     for _ in range(2):
         twins.set_grads()
         twins.step()
     if way == "state dict":
-        other = PrecisionTwins(name, backend, torch.bfloat16, OPTIONS[name][case])
+        other = PrecisionTwins(name, backend, torch.bfloat16, OPTIONS[name][case], kept=kept)
         for p, q in zip(other.params, twins.params, strict=True):
             p.data.copy_(q.data)
         other.ours.load_state_dict(copy.deepcopy(twins.ours.state_dict()))
@@ -232,18 +340,19 @@ def test_a_run_goes_on_from_a_checkpoint(name: str, case: str, way: str, backend
         assert all(torch.equal(mine[key], theirs[key]) for key in mine)
 
 
+@every_way
 @every_rule
-def test_a_state_without_masters_begins_with_the_parameters(name: str, case: str, backend: Backend) -> None:
+def test_a_state_without_masters_begins_with_the_parameters(name: str, case: str, kept: str, backend: Backend) -> None:
     """So do states of torch's class; and torch's class takes ours."""
-    twins = PrecisionTwins(name, backend, torch.bfloat16, OPTIONS[name][case])
+    twins = PrecisionTwins(name, backend, torch.bfloat16, OPTIONS[name][case], kept=kept)
     twins.set_grads()
     twins.step()
     saved = copy.deepcopy(twins.ours.state_dict())
     torchs = type(twins.torchs)([torch.nn.Parameter(p.detach().clone()) for p in twins.params], lr=0.1)
     torchs.load_state_dict(saved)
     for state in saved["state"].values():
-        del state["master"]
-    other = PrecisionTwins(name, backend, torch.bfloat16, OPTIONS[name][case])
+        del state[KEYS[kept]]
+    other = PrecisionTwins(name, backend, torch.bfloat16, OPTIONS[name][case], kept=kept)
     other.ours.load_state_dict(saved)
     for p, q in zip(other.params, other.torch_params, strict=True):
         q.data.copy_(p)
@@ -295,7 +404,7 @@ def test_sparse_gradients_have_no_masters() -> None:
 
 @torch.no_grad()
 def round_states(optimizer: torch.optim.Optimizer) -> None:
-    """What torch keeps in float32, with the digits that bfloat16 has: as an update leaves it, which computed in float32."""
+    """What torch keeps in float32, with the digits of bfloat16: as an update leaves it."""
     for state in optimizer.state.values():
         for key, value in state.items():
             if key != "step" and value is not None:

@@ -32,6 +32,8 @@ struct Access {
   static V current_value(V param, V master) {
     return FUSED_SCHED_ISA::current_value(param, master, rounded<P>(master));
   }
+  static V joined(V param, const int16_t* remainder) { return FUSED_SCHED_ISA::joined(param, *remainder); }
+  static void put_split(BFloat16* to, int16_t* remainder, V x) { split(x, to, remainder); }
 };
 
 #if FUSED_SCHED_LANES
@@ -68,6 +70,16 @@ struct Register<float> {
   static V rounded(const Float16*, V x) {
     return _mm512_maskz_cvtph_ps(kAll, _mm512_maskz_cvtps_ph(kAll, x, _MM_FROUND_TO_NEAREST_INT));
   }
+  static V add_to_bits(V x, const int16_t* addend) {
+    const __m256i words = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(addend));
+    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(x), _mm512_maskz_cvtepi16_epi32(kAll, words)));
+  }
+  static void put_split(BFloat16* to, int16_t* remainder, V x) {
+    const __m512i bits = _mm512_castps_si512(x), up = _mm512_add_epi32(bits, _mm512_set1_epi32(0x8000));
+    const __m512i high = _mm512_maskz_srli_epi32(kAll, up, 16);
+    put_words(to, _mm512_mask_mov_epi32(high, is_nan(x), _mm512_set1_epi32(0x7fc0)));
+    put_words(remainder, _mm512_mask_mov_epi32(bits, is_nan(x), _mm512_setzero_si512()));
+  }
   static V where_same_bits(V a, V b, V then, V other) {
     const __mmask16 same = _mm512_cmpeq_epi32_mask(_mm512_castps_si512(a), _mm512_castps_si512(b));
     return _mm512_mask_mov_ps(other, same, then);
@@ -88,7 +100,7 @@ struct Register<float> {
     const __m512i nan = _mm512_set1_epi32(0x7fc0);
     return _mm512_mask_mov_epi32(_mm512_maskz_srli_epi32(kAll, up, 16), is_nan(x), nan);
   }
-  // Words of no more than 16 bits.
+  // The low 16 bits of each word.
   static void put_words(void* to, __m512i words) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_maskz_cvtepi32_epi16(kAll, words));
   }
@@ -131,6 +143,16 @@ struct Register<float> {
     return _mm256_castsi256_ps(_mm256_slli_epi32(bits_of_rounded(x), 16));
   }
   static V rounded(const Float16*, V x) { return _mm256_cvtph_ps(_mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT)); }
+  static V add_to_bits(V x, const int16_t* addend) {
+    const __m128i words = _mm_loadu_si128(reinterpret_cast<const __m128i*>(addend));
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), _mm256_cvtepi16_epi32(words)));
+  }
+  static void put_split(BFloat16* to, int16_t* remainder, V x) {
+    const __m256i bits = _mm256_castps_si256(x), nan = _mm256_castps_si256(is_nan(x));
+    const __m256i high = _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x8000)), 16);
+    put_words(to, _mm256_blendv_epi8(high, _mm256_set1_epi32(0x7fc0), nan));
+    put_words(remainder, _mm256_andnot_si256(nan, _mm256_and_si256(bits, _mm256_set1_epi32(0xffff))));
+  }
   static V where_same_bits(V a, V b, V then, V other) {
     const __m256i same = _mm256_cmpeq_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b));
     return _mm256_blendv_ps(other, then, _mm256_castsi256_ps(same));
@@ -206,6 +228,11 @@ struct Access<Lanes<T>> {
     const auto rounded = Register<T>::rounded(static_cast<const P*>(nullptr), master.v);
     return Register<T>::where_same_bits(rounded, param.v, master.v, param.v);
   }
+  static Lanes<T> joined(Lanes<T> param, const int16_t* remainder) {
+    const auto x = Register<T>::add_to_bits(param.v, remainder);
+    return Register<T>::where_nan(x, param.v, x);
+  }
+  static void put_split(BFloat16* to, int16_t* remainder, Lanes<T> x) { Register<T>::put_split(to, remainder, x.v); }
   static void put(Float16* to, Lanes<T> x) {
     if (Register<T>::put_numbers(to, x.v)) return;
     T elements[kCount];

@@ -4,6 +4,8 @@
 // put() is the one place where a new value becomes what the parameter stores.
 #pragma once
 
+#include <type_traits>
+
 #include "../master.h"
 #include "chance.h"
 #include "lanes.h"
@@ -70,12 +72,33 @@ struct ByChance {
   }
 };
 
+// A bfloat16 and 16 bits beside it.
+struct WithRemainder {
+  using Param = BFloat16;
+  using Rest = int16_t;
+  template <typename V>
+  static V get(const Param* param, const Rest* remainder, int64_t i) {
+    return Access<V>::joined(Access<V>::get(param + i), remainder + i);
+  }
+  template <typename V>
+  static void put(Param* param, Rest* remainder, int64_t i, V value) {
+    Access<V>::put_split(param + i, remainder + i, value);
+  }
+  template <typename V>
+  static V stored(const Param*, int64_t, V value) {
+    return value;
+  }
+};
+
 // Calls with how the parameter of a record of this kind is kept; P: its dtype.
 template <typename P, typename Run>
 inline void run_as_kept(int64_t kind, const Run& run) {
   if constexpr (sizeof(P) == 2) {
     if (master_of(kind) == kByChance) return run(ByChance<P>());
     if (master_of(kind) == kSingleMaster) return run(WithMaster<P>());
+  }
+  if constexpr (std::is_same_v<P, BFloat16>) {
+    if (master_of(kind) == kRemainder) return run(WithRemainder());
   }
   run(Alone<P>());
 }

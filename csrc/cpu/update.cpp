@@ -117,7 +117,9 @@ const char* choose(const Update& u, const Record& r, int64_t count, Plan& plan, 
     if (average != param && param == kFloat64) return "has an average of fewer digits than its own";
     task.around.decay = common::read_field(row, kFieldEmaDecay);
   }
-  if (!can_have_master(r.kind)) return "has a master that does not go with its parameter: float32 goes with 16 bits";
+  if (!can_have_master(r.kind)) {
+    return "has a master that does not go with its parameter: float32 goes with 16 bits, a remainder with bfloat16";
+  }
   choice->task = add_task(plan, task);
   choice->without_gradient =
       averaged ? add_task(plan, {nullptr, u.kernels->averages[param], task.scalars, task.around}) : kNoTask;

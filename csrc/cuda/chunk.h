@@ -47,6 +47,7 @@ struct Beside<P, true> {
   int64_t average;  // address; 0 if there is none
   int64_t master;   // the same
   int average_type;
+  int master_type;  // a Master
   int zeroes;
 };
 
@@ -136,7 +137,15 @@ FUSED_SCHED_HD inline void store_average(const T* a, const Beside<P, true>& besi
 template <int kCount, typename P, typename T>
 FUSED_SCHED_HD inline void take_master(const Beside<P, true>& beside, int i, T* p) {
   if constexpr (sizeof(P) == 2) {
-    if (beside.master == 0) return;
+    if (beside.master_type == kNoMaster) return;
+    if constexpr (std::is_same_v<P, BFloat16>) {
+      if (beside.master_type == kRemainder) {
+        const auto* address = reinterpret_cast<const Pack<int16_t, kCount>*>(beside.master + i * 2);
+        const Pack<int16_t, kCount> remainder = *in_global_memory(address);
+        for (int k = 0; k < kCount; ++k) p[k] = joined(p[k], remainder.item[k]);
+        return;
+      }
+    }
     T master[kCount], rounded[kCount];
     load_pieces<kCount>(reinterpret_cast<const float*>(beside.master) + i, master);
     round_to<kCount, P>(master, rounded);
@@ -163,7 +172,17 @@ FUSED_SCHED_HD inline void store_parameter(T* p, const Beside<P, true>& beside,
                                            const AroundScalars<T>& s, P* param, int i) {
   if constexpr (sizeof(P) == 2) {
     if (s.by_chance != 0) return store_drawn<kCount>(s.draw, s.number, p, param, i);
-    if (beside.master != 0) {
+    if constexpr (std::is_same_v<P, BFloat16>) {
+      if (beside.master_type == kRemainder) {
+        Pack<BFloat16, kCount> pack;
+        Pack<int16_t, kCount> remainder;
+        for (int k = 0; k < kCount; ++k) split(p[k], &pack.item[k], &remainder.item[k]);
+        *in_global_memory(reinterpret_cast<Pack<BFloat16, kCount>*>(param + i)) = pack;
+        *in_global_memory(reinterpret_cast<Pack<int16_t, kCount>*>(beside.master + i * 2)) = remainder;
+        return;
+      }
+    }
+    if (beside.master_type == kSingleMaster) {
       store_pieces<kCount>(p, reinterpret_cast<float*>(beside.master) + i);
       return store_pack<kCount>(p, param + i);
     }
@@ -258,9 +277,10 @@ FUSED_SCHED_HD inline Arrays<P, G, S> arrays_of(const Record& r, int64_t grad, i
 template <typename P>
 FUSED_SCHED_HD inline Beside<P, true> beside_of(const Step& step, const Record& r, int64_t start) {
   const int64_t size = step.average == kSingle ? sizeof(float) : sizeof(P);
+  const int master = step.master == kByChance ? kNoMaster : step.master;
+  const int64_t master_size = master == kRemainder ? sizeof(int16_t) : sizeof(float);
   return {step.average == kNoAverage ? 0 : r.average + start * size,
-          step.master != kSingleMaster ? 0 : r.master + start * static_cast<int64_t>(sizeof(float)),
-          step.average, step.zeroes};
+          master == kNoMaster ? 0 : r.master + start * master_size, step.average, master, step.zeroes};
 }
 
 template <int kCount, typename P>
@@ -271,7 +291,8 @@ template <int kCount, typename P>
 FUSED_SCHED_HD inline bool is_aligned(const Beside<P, true>& beside) {
   constexpr int kPiece = kPieceCount<kCount, float> * sizeof(float);
   const int width = beside.average_type == kSingle ? kPiece : kCount * sizeof(P);
-  return beside.average % width == 0 && beside.master % kPiece == 0;
+  const int master_width = beside.master_type == kRemainder ? kCount * sizeof(int16_t) : kPiece;
+  return beside.average % width == 0 && beside.master % master_width == 0;
 }
 
 // Calls with the body of the mode that the scalars say: kMode or a later one.

@@ -88,7 +88,8 @@ const void* kernel_of(const Launch& l) {
   require(average_type(l.kind) >= 0,
           "the plan has averages of another dtype than the parameters', or float32 beside 16 bits");
   require(l.kind == kNoKind || can_have_master(l.kind),
-          "the plan has masters that do not go with the parameters: float32 beside 16 bits");
+          "the plan has masters that do not go with the parameters: float32 beside 16 bits, or a remainder "
+          "beside bfloat16");
   const void* kernel = kernel_at(l, common::Rules{});
   require(kernel != nullptr, "the plan has an unknown kind: use a supported combination of dtypes");
   return kernel;

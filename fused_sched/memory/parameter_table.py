@@ -47,6 +47,7 @@ def kind_code(
     state: torch.dtype,
     average: torch.dtype | None = None,
     master: torch.dtype | None = None,
+    *,
     by_chance: bool = False,
 ) -> int:
     """The dtype word of a record; ``by_chance``: how the parameter is rounded."""
@@ -316,7 +317,7 @@ class ParameterTable:
         average, master = entry.average, entry.master
         averaged = None if average is None else real_dtype(average.dtype)
         mastered = None if master is None else master.dtype
-        kind = kind_code(dtype, grad_dtype, state_dtype, averaged, mastered, entry.stream is not None)
+        kind = kind_code(dtype, grad_dtype, state_dtype, averaged, mastered, by_chance=entry.stream is not None)
         grad = 0 if g is None else g.data_ptr() or 1  # an empty gradient is a gradient too
         used = [p.data_ptr(), grad, *pointers[:3], numel, entry.row, entry.count, kind]
         used.append(entry.stream or 0 if master is None else master.data_ptr())

@@ -49,6 +49,14 @@ class FusedOptimizer(Saving):
       (default: torch's, which nothing is taken from), the number of updates so far, ``state[p]["rounding_stream"]``,
       and an element's place in its parameter.
     * ``zero_grad_in_step``: leave zeros in the gradients, also where the step was skipped.
+    * ``master_weights``: ``"float32"``, keep a float32 of each bfloat16 or float16 parameter in its state, which is
+      updated, and rounded to the parameter; ``"remainder"``, the 16 bits that bfloat16 parameters lack of it. States
+      are then float32. Parameters of other dtypes have none.
+    * ``state_dtype``: ``torch.bfloat16``, for float32 or bfloat16 parameters, or ``torch.float32``, for those and
+      float16: the dtype of the states. Updates are computed in float32.
+
+    Raises TypeError where a parameter's dtype does not go with ``master_weights="remainder"`` (float16) or with
+    ``state_dtype``, ValueError where one of these is no value that there is.
 
     As torch's ``fused=True``, and other than its default, an update does not count as a change in place for autograd:
     ``p._version`` stays what it was.

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from ..rules import Rule
-from ..step_options import AVERAGE, MASTER, NARROW, STREAM, StepOptions
+from ..step_options import AVERAGE, MASTER, NARROW, REMAINDER, STREAM, StepOptions
 from .param_group import check_group
 from .param_state import OptimizerState, ParamState, whole_step
 from .rounding import check_stream
-from .sync import check_complete, check_shape
+from .sync import check_complete, check_dtype, check_shape
 
 
 class Load:
@@ -64,6 +64,7 @@ class Load:
         for key in (*needed, *beside):
             if values.get(key) is not None:
                 check_shape(p, key, values[key])
+                check_dtype(key, values[key])
 
     def take(self) -> OptimizerState:
         """The optimizer's new state."""
@@ -101,13 +102,13 @@ def with_own_dtypes(
                 continue
             for key, dtype in _own_dtypes(rule, options, p.dtype):
                 if isinstance(there.get(key), torch.Tensor):
-                    mine[key] = there[key].to(p.device, dtype)
+                    mine[key] = there[key].to(p.device, None if key == REMAINDER else dtype)
 
 
 def _own_dtypes(rule: Rule, options: StepOptions, param: torch.dtype) -> list[tuple[str, torch.dtype]]:
     """Keys whose tensors need not have the parameter's dtype, and the dtype that they have."""
     found = [(AVERAGE, options.average_dtype(param))]
     if param in NARROW:
-        found.append((MASTER, torch.float32))
+        found += [(MASTER, torch.float32), (REMAINDER, torch.int16)]
     states = options.state_dtype_of(param)
     return found if states is None else [*found, *((key, states) for key in rule.state_keys)]

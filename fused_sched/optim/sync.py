@@ -30,7 +30,7 @@ from ..memory.parameter_table import (
 from ..memory.stochastic import STREAMS
 from ..memory.values import USE_TORCHS, check_values
 from ..rules import Rule
-from ..step_options import AVERAGE, STREAM, StepOptions
+from ..step_options import AVERAGE, REMAINDER, STREAM, StepOptions
 from .param_group import ParamGroup
 from .param_state import OptimizerState, ParamState, start_anew, stored_average
 from .rounding import check_stream, first_free_stream
@@ -82,6 +82,11 @@ def why_not_trainable(p: Any, device: torch.device | None, options: StepOptions)
 
 def _why_not_so_precise(param: torch.dtype, options: StepOptions) -> TypeError | None:
     """What keeps a parameter from having the states that are asked for."""
+    if options.master_weights == "remainder" and param == torch.float16:
+        return TypeError(
+            "master_weights='remainder' keeps what a bfloat16 lacks of a float32, but a parameter is of torch.float16: "
+            "use master_weights='float32', or make an optimizer of its own for it"
+        )
     states = options.state_dtype
     if states is not None and (param, param, states) not in KINDS:
         fitting = [str(p) for p in DTYPES if (p, p, states) in KINDS]
@@ -288,6 +293,7 @@ class Sync:
             self.tensors[place] = state, tensor
             return tensor.detach()
         check_shape(p, key, tensor)
+        check_dtype(key, tensor)
         if tensor.layout != torch.strided:
             raise RuntimeError(
                 f"a gradient is dense, but its parameter's {key!r} is sparse, as its gradients were before, and torch "
@@ -317,9 +323,9 @@ class Sync:
         place = id(state), key
         is_new = state.stored(key) is None and place not in self.tensors
         master = self._state_tensor(p, state, key, dtype)
-        if is_new:
+        if is_new and dtype.is_floating_point:
             self.tensors[place][1].copy_(p.detach())
-        return master
+        return master  # a remainder of 0 is the parameter too
 
     def _average(self, entry: Entry, state: ParamState, group: ParamGroup) -> torch.Tensor:
         """The averaged copy of a parameter.
@@ -375,6 +381,15 @@ def check_shape(p: torch.Tensor, key: str, tensor: Any) -> None:
         raise ValueError(
             f"state {key!r} has shape {tuple(tensor.shape)}, but its parameter has {tuple(p.shape)}: "
             "assign a tensor of the parameter's shape, or delete the entry"
+        )
+
+
+def check_dtype(key: str, tensor: torch.Tensor) -> None:
+    """Raise TypeError if what are bits of numbers is given as numbers."""
+    if key == REMAINDER and tensor.dtype != torch.int16:
+        raise TypeError(
+            f"state {key!r} has dtype {tensor.dtype}, but must have torch.int16, the bits that parameters lack: assign "
+            "such a tensor, or delete it, and the parameter is all that counts"
         )
 
 

@@ -15,7 +15,7 @@ from tolerances import CLIPPED_RELATIVE, UPDATE_RELATIVE
 FLOAT32 = UPDATE_RELATIVE[torch.float32]
 # Around the widths of an access, a block's round and a chunk; one has no elements.
 SHAPES = [(n,) for n in (3, 1031, 130, 0, 2051, 7)]
-KEPT = [("float32", torch.bfloat16), ("float32", torch.float16)]
+KEPT = [("float32", torch.bfloat16), ("float32", torch.float16), ("remainder", torch.bfloat16)]
 every_kept = pytest.mark.parametrize(("kept", "dtype"), KEPT, ids=str)
 every_rule = pytest.mark.parametrize(("name", "case"), [("SGD", "plain"), ("SGD", "nesterov"), ("AdamW", "amsgrad")])
 Capture = Callable[[Body], Graph]

@@ -50,4 +50,6 @@ AdamW(model.parameters(), rl=0.1)  # wrong
 AdamW(model.parameters(), max_grad_norm="1")  # wrong
 SGD(model.parameters(), norm_scope="groups")  # wrong
 Adam(model.parameters(), skip_spikes=6.0)  # wrong
+SGD(model.parameters(), master_weights="float16")  # wrong
+SGD(model.parameters(), state_dtype="bfloat16")  # wrong
 scheduler.explane()  # wrong

@@ -125,6 +125,8 @@ def optimizers(weights: torch.nn.Parameter) -> list[Optimizer]:
             ema_decay=0.99,
             ema_dtype="parameter",
             zero_grad_in_step=True,
+            master_weights="float32",
+            state_dtype=torch.bfloat16,
         ),
         Clipped([weights], clip=0.5),
         make(SGD, [weights], 0.1),
