@@ -56,7 +56,7 @@ lint: $(VENV)/linters
 	$(BIN)/pytest -q tests/test_types.py
 
 clean:
-	rm -rf $(VENV) build dist demo_output *.egg-info fused_sched/*.so
+	rm -rf $(VENV) build dist demo_output gpt_output *.egg-info fused_sched/*.so
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
