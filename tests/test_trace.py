@@ -126,7 +126,7 @@ def test_twelve_milestones_are_thirteen_paths() -> None:
                 rate *= 0.9
         return rate
 
-    assert trace(stairs).paths == 13
+    assert trace(stairs).outcome.paths == 13
 
 
 def test_a_trap_stops_the_program_where_the_function_raises() -> None:

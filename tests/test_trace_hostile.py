@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 import random
@@ -353,13 +352,13 @@ def test_a_function_that_is_not_what_it_seemed_is_caught(monkeypatch: pytest.Mon
     """The check against the function itself, with a trace that is wrong."""
     from fused_sched.trace import function as tracing
 
-    real = tracing.make_form
+    real = tracing.evaluator_of
 
     def wrong(*arguments: Any) -> Any:
-        form = real(*arguments)
-        return dataclasses.replace(form, constants=tuple(c * (1 + 1e-15) for c in form.constants))
+        evaluator = real(*arguments)
+        return lambda given: tuple(x * (1 + 1e-15) for x in evaluator(given) or ())
 
-    monkeypatch.setattr(tracing, "make_form", wrong)
+    monkeypatch.setattr(tracing, "evaluator_of", wrong)
     with pytest.raises(Untraceable, match=r"at step \d+ its program gives .*, but the function 0\.\d+"):
         trace(lambda step: step * FACTOR + 0.1)
 

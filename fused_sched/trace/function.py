@@ -15,20 +15,22 @@ from torch import Tensor
 
 from ..program.builder import Builder, Value
 from .code import is_generator
-from .form import Form, emit_form, emit_groups, make_form
 from .mathematics import quiet_numpy
 from .operations import Interval, Node
-from .paths import LAST_STEP, Explorer, Path, Untraceable, current
+from .paths import LAST_STEP, Explorer, Outcome, Path, Untraceable, current
 from .sandbox import Sandbox
 from .symbol import Sym, lift, node_of
 from .views import shown
 from .watch import Watch, is_a
 
+MOST_OPERATIONS = 2000  # of a program
 AROUND = 8  # steps on both sides of each threshold and constant
 FARTHEST = 2**31 + 1  # step that is compared
 MOST_AROUND = 600
 SPARSE_AFTER = 8  # functions of one code that are compared at all steps
 Evaluator = Callable[[Mapping[str, float]], "tuple[float, ...] | None"]  # from inputs to results; None: it raises
+
+Inputs = Mapping[str, Callable[[], Value]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,24 +38,23 @@ class Traced:
     """A function of the step as operations.
 
     Attributes:
-        form: the operations.
+        outcome: the operations.
         watch: what it read.
         evaluator: computes it on the host.
         horizon: the last step up to which its whole numbers are exact.
     """
 
     name: str
-    form: Form
+    outcome: Outcome
     evaluator: Evaluator
     watch: Watch
-    paths: int
     compared: int
     horizon: int
 
     @property
     def traps(self) -> bool:
         """Whether it raises at some steps."""
-        return self.form.trap is not None
+        return not self.outcome.trap.is_const
 
     def evaluate(self, step: int) -> tuple[float, ...] | None:
         """Its values as the host computes them; None where it raises."""
@@ -65,16 +66,16 @@ class Traced:
 
     def explain(self) -> str:
         """What was traced, how it was checked and what is promised."""
-        ends = "raises at some steps" if self.traps else "never raises"
+        ends, one = "raises at some steps" if self.traps else "never raises", self.outcome
         return (
-            f"{self.name}: {self.paths} path(s), {len(self.form.lines)} values, {ends}; {promise([self.form])}; "
+            f"{self.name}: {one.paths} path(s), {len(one.nodes)} values, {ends}; {promise([one])}; "
             f"compared at {self.compared} steps"
         )
 
 
-def promise(forms: Iterable[Form]) -> str:
+def promise(outcomes: Iterable[Outcome]) -> str:
     """How near programs are to the functions, in words."""
-    inexact = ", ".join(sorted({op for form in forms for op in form.inexact}))
+    inexact = ", ".join(sorted({op for outcome in outcomes for op in outcome.inexact}))
     near = f", but for {inexact}, each within 2 units in the last place" if inexact else " on every device"
     return f"the same bits as the function{near}"
 
@@ -102,11 +103,10 @@ def trace(function: Callable[[int], Any], outputs: int = 1, *, sparse: bool = Fa
     with naming(name), quiet_numpy(), Sandbox() as box:
         explorer = Explorer({"step": (Interval(0.0, float(LAST_STEP)), True)})
         rebuilt = box.wrap(function)
-        folded = explorer.explore(lambda: returned(rebuilt(Sym(explorer.inputs["step"], "int")), outputs))
-        form = make_form(folded.values, folded.trap)
-        evaluator, steps = compile_form(form), steps_to_compare(explorer, sparse)
+        outcome = explorer.explore(lambda: returned(rebuilt(Sym(explorer.inputs["step"], "int")), outputs))
+        evaluator, steps = evaluator_of(outcome), steps_to_compare(explorer, sparse)
         compare(explorer, evaluator, lambda x: rebuilt(x["step"]), [{"step": x} for x in steps])
-        return Traced(name, form, evaluator, box.watch, folded.paths, len(steps), explorer.horizon)
+        return Traced(name, outcome, evaluator, box.watch, len(steps), explorer.horizon)
 
 
 def _code_of(function: Any) -> CodeType | None:
@@ -142,7 +142,64 @@ def emit_per_group(b: Builder, traces: Sequence[Traced], step: Value) -> tuple[V
     if horizon < LAST_STEP:
         b.trap(step > horizon)
     same_for_all = len({id(t) for t in traces}) == 1
-    return emit_groups(b, [t.form for t in traces], {"step": lambda: step}, same_for_all=same_for_all)
+    return emit_groups(b, [t.outcome for t in traces[: 1 if same_for_all else None]], {"step": lambda: step})
+
+
+def emit(b: Builder, outcomes: Sequence[Outcome], inputs: Inputs) -> tuple[tuple[Value, ...], Value | None]:
+    """Append outcomes of one shape, one for each param group or a single one for all; the values, and the trap.
+
+    Their graphs are gone through together: where numbers differ, a constant or table has one for each group.
+
+    Raises:
+        Untraceable: the program would be too long.
+    """
+    if len(outcomes[0].nodes) > MOST_OPERATIONS:
+        raise Untraceable(f"its program would have more than {MOST_OPERATIONS} operations")
+    made: dict[Node, Value] = {}
+    for node, *others in zip(*(outcome.nodes for outcome in outcomes), strict=True):
+        numbers = [n.value for n in (node, *others)]
+        if len(set(map(repr, numbers))) == 1:
+            numbers = numbers[:1]
+        operands = [made[a] for a in node.args]
+        if node.is_const:
+            made[node] = b.const(b.free_name("c"), numbers if len(numbers) > 1 else node.value)
+        elif node.op == "input":
+            made[node] = inputs[node.field]()
+        elif node.op in ("lookup", "count_lt"):
+            name, n = b.free_name("t"), len(node.value)
+            b.table(name, [table[row] for row in range(n) for table in numbers], width=len(numbers))
+            made[node] = b.lookup(name, *operands) if node.op == "lookup" else b.count_below(name, n, *operands)
+        else:
+            made[node] = b.op(node.op, *operands, library=node.value)
+    first = outcomes[0]
+    return tuple(made[v] for v in first.values), None if first.trap.is_const else made[first.trap]
+
+
+def emit_groups(b: Builder, outcomes: Sequence[Outcome], inputs: Inputs) -> tuple[Value, ...]:
+    """Append one outcome for each param group, or a single one for all; where one raises, the program traps.
+
+    Those of one shape become one; others are selected by the number of their kind.
+
+    Raises:
+        Untraceable: the groups differ too much for one program.
+    """
+    kinds: dict[Any, dict[int, Outcome]] = {}
+    for g, one in enumerate(outcomes):  # a trap stops all groups together, so its condition cannot have numbers of each
+        kinds.setdefault(one.shape(numbers=not one.trap.is_const), {})[g] = one
+    if sum(len(next(iter(own.values())).nodes) for own in kinds.values()) > MOST_OPERATIONS:
+        raise Untraceable(f"the {len(kinds)} kinds of functions of the param groups are too long for one program")
+    results: tuple[Value, ...] = ()
+    for own in kinds.values():
+        first = next(iter(own.values()))
+        uniform = len({one.shape(numbers=True) for one in own.values()}) == 1
+        values, trap = emit(b, [first] if uniform else [own.get(g, first) for g in range(b.n_groups)], inputs)
+        if trap is not None:
+            b.trap(trap)
+        if results:
+            here = b.const(b.free_name("kind"), [float(g in own) for g in range(b.n_groups)])
+            values = tuple(b.where(here, new, old) for new, old in zip(values, results, strict=True))
+        results = values
+    return results
 
 
 def returned(result: Any, outputs: int) -> tuple[Node, ...]:
@@ -177,11 +234,11 @@ def naming(name: str) -> Iterator[None]:
         raise Untraceable(f"{name}: it recurses too deeply") from None
 
 
-def compile_form(form: Form) -> Evaluator:
-    """The form as the host evaluates it."""
+def evaluator_of(outcome: Outcome) -> Evaluator:
+    """Computes it on the host."""
     b = Builder(1)
-    inputs = {value: b.register(value, 0.0) for op, value, _ in form.lines if op == "input"}
-    values, trap = emit_form(b, [form], {name: (lambda v=v: v) for name, v in inputs.items()})  # type: ignore[misc]
+    inputs = {n.field: b.register(n.field, 0.0) for n in outcome.nodes if n.op == "input"}
+    values, trap = emit(b, [outcome], {name: (lambda v=v: v) for name, v in inputs.items()})  # type: ignore[misc]
     results = [f"result {k}" for k in range(len(values) + 1)]
     for name, value in zip(results, [*values, b.number(0.0) if trap is None else trap], strict=True):
         b.register(name, 0.5)

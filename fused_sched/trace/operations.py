@@ -21,9 +21,9 @@ JUMPS = COMPARISONS | {"floor", "ceil", "trunc", "round", "floordiv", "mod", "lo
 class Node:
     """One value.
 
-    ``value`` is the number of a constant, the name of an input, the tuple of a table, or the library whose
-    rounding an operation has. ``whole``: it is a whole number wherever it is a number. ``inexact`` names an operation
-    below whose last place is not the same for every evaluator.
+    ``value`` is the number of a constant, the name of an input (of a param group, with its number: "lr 3"), the tuple
+    of a table, or the library whose rounding an operation has. ``whole``: it is a whole number wherever it is a number.
+    ``inexact`` names an operation below whose last place is not the same for every evaluator.
     """
 
     __slots__ = ("args", "id", "inexact", "inputs", "is_const", "op", "value", "whole")
@@ -35,6 +35,11 @@ class Node:
         below = () if op in COMPARISONS or op in ("and", "or", "not") else args[1:] if op == "where" else args
         units = op in TABLE and TABLE[op].units
         self.inexact: str = op if units else next((a.inexact for a in below if a.inexact), "")
+
+    @property
+    def field(self) -> str:
+        """The name of an input, whichever param group's."""
+        return str(self.value).partition(" ")[0]
 
 
 class Graph:

@@ -6,11 +6,12 @@ import dis
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from types import FrameType, TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
-from .operations import Graph, Interval, Node, Ranges
+from .operations import TABLE, Graph, Interval, Node, Ranges, in_order
 
 MAX_PATHS = 256
 MAX_DECISIONS = 256  # on one path
@@ -33,12 +34,47 @@ class Stop(BaseException):
     """Ends a traced run; not an Exception, so that a function's own handlers do not take it for an error."""
 
 
-class Folded(NamedTuple):
-    """All paths as values of one graph: what is returned; a trap, not 0 where it raises; how many paths."""
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """All paths of a function, folded into one graph.
+
+    Attributes:
+        values: what it returns.
+        trap: not 0 where it raises; the constant 0 if it never does.
+    """
 
     values: tuple[Node, ...]
     trap: Node
-    paths: int
+    paths: int = 1
+
+    @cached_property
+    def nodes(self) -> list[Node]:
+        """All that is computed, each after what it needs."""
+        return in_order(self.values if self.trap.is_const else [*self.values, self.trap])
+
+    @property
+    def inexact(self) -> list[str]:
+        """Operations whose last place is not the same for every evaluator."""
+        return sorted({node.op for node in self.nodes if node.op in TABLE and TABLE[node.op].units})
+
+    def shape(self, *, numbers: bool) -> tuple[Any, ...]:
+        """Equal for outcomes that are the same to the bit, or with ``numbers`` False but for constants and tables."""
+        place, lines = {node: k for k, node in enumerate(self.nodes)}, []
+        for node in self.nodes:
+            value = node.field if node.op == "input" else node.value
+            if not numbers and (node.is_const or isinstance(value, tuple)):
+                value = "" if node.is_const else len(value)
+            lines.append((node.op, repr(value), tuple(place[a] for a in node.args)))
+        return tuple(lines), tuple(place[v] for v in self.values), place.get(self.trap)
+
+    def __str__(self) -> str:
+        lines, results, trap = self.shape(numbers=True)
+        shown = [
+            f"%{k} = {' '.join((op, *(f'%{p}' for p in places), *([] if value == 'None' else [value])))}"
+            for k, (op, value, places) in enumerate(lines)
+        ]
+        ends = "" if trap is None else f", raises where %{trap}"
+        return "\n".join([*shown, f"returns {', '.join(f'%{p}' for p in results)}{ends}"])
 
 
 _Taken = tuple[list[tuple[Node, bool]], tuple[Node, ...] | None]  # decisions, and results; None: it raised
@@ -64,7 +100,7 @@ class Explorer:
         self.free: Callable[[Node], bool | None] = lambda node: None  # decisions that are not explored
         self.reason: str | None = None
 
-    def explore(self, function: Callable[[], tuple[Node, ...]]) -> Folded:
+    def explore(self, function: Callable[[], tuple[Node, ...]]) -> Outcome:
         """Run ``function`` on every path.
 
         Raises:
@@ -82,7 +118,7 @@ class Explorer:
         if values is None:
             shown = " ".join(BaseException.__str__(errors[0]).split())
             raise Untraceable(f"it raises {type(errors[0]).__name__} ({shown}) at every step")
-        return Folded(values, trap, len(taken))
+        return Outcome(values, trap, len(taken))
 
     def _paths(self, function: Callable[[], tuple[Node, ...]], errors: list[Exception]) -> Iterator[list[_Taken]]:
         """All paths, at once.
