@@ -9,15 +9,14 @@ from typing import Any
 from torch import Tensor, float64
 
 from ..program.builder import Builder, Value
-from ..trace.containers import COPIES
+from ..trace.builtin import COPIES
 from ..trace.function import Evaluator, compare, emit_groups, evaluator_of, naming, promise, returned, steps_to_compare
 from ..trace.mathematics import quiet_numpy
 from ..trace.operations import ANY, JUMPS, Interval, Node
+from ..trace.outside import StandIn, Watch
 from ..trace.paths import LAST_STEP, Explorer, Outcome, Untraceable
 from ..trace.sandbox import Sandbox
 from ..trace.symbol import Sym
-from ..trace.views import View
-from ..trace.watch import Watch
 
 _NUMBERS = ("lr", "weight_decay", "momentum", "dampening", "eps")
 _PAIR = ("beta1", "beta2")
@@ -171,7 +170,7 @@ def _copy_of_group(box: Sandbox, group: Any, g: int, values: Mapping[str, Any]) 
         if key in fields:
             value = fields[key]
         elif key == "params":
-            value = View(box, group[key])
+            value = StandIn(group[key], None)
         else:
             value = box.wrap(box.watch.variable(group, key))
         made[key] = value

@@ -14,14 +14,12 @@ from typing import Any
 from torch import Tensor
 
 from ..program.builder import Builder, Value
-from .code import is_generator
 from .mathematics import quiet_numpy
 from .operations import Interval, Node
+from .outside import Watch, is_a, shown
 from .paths import LAST_STEP, Explorer, Outcome, Path, Untraceable, current
 from .sandbox import Sandbox
 from .symbol import Sym, lift, node_of
-from .views import shown
-from .watch import Watch, is_a
 
 MOST_OPERATIONS = 2000  # of a program
 AROUND = 8  # steps on both sides of each threshold and constant
@@ -98,8 +96,6 @@ def trace(function: Callable[[int], Any], outputs: int = 1, *, sparse: bool = Fa
     name = describe(function)
     if not callable(function):
         raise Untraceable(f"{name}: it cannot be called")
-    if is_generator(_code_of(function)):
-        raise Untraceable(f"{name}: it is a generator or coroutine, which returns no number")
     with naming(name), quiet_numpy(), Sandbox() as box:
         explorer = Explorer({"step": (Interval(0.0, float(LAST_STEP)), True)})
         rebuilt = box.wrap(function)

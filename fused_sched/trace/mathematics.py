@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from .operations import Node
-from .paths import current, error
+from .paths import current
 from .symbol import INTS, Sym, apply, bounds, finite, is_, is_infinite, kind_of, lift, node_of, to_integer, whole
 
 Rule = Callable[..., Any]
@@ -41,7 +41,7 @@ def number(x: Any) -> Sym:
     """A number as a symbolic one, as a C function takes it."""
     found = lift(x)
     if found is None:
-        raise error(TypeError, "must be real number")
+        raise TypeError("must be real number")
     return found
 
 
@@ -57,7 +57,7 @@ def _of_math(op: str, outside: str = "", limit: float = 0.0, *, grows: bool = Fa
         x = number(a)
         raises = is_infinite(x) if outside == "inf" else bounds(x).low <= limit and outside and is_(outside, x, limit)
         if raises:
-            raise error(ValueError, "math domain error")
+            raise ValueError("math domain error")
         made = apply(op, "float", x)
         return finite(made, x) if grows else made
 
@@ -77,14 +77,14 @@ def _domain(rule: Rule) -> Rule:
         try:
             return rule(*(Sym(node_of(number(x)), "float") for x in (a, b)))
         except ZeroDivisionError:
-            raise error(ValueError, "math domain error") from None
+            raise ValueError("math domain error") from None
 
     return call
 
 
 def _fmod(x: Any, y: Any) -> Sym:
     if is_infinite(x):
-        raise error(ValueError, "math domain error")
+        raise ValueError("math domain error")
     return _copysign(abs(x) % abs(y), x)
 
 

@@ -321,15 +321,3 @@ class Guarded:
 
     def __repr__(self) -> str:
         return current().placeholder(type(self)._what(self))
-
-
-_errors: dict[Any, Any] = {}
-
-
-def error(kind: type[Exception], why: str) -> Exception:
-    """An exception in Python's place; of it, the function can see the class alone."""
-    if kind not in _errors:
-        members = {"__str__": Guarded.__repr__, "_what": lambda self: "an exception"}
-        members |= {name: getattr(kind, name) for name in ("__setattr__", "__delattr__")}  # Python itself sets some
-        _errors[kind] = type(kind.__name__, (Guarded, kind), members)
-    return _errors[kind](why)  # type: ignore[no-any-return]

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .operations import Interval, Node
-from .paths import EXACT, LAST_STEP, Guarded, current, error
+from .paths import EXACT, LAST_STEP, Guarded, current
 
 MAX_CONCRETE = 64  # values of a symbolic index
 NOT_EXACT = "an int may exceed 2**53, the last that float64 holds exactly: compute with floats"
@@ -180,9 +180,9 @@ def to_integer(x: Sym, op: str) -> Sym:
     if kind_of(x) in ("bool", *INTS):
         return Sym(node_of(x), "int")
     if bounds(x).nan and is_("ne", x, x):
-        raise error(ValueError, "cannot convert float NaN to integer")
+        raise ValueError("cannot convert float NaN to integer")
     if is_infinite(x):
-        raise error(OverflowError, "cannot convert float infinity to integer")
+        raise OverflowError("cannot convert float infinity to integer")
     number_kind(x)
     return whole(op, x, "int")
 
@@ -203,7 +203,7 @@ def _divide(op: str, a: Sym, b: Sym) -> Sym:
     """``a / b``, ``a // b`` or ``a % b``, after Python's ZeroDivisionError; numpy has none."""
     kind = number_kind(a, b)
     if not kind.startswith("numpy") and bounds(b).has(0.0) and is_("eq", b, 0.0):
-        raise error(ZeroDivisionError, "division by zero")
+        raise ZeroDivisionError("division by zero")
     if op == "div":
         return apply(op, "numpy" if kind.startswith("numpy") else "float", a, b)
     if kind == "numpy int":
@@ -223,7 +223,7 @@ def _power(a: Sym, b: Sym) -> Sym:
         times = concrete(b)  # multiplied out, since the last place of a library's power need not be exact
         return functools.reduce(operator.mul, itertools.repeat(a, times), constant(1))
     if bounds(a).has(0.0) and bounds(b).low < 0 and is_("lt", b, 0.0) and is_("eq", a, 0.0) and is_("ne", b, -math.inf):
-        raise error(ZeroDivisionError, "0.0 cannot be raised to a negative power")
+        raise ZeroDivisionError("0.0 cannot be raised to a negative power")
     power = node_of(b)
     known_whole = power.whole or (power.is_const and not math.isfinite(power.value))
     if bounds(a).low < 0 and not known_whole and is_("lt", a, 0.0):
@@ -234,7 +234,7 @@ def _power(a: Sym, b: Sym) -> Sym:
 def finite(made: Sym, *operands: Sym) -> Sym:
     """``made``, after Python's OverflowError where finite operands give an infinity."""
     if is_infinite(made) and not any(is_("eq", abs(x), math.inf) for x in operands):
-        raise error(OverflowError, "Numerical result out of range")
+        raise OverflowError("Numerical result out of range")
     return made
 
 
