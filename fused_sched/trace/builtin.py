@@ -58,8 +58,8 @@ def select(items: Sequence[Any], index: Sym) -> Any:
     n = len(items)
     if bounds(index).low < 0 and is_("lt", index, 0.0):
         index = apply("add", "int", index, float(n))
-    below_all = bounds(index).low < 0 and is_("lt", index, 0.0)
-    if below_all or n == 0 or (bounds(index).high >= n and is_("le", float(n), index)):
+    low, high, _ = bounds(index)
+    if n == 0 or (low < 0 and is_("lt", index, 0.0)) or (high >= n and is_("le", float(n), index)):
         raise IndexError("list index out of range")
     table = numbers(items)
     return items[concrete(index)] if table is None else apply("lookup", table[1], index, value=table[0])
@@ -83,18 +83,15 @@ def member(values: Sequence[Any], x: Sym) -> bool:
     return is_("eq", apply("lookup", "float", below(keys, x), value=tuple(keys)), x)
 
 
-def find(items: dict[Any, Any], key: Sym, absent: Callable[[], Any]) -> Any:
-    """``items[key]``, or what ``absent`` gives."""
-    keys = [k for k in dict.keys(items) if lift(k) is not None]
-    if not keys or not member(keys, key):
-        return absent()
-    keys.sort()
-    values = [dict.__getitem__(items, k) for k in keys]
-    table = numbers(values)
-    if table is None:
-        rest = zip(keys[:-1], values[:-1], strict=True)  # it is one of the keys
-        return next((v for k, v in rest if is_("eq", key, float(k))), values[-1])
-    return apply("lookup", table[1], below([float(k) for k in keys], key), value=table[0])
+def find(items: dict[Any, Any], key: Sym, *default: Any) -> Any:
+    """``items[key]``, or the default, or else a KeyError."""
+    keys = sorted(k for k in dict.keys(items) if lift(k) is not None)
+    if keys and member(keys, key):
+        values = [dict.__getitem__(items, k) for k in keys]
+        return select(values, below([float(k) for k in keys[:-1]], key)) if keys[1:] else values[0]
+    if default:
+        return default[0]
+    raise KeyError("a number that depends on the step")
 
 
 class Copy(Guarded):
@@ -117,47 +114,36 @@ class Copy(Guarded):
         real = CLASS_OF[type(self)]
         if type(key) is not Sym:
             return real.__getitem__(self, key)
-        return select(self, key) if real in (list, tuple) else find(self, key, _ABSENT[real])
+        return select(self, key) if real in (list, tuple) else find(self, key, *(() if real is dict else (0,)))
 
     def __contains__(self: Any, x: Any) -> bool:
         return member(members(self), x) if type(x) is Sym else CLASS_OF[type(self)].__contains__(self, x)
 
-    def _changes(self, *arguments: Any) -> Any:
-        raise current().stop(f"it changes {type(self)._what(self)}")
-
-
-class _Unordered(Copy):
-    """A set, which may be asked what it has; the order of its elements is that of the original alone."""
-
-    __slots__ = ()
-
-    def _refuse(self, *arguments: Any) -> Any:
-        raise current().stop("it goes through a set, whose order is its own")
-
-    __iter__ = __and__ = __or__ = __xor__ = __sub__ = __rand__ = __ror__ = __rxor__ = __rsub__ = _refuse
-
-
-def _no_key() -> Any:
-    raise KeyError("a number that depends on the step")
-
 
 def _get(items: dict[Any, Any], key: Any, default: Any = None) -> Any:
-    return find(items, key, lambda: default) if type(key) is Sym else dict.get(items, key, default)
+    return find(items, key, default) if type(key) is Sym else dict.get(items, key, default)
 
 
-_ABSENT: dict[Any, Callable[[], Any]] = {dict: _no_key, Counter: lambda: 0}
+def _refusing(does: str) -> Any:
+    def refuse(self: Copy, *arguments: Any) -> Any:
+        raise current().stop(f"it {does} {type(self)._what(self)}")
+
+    return refuse
+
+
 _METHODS: dict[Any, tuple[str, ...]] = {  # all that a copy may be asked for by name
     list: ("index", "count", "copy"), tuple: ("index", "count"), dict: ("get", "items", "keys", "values", "copy"),
     Counter: ("get", "items", "keys", "values", "elements"),
 }  # fmt: skip
-_CHANGES = ("__setitem__", "__delitem__", "__iadd__", "__imul__", "__ior__", "__iand__", "__isub__", "__ixor__")
+_CHANGES = ("setitem", "delitem", "iadd", "imul", "ior", "iand", "isub", "ixor")
+_OF_SETS = ("iter", "and", "or", "xor", "sub", "rand", "ror", "rxor", "rsub")
 COPIES: dict[Any, Any] = {}
-CLASS_OF: dict[Any, Any] = {}
 for _kind in (list, tuple, dict, Counter, set, frozenset):
-    _changes = {name: Copy._changes for name in _CHANGES if hasattr(_kind, name)}
-    _bases = (_Unordered if _kind in (set, frozenset) else Copy, _kind)
-    COPIES[_kind] = type(f"{_kind.__name__} copy", _bases, {"__slots__": (), **_changes})
-    CLASS_OF[COPIES[_kind]] = _kind
+    _made = {f"__{x}__": _refusing("changes") for x in _CHANGES if hasattr(_kind, f"__{x}__")}
+    if _kind in (set, frozenset):
+        _made |= {f"__{x}__": _refusing("goes through what has an order of its own,") for x in _OF_SETS}
+    COPIES[_kind] = type(f"{_kind.__name__} copy", (Copy, _kind), {"__slots__": (), **_made})
+CLASS_OF = {copy: kind for kind, copy in COPIES.items()}
 
 
 def copy_of(container: Any, wrap: Callable[[Any], Any]) -> Any:
@@ -179,13 +165,10 @@ def _symbolic(*values: Any) -> bool:
     return any(type(v) is Sym for v in values)
 
 
-# -- numbers -----------------------------------------------------------------------------------------------
-
-
 def _bool(x: Any = False) -> Any:
-    if type(x) is not Sym or kind_of(x) == "bool":
-        return x if type(x) is Sym else bool(x)
-    return apply("ne", "bool", x, 0.0)
+    if type(x) is not Sym:
+        return bool(x)
+    return x if kind_of(x) == "bool" else apply("ne", "bool", x, 0.0)
 
 
 def _extreme(real: Callable[..., Any]) -> Callable[..., Any]:
@@ -211,20 +194,16 @@ def _sum(values: Iterable[Any], start: Any = 0) -> Any:
     if sys.version_info >= (3, 12) and "float" in kinds:
         if kinds != {"float"} or type(start) is not int:
             raise current().stop("it computes the sum() of floats and others, or from a start that is no int")
-        return _compensated(values[1:], start + values[0])
+        # it keeps what each addition loses (Neumaier, 1974)
+        total, lost = start + values[0], cast("Any", 0.0)
+        for x in values[1:]:
+            new = total + x
+            larger = apply("le", "bool", abs(x), abs(total))
+            lost += apply("where", "float", larger, (total - new) + x, (x - new) + total)
+            total = new
+        keep = apply("and", "bool", apply("ne", "bool", lost, 0.0), apply("lt", "bool", abs(lost), math.inf))
+        return apply("where", "float", keep, total + lost, total)
     return functools.reduce(operator.add, values, start)
-
-
-def _compensated(values: list[Any], total: Any) -> Any:
-    """Python's sum() of floats from 3.12 on, which keeps what each addition loses (Neumaier, 1974)."""
-    lost: Any = 0.0
-    for x in values:
-        new = total + x
-        larger = apply("le", "bool", abs(x), abs(total))
-        lost += apply("where", "float", larger, (total - new) + x, (x - new) + total)
-        total = new
-    keep = apply("and", "bool", apply("ne", "bool", lost, 0.0), apply("lt", "bool", abs(lost), math.inf))
-    return apply("where", "float", keep, total + lost, total)
 
 
 def _isinstance(x: Any, classes: Any) -> bool:
@@ -266,17 +245,14 @@ CALLS.update({
 })  # fmt: skip
 
 
-def _search(real: Any, at_most: bool) -> None:
-    def search(a: Any, x: Any, *more: Any, **named: Any) -> Any:
-        if not _symbolic(x, *more, *a):
-            return real(a, x, *more, **named)
-        table = numbers(a) if type(x) is Sym and not more and not named else None
-        if table is None or list(table[0]) != sorted(table[0]) or bounds(x).nan:
-            raise current().stop(f"{real.__name__}() in anything but sorted constants, or for what may be a NaN")
-        return below(table[0], x, at_most=at_most)
-
-    CALLS[real] = search
+def _search(real: Callable[..., Any], a: Any, x: Any, *more: Any, **named: Any) -> Any:
+    if not _symbolic(x, *more, *a):
+        return real(a, x, *more, **named)
+    table = numbers(a) if type(x) is Sym and not more and not named else None
+    if table is None or list(table[0]) != sorted(table[0]) or bounds(x).nan:
+        raise current().stop(f"{real.__name__}() in anything but sorted constants, or for what may be a NaN")
+    return below(table[0], x, at_most=real is bisect.bisect_right)
 
 
-_search(bisect.bisect_left, False)
-_search(bisect.bisect_right, True)
+for _real in (bisect.bisect_left, bisect.bisect_right):
+    CALLS[_real] = functools.partial(_search, _real)
