@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from types import CodeType, FunctionType, MethodType
+from types import FunctionType, MethodType
 from typing import Any
 
 from torch import Tensor
@@ -105,22 +105,17 @@ def trace(function: Callable[[int], Any], outputs: int = 1, *, sparse: bool = Fa
         return Traced(name, outcome, evaluator, box.watch, len(steps), explorer.horizon)
 
 
-def _code_of(function: Any) -> CodeType | None:
-    return function.__code__ if type(function) is FunctionType else None
-
-
 def trace_all(functions: Sequence[Callable[[int], Any]], outputs: int = 1) -> list[Traced]:
     """:func:`trace` for one function of each param group; the same function is traced once.
 
-    Functions after the first 8 of one code are compared at fewer steps.
+    Functions after the first 8 of one name and place are compared at fewer steps.
     """
-    known: dict[Any, Traced] = {}
-    counts: dict[Any, int] = {}
+    known: dict[int, Traced] = {}
+    counts = Counter[str]()
     for function in functions:
         if id(function) not in known:
-            code = _code_of(function.func if type(function) is partial else function)
-            counts[code] = counts.get(code, 0) + 1
-            known[id(function)] = trace(function, outputs, sparse=counts[code] > SPARSE_AFTER)
+            counts[describe(function)] += 1
+            known[id(function)] = trace(function, outputs, sparse=counts[describe(function)] > SPARSE_AFTER)
     return [known[id(function)] for function in functions]
 
 
@@ -278,7 +273,7 @@ def compare(
     """
     for given in inputs:
         found = evaluator(given)
-        run = lambda given=given: tuple(map(float, _several(rebuilt(given))))  # noqa: E731
+        run = lambda given=given: tuple(map(float, x if is_a(x := rebuilt(given), tuple, list) else (x,)))  # noqa: E731
         expected = Path(explorer, [], symbolic=False).run(run, [])
         if not same(found, expected):
             when = ", ".join(f"{name} {value}" for name, value in given.items())
@@ -286,13 +281,7 @@ def compare(
             raise Untraceable(f"at {when} its program gives {shown[0]}, but the function {shown[1]}")
 
 
-def _several(result: Any) -> Any:
-    return result if is_a(result, tuple, list) else (result,)
-
-
 def same(found: Sequence[float] | None, expected: Sequence[float] | None) -> bool:
     """Equal bits; a NaN equals a NaN, and None is an exception."""
-    if found is None or expected is None or len(found) != len(expected):
-        return found is expected
-    pairs = zip(found, expected, strict=True)
-    return all((a == b and math.copysign(1.0, a) == math.copysign(1.0, b)) or (a != a and b != b) for a, b in pairs)
+    shown = [None if x is None else [repr(float(v)) for v in x] for x in (found, expected)]
+    return shown[0] == shown[1]

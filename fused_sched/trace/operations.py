@@ -36,6 +36,10 @@ class Node:
         units = op in TABLE and TABLE[op].units
         self.inexact: str = op if units else next((a.inexact for a in below if a.inexact), "")
 
+    def __str__(self) -> str:
+        words = [self.op, *(f"%{a.id}" for a in self.args), *([] if self.value is None else [str(self.value)])]
+        return f"%{self.id} = {' '.join(words)}"
+
     @property
     def field(self) -> str:
         """The name of an input, whichever param group's."""

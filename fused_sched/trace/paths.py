@@ -67,15 +67,6 @@ class Outcome:
             lines.append((node.op, repr(value), tuple(place[a] for a in node.args)))
         return tuple(lines), tuple(place[v] for v in self.values), place.get(self.trap)
 
-    def __str__(self) -> str:
-        lines, results, trap = self.shape(numbers=True)
-        shown = [
-            f"%{k} = {' '.join((op, *(f'%{p}' for p in places), *([] if value == 'None' else [value])))}"
-            for k, (op, value, places) in enumerate(lines)
-        ]
-        ends = "" if trap is None else f", raises where %{trap}"
-        return "\n".join([*shown, f"returns {', '.join(f'%{p}' for p in results)}{ends}"])
-
 
 _Taken = tuple[list[tuple[Node, bool]], tuple[Node, ...] | None]  # decisions, and results; None: it raised
 
