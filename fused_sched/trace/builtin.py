@@ -20,7 +20,7 @@ from typing import Any, cast
 from .mathematics import CALLS
 from .outside import StandIn, is_a, real_of, shown
 from .paths import Guarded, current
-from .symbol import Sym, apply, bounds, class_of, concrete, is_, kind_of, lift, node_of, refuse_jump, to_integer
+from .symbol import Sym, apply, bounds, concrete, is_, kind_of, lift, node_of, refuse_jump, to_integer
 
 LONGEST = 100_000  # elements that are gone through
 
@@ -206,11 +206,14 @@ def _sum(values: Iterable[Any], start: Any = 0) -> Any:
     return functools.reduce(operator.add, values, start)
 
 
+_CLASSES: dict[str, type] = {"bool": bool, "int": int, "float": float}
+
+
 def _isinstance(x: Any, classes: Any) -> bool:
     if is_a(classes, tuple):
         return any(_isinstance(x, c) for c in classes)
     wanted, plain = real_of(classes), cast("Any", type.__subclasscheck__)
-    kind: Any = class_of(x) if type(x) is Sym else CLASS_OF.get(type(x), type(x))
+    kind = CLASS_OF.get(type(x), type(x)) if type(x) is not Sym else _CLASSES.get(kind_of(x), Sym)
     if not is_a(wanted, type) or type(wanted).__subclasscheck__ is not plain or issubclass(kind, Guarded):
         raise current().stop(f"it asks by isinstance() for {shown(wanted)}, or of what it may not ask that of")
     return issubclass(kind, wanted)

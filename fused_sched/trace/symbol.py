@@ -19,8 +19,6 @@ from .paths import EXACT, LAST_STEP, Guarded, current
 MAX_CONCRETE = 64  # values of a symbolic index
 NOT_EXACT = "an int may exceed 2**53, the last that float64 holds exactly: compute with floats"
 
-_CLASSES: dict[str, type] = {"bool": bool, "int": int, "float": float}
-_NUMPYS = {"numpy bool": "bool_", "numpy int": "int64", "numpy": "float64", "numpy array": "ndarray"}
 _KINDS = ["bool", "int", "numpy int", "float", "numpy"]  # the kind of a sum is the later one
 _NO_NUMBERS = (str, bytes, type(None), tuple, list, dict, set, frozenset, Guarded, Exception)
 INTS = ("int", "numpy int")
@@ -85,11 +83,6 @@ kind_of: Callable[[Sym], str] = Sym._kind.__get__  # type: ignore[attr-defined]
 def is_numpy_float(kind: type) -> bool:
     """Whether it is numpy's float64."""
     return kind is getattr(sys.modules.get("numpy"), "float64", None)
-
-
-def class_of(x: Sym) -> type:
-    """The class that it has for the traced function."""
-    return _CLASSES.get(kind_of(x)) or getattr(sys.modules["numpy"], _NUMPYS[kind_of(x)])
 
 
 def constant(value: float, kind: str = "int") -> Sym:
@@ -161,12 +154,6 @@ def is_infinite(x: Sym) -> bool:
     return bounds(x).endless and is_("eq", abs(x), math.inf)
 
 
-def whole(op: str, x: Sym, kind: str = "") -> Sym:
-    """``x`` rounded to a whole number, where all evaluators give the same one; of its own kind by default."""
-    refuse_jump(x)
-    return apply(op, kind or number_kind(x), x)
-
-
 def refuse_jump(*values: Sym) -> None:
     """End the trace where an operation jumps at values that evaluators have up to their last places only."""
     for gave in filter(None, (node_of(x).inexact for x in values)):
@@ -184,7 +171,8 @@ def to_integer(x: Sym, op: str) -> Sym:
     if is_infinite(x):
         raise OverflowError("cannot convert float infinity to integer")
     number_kind(x)
-    return whole(op, x, "int")
+    refuse_jump(x)
+    return apply(op, "int", x)
 
 
 def concrete(x: Sym) -> int:
@@ -250,11 +238,6 @@ def _bits(op: str, a: Sym, b: Sym) -> Sym:
     raise current().stop(f"the bit operation {op!r} of a number that depends on the step")
 
 
-def _compare(op: str, a: Sym, b: Sym) -> Sym:
-    """By Python's operators: numpy's have truth values of their own."""
-    return apply(op, "numpy bool" if "numpy" in kind_of(a) + kind_of(b) else "bool", a, b)
-
-
 def _install(name: str, rule: Callable[[Sym, Sym], Any]) -> None:
     def left(self: Sym, other: Any, *rest: Any) -> Any:
         second = lift(other)
@@ -276,7 +259,10 @@ _OPERATORS: dict[str, Callable[[Sym, Sym], Any]] = {
     "truediv": functools.partial(_divide, "div"),
     **{op: functools.partial(_divide, op) for op in ("floordiv", "mod")},
     **{op: functools.partial(_bits, op) for op in ("and", "or", "xor", "lshift", "rshift")},
-    **{op: functools.partial(_compare, op) for op in ("lt", "le", "eq", "ne")},
+    **{
+        op: lambda a, b, op=op: apply(op, "numpy bool" if "numpy" in kind_of(a) + kind_of(b) else "bool", a, b)  # type: ignore[misc]
+        for op in ("lt", "le", "eq", "ne")
+    },
 }  # fmt: skip
 for _op, _rule in _OPERATORS.items():
     _install(_op, _rule)
