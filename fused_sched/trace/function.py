@@ -140,9 +140,6 @@ def emit(b: Builder, outcomes: Sequence[Outcome], inputs: Inputs) -> tuple[tuple
     """Append outcomes of one shape, one for each param group or a single one for all; the values, and the trap.
 
     Their graphs are gone through together: where numbers differ, a constant or table has one for each group.
-
-    Raises:
-        Untraceable: the program would be too long.
     """
     if len(outcomes[0].nodes) > MOST_OPERATIONS:
         raise Untraceable(f"its program would have more than {MOST_OPERATIONS} operations")
@@ -170,9 +167,6 @@ def emit_groups(b: Builder, outcomes: Sequence[Outcome], inputs: Inputs) -> tupl
     """Append one outcome for each param group, or a single one for all; where one raises, the program traps.
 
     Those of one shape become one; others are selected by the number of their kind.
-
-    Raises:
-        Untraceable: the groups differ too much for one program.
     """
     kinds: dict[Any, dict[int, Outcome]] = {}
     for g, one in enumerate(outcomes):  # a trap stops all groups together, so its condition cannot have numbers of each
@@ -266,15 +260,11 @@ def steps_to_compare(explorer: Explorer, sparse: bool) -> list[int]:
 def compare(
     explorer: Explorer, evaluator: Evaluator, rebuilt: Callable[[Any], Any], inputs: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Compare a program with the function's code as it runs in the sandbox on numbers.
-
-    Raises:
-        Untraceable: they differ somewhere.
-    """
+    """Compare a program with the function's code on numbers in the sandbox; Untraceable if they differ somewhere."""
     for given in inputs:
         found = evaluator(given)
         run = lambda given=given: tuple(map(float, x if is_a(x := rebuilt(given), tuple, list) else (x,)))  # noqa: E731
-        expected = Path(explorer, [], symbolic=False).run(run, [])
+        expected = Path(explorer, [], symbolic=False).run(run)
         if not same(found, expected):
             when = ", ".join(f"{name} {value}" for name, value in given.items())
             shown = ["an exception" if x is None else ", ".join(map(repr, x)) for x in (found, expected)]

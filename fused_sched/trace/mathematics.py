@@ -46,11 +46,9 @@ def number(x: Any) -> Sym:
 
 
 def _of_math(op: str, outside: str = "", limit: float = 0.0, *, grows: bool = False) -> Rule:
-    """A function that is one operation.
+    """A function that is one operation; it may raise OverflowError if it ``grows``.
 
-    Args:
-        outside: comparison with the limit by which it raises ValueError; "inf": for infinities; "": for nothing.
-        grows: it raises OverflowError.
+    ``outside``: the comparison with the limit by which it raises ValueError; "inf": for infinities; "": for nothing.
     """
 
     def rule(a: Any) -> Sym:

@@ -60,12 +60,11 @@ class Watch:
 
     def own(self, owner: Any, name: str, slot: MemberDescriptorType | None) -> Any:
         """What is in the dict or the slot of an object itself, or MISSING."""
-        ask = _own if slot is None else partial(_in_slot, slot)
-        value = ask(owner, name)
-        if slot is None and value is not MISSING:
+        if slot is None and (value := _own(owner, name)) is not MISSING:
             # where its class was not changed, which is looked at first, Python finds it there too
             return self._note(("own", id(owner), name), ATTRIBUTE, owner, name, value)
-        return self._note(("own", id(owner), name), ANSWER, owner, lambda one: ask(one, name), value)
+        ask = partial(_in_slot, slot) if slot else partial(_own, name=name)
+        return self._note(("own", id(owner), name), ANSWER, owner, ask, ask(owner))
 
     def variable(self, variables: Any, name: str) -> Any:
         """A global variable, or MISSING."""
@@ -116,7 +115,7 @@ def _own(owner: Any, name: str) -> Any:
     return MISSING
 
 
-def _in_slot(descriptor: MemberDescriptorType, owner: Any, name: str) -> Any:
+def _in_slot(descriptor: MemberDescriptorType, owner: Any) -> Any:
     try:
         return descriptor.__get__(owner)
     except AttributeError:
@@ -140,13 +139,10 @@ def _weakly(x: Any) -> weakref.ref[Any] | None:
 
 
 def _has(container: Any, keys: list[Any], values: list[Any]) -> bool:
-    if len(container) != len(keys) or not _all_alike(container, keys):
+    if len(container) != len(keys):
         return False
-    return not values or _all_alike(container.values(), values)
-
-
-def _all_alike(now: Any, then: list[Any]) -> bool:
-    return all(map(is_, now, then)) or all(map(alike, now, then))
+    pairs = [(container, keys), (container.values(), values)] if values else [(container, keys)]
+    return all(all(map(is_, now, then)) or all(map(alike, now, then)) for now, then in pairs)
 
 
 class StandIn(Guarded):

@@ -11,7 +11,7 @@ from functools import cached_property, partial
 from types import FrameType, TracebackType
 from typing import Any
 
-from .operations import TABLE, Graph, Interval, Node, Ranges, in_order
+from .operations import TABLE, Graph, Interval, Node, Ranges
 
 MAX_PATHS = 256
 MAX_DECISIONS = 256  # on one path
@@ -50,7 +50,14 @@ class Outcome:
     @cached_property
     def nodes(self) -> list[Node]:
         """All that is computed, each after what it needs."""
-        return in_order(self.values if self.trap.is_const else [*self.values, self.trap])
+        found: dict[int, Node] = {}
+        stack = list(self.values if self.trap.is_const else (*self.values, self.trap))
+        while stack:
+            node = stack.pop()
+            if node.id not in found:
+                found[node.id] = node
+                stack += node.args
+        return [found[i] for i in sorted(found)]
 
     @property
     def inexact(self) -> list[str]:
@@ -89,29 +96,24 @@ class Explorer:
         self.horizon = LAST_STEP  # integers are exact up to this step
         self.points: set[int] = set()  # steps worth checking: where a decision changes
         self.free: Callable[[Node], bool | None] = lambda node: None  # decisions that are not explored
-        self.reason: str | None = None
+        self.reason: str | None = None  # why the trace has ended
+        self.error = ""  # that a path ended with
 
     def explore(self, function: Callable[[], tuple[Node, ...]]) -> Outcome:
-        """Run ``function`` on every path.
-
-        Raises:
-            Untraceable: it did something that a program cannot, or one of the limits was reached.
-        """
-        errors: list[Exception] = []
+        """Run ``function`` on every path; Untraceable if it did what a program cannot, or reached one of the limits."""
         previous = sys.gettrace()
         try:
             sys.settrace(self._of_call)
-            taken = next(self._paths(function, errors))
+            taken = next(self._paths(function))
         finally:
             sys.settrace(previous)  # whatever interrupts it
         self.lines_of_a_path = (self._most_lines - self._lines) // len(taken)
         values, trap = self._fold(taken, 0)
         if values is None:
-            shown = " ".join(BaseException.__str__(errors[0]).split())
-            raise Untraceable(f"it raises {type(errors[0]).__name__} ({shown}) at every step")
+            raise Untraceable(f"it raises {self.error} at every step")
         return Outcome(values, trap, len(taken))
 
-    def _paths(self, function: Callable[[], tuple[Node, ...]], errors: list[Exception]) -> Iterator[list[_Taken]]:
+    def _paths(self, function: Callable[[], tuple[Node, ...]]) -> Iterator[list[_Taken]]:
         """All paths, at once.
 
         In a generator, as each has its own exception that is being handled: from Python 3.11 on, what is raised for the
@@ -123,7 +125,7 @@ class Explorer:
             if len(taken) >= MAX_PATHS:
                 raise Untraceable(f"it has more than {MAX_PATHS} paths, where a program computes all of them")
             path = Path(self, pending.pop())
-            taken.append((path.decisions, path.run(function, errors)))
+            taken.append((path.decisions, path.run(function)))
             pending.extend(path.open)
         yield taken
 
@@ -174,12 +176,8 @@ class Path:
         self.facts: dict[Node, bool] = {}
         self.text: str | None = None  # why the text of a symbolic number must not reach the result
 
-    def run(self, function: Callable[[], Any], errors: list[Exception]) -> Any:
-        """What the function returns; None where it raises what is appended to ``errors``.
-
-        Raises:
-            Untraceable: it did something that a program cannot.
-        """
+    def run(self, function: Callable[[], Any]) -> Any:
+        """What the function returns, None where it raises; Untraceable if it did what a program cannot."""
         result, reason, outer = None, None, getattr(_running, "path", None)
         try:
             _running.path = self
@@ -192,7 +190,7 @@ class Path:
         except Untraceable as error:
             reason = error.reason
         except Exception as error:
-            errors.append(BaseException.with_traceback(error, None))
+            self.explorer.error = f"{type(error).__name__} ({' '.join(BaseException.__str__(error).split())})"
         finally:
             _running.path = outer
         reason = self.explorer.reason or reason
@@ -205,15 +203,9 @@ class Path:
         self.explorer.reason = self.explorer.reason or _located(reason)
         return Stop()
 
-    def placeholder(self, what: str) -> str:
-        """Text that must not reach the result; in the message of an exception it may be."""
-        self.text = self.text or _located(f"it makes text of {what}")
-        return f"<{what}>"
-
     def nearer(self, horizon: int) -> Ranges:
-        """What is known if no whole input is beyond ``horizon``."""
-        whole = {name for name, node in self.explorer.inputs.items() if node.whole}
-        limits = {n: x._replace(high=min(x.high, horizon)) if n in whole else x for n, x in self.ranges.inputs.items()}
+        """What is known if no step is beyond ``horizon``."""
+        limits = {n: x if x.endless else x._replace(high=horizon) for n, x in self.ranges.inputs.items()}
         ranges = Ranges(limits, set())
         ranges.known, ranges.nonzero = self.ranges.known, self.ranges.nonzero
         return ranges
@@ -257,14 +249,11 @@ def _refuse_unknown(error: Any, traceback: TracebackType) -> None:
         return
     while traceback.tb_next is not None:
         traceback = traceback.tb_next
-    raised = traceback.tb_frame.f_code.co_code[traceback.tb_lasti] == _RAISE
+    raised = traceback.tb_frame.f_code.co_code[traceback.tb_lasti] == dis.opmap["RAISE_VARARGS"]
     said = BaseException.__str__(error)
     if not raised or said.startswith("exceptions must derive"):
         shown = " ".join(f"{type(error).__name__}: {said}".split())
         raise current().stop(f"{shown}, where the function may not raise that")
-
-
-_RAISE = dis.opmap["RAISE_VARARGS"]
 
 
 def _is_traced(frame: FrameType) -> bool:
@@ -311,4 +300,6 @@ class Guarded:
     __delattr__ = __setattr__
 
     def __repr__(self) -> str:
-        return current().placeholder(type(self)._what(self))
+        path, what = current(), type(self)._what(self)  # in the message of an exception it may be
+        path.text = path.text or _located(f"it makes text of {what}")
+        return f"<{what}>"

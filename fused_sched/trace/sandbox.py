@@ -189,11 +189,7 @@ class Sandbox:
         return self._once("function", function, self._rebuilt)(*arguments, **named)
 
     def _rebuilt(self, function: types.FunctionType) -> types.FunctionType:
-        """The same code over wrapped globals, closure and defaults.
-
-        Raises:
-            Stop: the code has what a traced function may not have.
-        """
+        """The same code over wrapped globals, closure and defaults, if it has nothing that it may not have."""
         code, problem = _prepared(function.__code__)
         known: Any = function
         if type(function.__globals__) is not dict or known.__builtins__ is not vars(builtins):

@@ -60,14 +60,8 @@ class Sym(Guarded):
     def __format__(self, specification: str) -> str:
         return repr(self)
 
-    def __neg__(self) -> Sym:
-        return apply("neg", number_kind(self), self)
-
     def __pos__(self) -> Sym:
         return Sym(node_of(self), number_kind(self))
-
-    def __abs__(self) -> Sym:
-        return apply("abs", number_kind(self), self)
 
     def __round__(self, digits: int | None = None) -> Sym:
         if digits is not None and (kind_of(self) not in ("int", "bool") or digits < 0):
@@ -268,5 +262,7 @@ for _op, _rule in _OPERATORS.items():
     _install(_op, _rule)
 for _op, _swapped in (("gt", "rlt"), ("ge", "rle")):
     setattr(Sym, f"__{_op}__", getattr(Sym, f"__{_swapped}__"))
+for _op in ("neg", "abs"):
+    setattr(Sym, f"__{_op}__", lambda self, op=_op: apply(op, number_kind(self), self))
 for _op in ("trunc", "floor", "ceil"):
     setattr(Sym, f"__{_op}__", lambda self, op=_op: to_integer(self, op))
