@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import functools
 import itertools
 import math
@@ -219,7 +220,7 @@ def test_texts_may_be_in_errors() -> None:
 
 def test_all_stand_ins_are_guarded() -> None:
     """Whatever the sandbox hands out is Python's own, or guarded."""
-    with Sandbox() as box:
+    with contextlib.closing(Sandbox()) as box:
         handed = [box.wrap(x) for x in (*OUTSIDE.values(), Config, abs, CALLED, frozenset({1}), Config().method)]
         made = [*handed, *box.builtins.values()]
     classes = {type(x) for x in made}

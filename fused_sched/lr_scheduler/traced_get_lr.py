@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 from torch import Tensor, float64
@@ -94,7 +95,7 @@ def trace_get_lr(scheduler: Any) -> TracedGetLR:
     with naming(name), quiet_numpy():
         groups = scheduler.optimizer.param_groups
         explorer = _explorer(groups)
-        with Sandbox() as box:
+        with closing(Sandbox()) as box:
             folded = _explore(box, explorer, scheduler, groups)
             own = [folded] * len(groups)
             if any(_groups_of(v) - {g} for g, v in enumerate(folded.values)):
@@ -140,7 +141,7 @@ def _alone(scheduler: Any, groups: Sequence[Any]) -> list[Outcome]:
         explorer = _explorer(groups)
         # what other groups decide must not matter here, whichever way it goes: comparing would show it
         explorer.free = lambda node, g=g: True if _groups_of(node) - {g} else None  # type: ignore[misc]
-        with Sandbox() as box:
+        with closing(Sandbox()) as box:
             found.append(_explore(box, explorer, scheduler, groups))
     return found
 

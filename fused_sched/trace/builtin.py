@@ -171,19 +171,18 @@ def _bool(x: Any = False) -> Any:
     return x if kind_of(x) == "bool" else apply("ne", "bool", x, 0.0)
 
 
-def _extreme(real: Callable[..., Any]) -> Callable[..., Any]:
-    def of_two(a: Any, b: Any) -> Any:
-        x, y = lift(a), lift(b)
-        if x is None or y is None or kind_of(x) != kind_of(y) or kind_of(x) == "numpy bool":
-            return b if (b < a if real is min else b > a) else a
-        return apply(real.__name__, kind_of(x), x, y)
-
-    def extreme(*arguments: Any, **named: Any) -> Any:
-        values = members(arguments[0]) if len(arguments) == 1 else list(arguments)
-        plain = named.get("key") is not None or not _symbolic(*values)
-        return real(values, **named) if plain else functools.reduce(of_two, values)
-
-    return extreme
+def _extreme(real: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    values = members(arguments[0]) if len(arguments) == 1 else list(arguments)
+    if named.get("key") is not None or not _symbolic(*values):
+        return real(values, **named)
+    best = values[0]
+    for value in values[1:]:
+        a, b = lift(best), lift(value)
+        if a is None or b is None or kind_of(a) != kind_of(b) or kind_of(a) == "numpy bool":
+            best = value if (value < best if real is min else value > best) else best
+        else:
+            best = apply(real.__name__, kind_of(a), a, b)
+    return best
 
 
 def _sum(values: Iterable[Any], start: Any = 0) -> Any:
@@ -241,7 +240,7 @@ CALLS.update({
     int: lambda x=0, *base: to_integer(x, "trunc") if type(x) is Sym else int(x, *base),
     bool: _bool, list: elements, tuple: lambda x=(): tuple(elements(x)),
     set: lambda x=(): set(elements(x)), frozenset: lambda x=(): frozenset(elements(x)),
-    reversed: lambda x: iter(elements(x)[::-1]), min: _extreme(min), max: _extreme(max), sum: _sum,
+    reversed: lambda x: iter(elements(x)[::-1]), sum: _sum,
     sorted: lambda x, **named: sorted(elements(x) if named else members(x), **named), isinstance: _isinstance,
     iter: lambda x: iter(x), hasattr: _hasattr, next: lambda x, *default: next(x, *default),
     functools.reduce: lambda function, values, *start: functools.reduce(function, elements(values), *start),
@@ -257,5 +256,5 @@ def _search(real: Callable[..., Any], a: Any, x: Any, *more: Any, **named: Any) 
     return below(table[0], x, at_most=real is bisect.bisect_right)
 
 
-for _real in (bisect.bisect_left, bisect.bisect_right):
-    CALLS[_real] = functools.partial(_search, _real)
+for _real, _rule in ((bisect.bisect_left, _search), (bisect.bisect_right, _search), (min, _extreme), (max, _extreme)):
+    CALLS[_real] = functools.partial(_rule, _real)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import FunctionType, MethodType
@@ -96,7 +96,7 @@ def trace(function: Callable[[int], Any], outputs: int = 1, *, sparse: bool = Fa
     name = describe(function)
     if not callable(function):
         raise Untraceable(f"{name}: it cannot be called")
-    with naming(name), quiet_numpy(), Sandbox() as box:
+    with naming(name), quiet_numpy(), closing(Sandbox()) as box:
         explorer = Explorer({"step": (Interval(0.0, float(LAST_STEP)), True)})
         rebuilt = box.wrap(function)
         outcome = explorer.explore(lambda: returned(rebuilt(Sym(explorer.inputs["step"], "int")), outputs))

@@ -37,14 +37,6 @@ def stands_for(real: Any, rule: Rule | None = None) -> None:
     CALLS[real] = call
 
 
-def number(x: Any) -> Sym:
-    """A number as a symbolic one, as a C function takes it."""
-    found = lift(x)
-    if found is None:
-        raise TypeError("must be real number")
-    return found
-
-
 def _of_math(op: str, outside: str = "", limit: float = 0.0, *, grows: bool = False) -> Rule:
     """A function that is one operation; it may raise OverflowError if it ``grows``.
 
@@ -52,7 +44,7 @@ def _of_math(op: str, outside: str = "", limit: float = 0.0, *, grows: bool = Fa
     """
 
     def rule(a: Any) -> Sym:
-        x = number(a)
+        x = lift(a)
         raises = is_infinite(x) if outside == "inf" else bounds(x).low <= limit and outside and is_(outside, x, limit)
         if raises:
             raise ValueError("math domain error")
@@ -73,7 +65,7 @@ def _domain(rule: Rule) -> Rule:
 
     def call(a: Any, b: Any) -> Any:
         try:
-            return rule(*(Sym(node_of(number(x)), "float") for x in (a, b)))
+            return rule(*(Sym(node_of(lift(x)), "float") for x in (a, b)))
         except ZeroDivisionError:
             raise ValueError("math domain error") from None
 
@@ -87,7 +79,7 @@ def _fmod(x: Any, y: Any) -> Sym:
 
 
 def _copysign(a: Any, b: Any) -> Sym:
-    x, y = number(a), number(b)
+    x, y = lift(a), lift(b)
     if bounds(y).nan:
         raise current().stop("math.copysign with what may be a NaN")
     size = apply("abs", "float", x)
@@ -168,11 +160,11 @@ def _clip(a: Any, a_min: Any = None, a_max: Any = None, **named: Any) -> Any:
 
 
 def _where(condition: Any, a: Any, b: Any) -> Any:
-    x, y = number(a), number(b)
+    x, y = lift(a), lift(b)
     kinds = {kind_of(x), kind_of(y)}
     if kinds <= set(INTS) or kinds & {"bool", "numpy bool"}:
         raise current().stop("numpy.where() of ints or truth values")
-    return apply("where", "numpy array", number(condition), x, y)
+    return apply("where", "numpy array", lift(condition), x, y)
 
 
 def quiet_numpy() -> AbstractContextManager[Any]:

@@ -200,9 +200,7 @@ TABLE: dict[str, Facts] = {
 class Ranges:
     """What is known about values on one path: each input's interval, and tighter bounds of some nodes.
 
-    Args:
-        inputs: their bounds.
-        points: is given the numbers at which decisions about inputs change, or nearly so.
+    ``points`` is given the numbers at which decisions about inputs change, or nearly so.
     """
 
     def __init__(self, inputs: Mapping[str, Interval], points: set[int]) -> None:

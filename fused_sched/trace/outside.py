@@ -46,8 +46,7 @@ class Watch:
     def in_class(self, kind: type, name: str, after: type | None = None) -> Any:
         """What a class has under a name, itself or by its bases, or MISSING; asking runs no code of the user's.
 
-        Args:
-            after: look in the classes after this one only, as ``super()`` does.
+        As ``super()`` does, it looks in the classes after ``after`` only.
         """
         mro = self.part(kind, "__mro__")
         for owner in mro if after is None else mro[mro.index(after) + 1 :]:

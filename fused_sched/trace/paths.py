@@ -79,11 +79,9 @@ _Taken = tuple[list[tuple[Node, bool]], tuple[Node, ...] | None]  # decisions, a
 
 
 class Explorer:
-    """What all paths of one traced function share.
+    """What all paths of one traced function share: inputs, each with its bounds and whether it is a whole number.
 
-    Args:
-        inputs: for each its bounds, and whether it is a whole number.
-        scale: how many times as long as usual it may take.
+    It may take ``scale`` times as long as usual.
     """
 
     def __init__(self, inputs: Mapping[str, tuple[Interval, bool]], scale: int = 1) -> None:

@@ -23,7 +23,6 @@ from abc import ABCMeta
 from collections.abc import Callable
 from types import CodeType
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from .builtin import COPIES, copy_of
 from .mathematics import CALLS
@@ -66,15 +65,12 @@ class Sandbox:
         self.watch = Watch()
         self._made: dict[tuple[str, int], tuple[Any, Any]] = {}  # by the id of what is kept beside it
         self.overrides: dict[tuple[int, str], Any] = {}  # (id of an object, attribute) -> what reading it gives
-        self.builtins: dict[str, Any] = {name: self.wrap(real) for name, real in _BUILTINS.items()}
-        self.builtins |= {"NotImplemented": NotImplemented, "Ellipsis": ...}
-        self.builtins["__import__"] = StandIn(builtins.__import__, self._import)
-        self.builtins["super"] = StandIn(super, self._super)
+        self.builtins: dict[str, Any] = {
+            **{name: self.wrap(real) for name, real in _BUILTINS.items()}, "super": StandIn(super, self._super),
+            "__import__": StandIn(__import__, self._import), "NotImplemented": NotImplemented, "Ellipsis": ...,
+        }  # fmt: skip
 
-    def __enter__(self) -> Sandbox:
-        return self
-
-    def __exit__(self, *error: Any) -> None:
+    def close(self) -> None:
         """Let go of all that was wrapped: the stand-ins have the sandbox."""
         for known in (self._made, self.overrides, self.builtins):
             known.clear()
@@ -94,7 +90,8 @@ class Sandbox:
     def _stand_in(self, value: Any) -> Any:
         kind = type(value)
         if kind is types.FunctionType:
-            return value if type(value.__globals__) is Globals else StandIn(value, functools.partial(self._run, value))
+            run = lambda *arguments, **named: self._once("function", value, self._rebuilt)(*arguments, **named)  # noqa: E731
+            return value if type(value.__globals__) is Globals else StandIn(value, run)
         if kind is types.MethodType:
             return StandIn(value, functools.partial(self.wrap(value.__func__), self.wrap(value.__self__)))
         if kind is functools.partial:
@@ -120,8 +117,6 @@ class Sandbox:
         method = self.watch.of_class(real, "__call__")
         if type(type(real)) not in (type, ABCMeta) or type(method) is not types.FunctionType:
             raise current().stop(f"it calls {shown(real)}, which is compiled and may do anything")
-        if self.watch.of_class(real, "__getattribute__") not in _PLAIN_LOOKUPS:
-            raise current().stop(f"it calls {shown(real)}, which defines __getattribute__")
         return self.wrap(method)(self.wrap(real), *arguments, **named)
 
     def _read(self, real: Any, name: str, after: type | None = None) -> Any:
@@ -185,9 +180,6 @@ class Sandbox:
             raise current().stop(f"it imports {name}, which is not imported yet, or relative, or has modules")
         return self.wrap(self.watch.variable(sys.modules, name if names else name.partition(".")[0]))
 
-    def _run(self, function: types.FunctionType, /, *arguments: Any, **named: Any) -> Any:
-        return self._once("function", function, self._rebuilt)(*arguments, **named)
-
     def _rebuilt(self, function: types.FunctionType) -> types.FunctionType:
         """The same code over wrapped globals, closure and defaults, if it has nothing that it may not have."""
         code, problem = _prepared(function.__code__)
@@ -216,7 +208,6 @@ class Sandbox:
 
 # -- code that a traced function may have ------------------------------------------------------------------
 
-_known: WeakKeyDictionary[CodeType, tuple[CodeType, str]] = WeakKeyDictionary()
 _REFUSED = {
     "STORE_GLOBAL": "assigns to the global variable", "DELETE_GLOBAL": "deletes the global variable",
     **dict.fromkeys(("DELETE_FAST", "DELETE_DEREF"), "has an except ... as, or deletes"),
@@ -232,20 +223,15 @@ _NAMES_IT = re.compile(r"((LOAD|STORE|DELETE)_(FAST|DEREF|GLOBAL|CONST)\w*|DUP_T
 _ASKS = ("CHECK_EXC_MATCH", "JUMP_IF_NOT_EXC_MATCH", "RERAISE")
 
 
+@functools.lru_cache(256)
 def _prepared(code: CodeType) -> tuple[CodeType, str]:
     """A copy in which constant sets can be asked for symbolic numbers, and what it does that it may not do."""
-    if code not in _known:
-        _known[code] = _with_copies(code), _problem(code, frozenset(code.co_freevars))
-    return _known[code]
+    return _with_copies(code), _problem(code, frozenset(code.co_freevars))
 
 
 def _with_copies(code: CodeType) -> CodeType:
-    def copied(constant: Any) -> Any:
-        if isinstance(constant, CodeType):
-            return _with_copies(constant)
-        return COPIES[frozenset](constant) if isinstance(constant, frozenset) else constant
-
-    return code.replace(co_consts=tuple(map(copied, code.co_consts)))
+    copy = {CodeType: _with_copies, frozenset: COPIES[frozenset]}
+    return code.replace(co_consts=tuple(copy.get(type(x), lambda same: same)(x) for x in code.co_consts))
 
 
 def _problem(code: CodeType, outer: frozenset[str]) -> str:

@@ -84,11 +84,11 @@ def constant(value: float, kind: str = "int") -> Sym:
     return Sym(current().explorer.graph.const(float(value)), kind)
 
 
-def lift(value: Any) -> Sym | None:
+def lift(value: Any) -> Any:
     """A number as a symbolic one; None for what is no number."""
     kind = type(value)
     if kind is Sym:
-        return value  # type: ignore[no-any-return]
+        return value
     if kind in (bool, int, float):
         if kind is int and abs(value) > EXACT and (abs(value) > 2**1023 or int(float(value)) != value):
             raise current().stop(f"{value} is an int that float64 cannot hold")
@@ -151,9 +151,8 @@ def is_infinite(x: Sym) -> bool:
 def refuse_jump(*values: Sym) -> None:
     """End the trace where an operation jumps at values that evaluators have up to their last places only."""
     for gave in filter(None, (node_of(x).inexact for x in values)):
-        raise current().stop(
-            f"it makes a whole number of what {gave} gave, whose last place is not the same on every device"
-        )
+        why = "whose last place is not the same on every device"
+        raise current().stop(f"it makes a whole number of what {gave} gave, {why}")
 
 
 def to_integer(x: Sym, op: str) -> Sym:
