@@ -274,7 +274,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "descriptor": (lambda step: METER.level * step, r"it reads 'level', a Measured of .*Meter, which computes it"),
     "always raises": (lambda step: step / 0, r"it raises ZeroDivisionError .* at every step"),
     "big int": (lambda step: 2**step % 7, r"the value itself of a number with more than 64 possible values"),
-    "not callable": (3, r"it cannot be called"),
+    "not callable": (3, r"not callable"),
     "eval": (lambda step: eval("step"), r"it uses eval"),  # noqa: S307
     "class": (_local_class, r"defines a class \(line \d+\)"),
     "cache": (_cached, r"it calls .*_cached, which is compiled"),

@@ -19,7 +19,7 @@ from typing import Any, cast
 
 from .mathematics import CALLS
 from .outside import StandIn, is_a, real_of, shown
-from .paths import Guarded, current
+from .paths import Guarded, current, refusing
 from .symbol import Sym, apply, bounds, concrete, is_, kind_of, lift, node_of, refuse_jump, to_integer
 
 LONGEST = 100_000  # elements that are gone through
@@ -44,11 +44,10 @@ def members(values: Iterable[Any]) -> list[Any]:
 def numbers(values: Iterable[Any]) -> tuple[tuple[float, ...], str] | None:
     """Values as a table and their common kind, where all are constant numbers of one kind."""
     found = [lift(x) for x in values]
-    table = [x for x in found if x is not None and node_of(x).is_const and node_of(x).value == node_of(x).value]
-    kinds = {kind_of(x) for x in table}
-    if len(table) < len(found) or len(kinds) != 1:  # of several kinds, what they are would depend on the place
-        return None
-    return tuple(node_of(x).value for x in table), kinds.pop()
+    known = all(x is not None and node_of(x).is_const and node_of(x).value == node_of(x).value for x in found)
+    kinds = {kind_of(x) for x in found} if known else set()
+    # of several kinds, what they are would depend on the place
+    return (tuple(node_of(x).value for x in found), kinds.pop()) if len(kinds) == 1 else None
 
 
 def select(items: Sequence[Any], index: Sym) -> Any:
@@ -124,13 +123,6 @@ def _get(items: dict[Any, Any], key: Any, default: Any = None) -> Any:
     return find(items, key, default) if type(key) is Sym else dict.get(items, key, default)
 
 
-def _refusing(does: str) -> Any:
-    def refuse(self: Copy, *arguments: Any) -> Any:
-        raise current().stop(f"it {does} {type(self)._what(self)}")
-
-    return refuse
-
-
 _METHODS: dict[Any, tuple[str, ...]] = {  # all that a copy may be asked for by name
     list: ("index", "count", "copy"), tuple: ("index", "count"), dict: ("get", "items", "keys", "values", "copy"),
     Counter: ("get", "items", "keys", "values", "elements"),
@@ -139,9 +131,9 @@ _CHANGES = ("setitem", "delitem", "iadd", "imul", "ior", "iand", "isub", "ixor")
 _OF_SETS = ("iter", "and", "or", "xor", "sub", "rand", "ror", "rxor", "rsub")
 COPIES: dict[Any, Any] = {}
 for _kind in (list, tuple, dict, Counter, set, frozenset):
-    _made = {f"__{x}__": _refusing("changes") for x in _CHANGES if hasattr(_kind, f"__{x}__")}
+    _made = {f"__{x}__": refusing("changes") for x in _CHANGES if hasattr(_kind, f"__{x}__")}
     if _kind in (set, frozenset):
-        _made |= {f"__{x}__": _refusing("goes through what has an order of its own,") for x in _OF_SETS}
+        _made |= {f"__{x}__": refusing("goes through what has an order of its own,") for x in _OF_SETS}
     COPIES[_kind] = type(f"{_kind.__name__} copy", (Copy, _kind), {"__slots__": (), **_made})
 CLASS_OF = {copy: kind for kind, copy in COPIES.items()}
 
@@ -149,12 +141,10 @@ CLASS_OF = {copy: kind for kind, copy in COPIES.items()}
 def copy_of(container: Any, wrap: Callable[[Any], Any]) -> Any:
     """A copy whose elements are wrapped."""
     kind = type(container)
-    if len(container) > LONGEST:
-        raise current().stop(f"it reads a {kind.__name__} of more than {LONGEST:,} elements")
     if not issubclass(kind, dict):
-        return COPIES[kind](map(wrap, container))
+        return COPIES[kind](map(wrap, elements(container)))
     made = COPIES[kind].__new__(COPIES[kind])
-    dict.__init__(made, [(wrap(k), wrap(v)) for k, v in container.items()])
+    dict.update(made, ((wrap(k), wrap(v)) for k, v in elements(container.items())))
     return made
 
 

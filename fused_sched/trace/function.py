@@ -81,9 +81,9 @@ def promise(outcomes: Iterable[Outcome]) -> str:
 def trace(function: Callable[[int], Any], outputs: int = 1, *, sparse: bool = False) -> Traced:
     """A Python function of the step as a program.
 
-    It is not called. Its code is run on a symbolic step, once for each path through its decisions, in the sandbox
-    (:mod:`fused_sched.trace.sandbox`). The result is compared, bit for bit and exception for exception, with that
-    code run on numbers: around every constant and decision about the step, and at steps spread up to 2**31.
+    It is not called: its code is run in the sandbox on a symbolic step, once for each path through its decisions. The
+    result is compared, bit for bit and exception for exception, with that code run on numbers: around every constant
+    and decision about the step, and at steps spread up to 2**31.
 
     Args:
         function: takes the step, an int from 0 on, and returns a number.
@@ -94,8 +94,6 @@ def trace(function: Callable[[int], Any], outputs: int = 1, *, sparse: bool = Fa
         Untraceable: it does what is not on the list, or not what a program can; its ``reason`` says what.
     """
     name = describe(function)
-    if not callable(function):
-        raise Untraceable(f"{name}: it cannot be called")
     with naming(name), quiet_numpy(), closing(Sandbox()) as box:
         explorer = Explorer({"step": (Interval(0.0, float(LAST_STEP)), True)})
         rebuilt = box.wrap(function)
@@ -191,11 +189,10 @@ def returned(result: Any, outputs: int) -> tuple[Node, ...]:
     """The nodes of what a function returned."""
     values = (result,) if outputs == 1 else result
     found = [lift(value) for value in values] if is_a(values, tuple, list) else []
-    numbers = [x for x in found if x is not None]
-    if not len(found) == len(numbers) == outputs:
+    if len(found) != outputs or any(x is None for x in found):
         shown = "None" if result is None else f"a {type(result).__name__}"
         raise current().stop(f"it returns {shown}, not {'a number' if outputs == 1 else f'{outputs} numbers'}")
-    return tuple(map(node_of, numbers))
+    return tuple(map(node_of, found))
 
 
 def describe(function: Any) -> str:

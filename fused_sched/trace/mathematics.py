@@ -153,12 +153,6 @@ def _has_no_minus_zero(node: Node) -> bool:
     return math.copysign(1.0, node.value) > 0 if node.is_const else node.op == "input" and node.whole
 
 
-def _clip(a: Any, a_min: Any = None, a_max: Any = None, **named: Any) -> Any:
-    if named or a_min is None or a_max is None:
-        raise current().stop("numpy.clip() with options, or one bound")
-    return _ufunc("minimum")(_ufunc("maximum")(a, a_min), a_max)
-
-
 def _where(condition: Any, a: Any, b: Any) -> Any:
     x, y = lift(a), lift(b)
     kinds = {kind_of(x), kind_of(y)}
@@ -177,7 +171,7 @@ def quiet_numpy() -> AbstractContextManager[Any]:
             stands_for(getattr(np, name), _ufunc(name))
         for name, rule in _TESTS.items():
             stands_for(getattr(np, name), lambda x, rule=rule: Sym(node_of(rule(x)), "numpy bool"))
-        stands_for(np.clip, _clip)
+        stands_for(np.clip, lambda a, a_min, a_max: _ufunc("minimum")(_ufunc("maximum")(a, a_min), a_max))
         stands_for(np.where, _where)
         stands_for(np.float64, lambda x=0.0: Sym(node_of(x), "numpy"))
     return np.errstate(all="ignore")  # type: ignore[no-any-return]

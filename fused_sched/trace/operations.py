@@ -21,16 +21,16 @@ JUMPS = COMPARISONS | {"floor", "ceil", "trunc", "round", "floordiv", "mod", "lo
 class Node:
     """One value.
 
-    ``value`` is the number of a constant, the name of an input (of a param group, with its number: "lr 3"), the tuple
-    of a table, or the library whose rounding an operation has. ``whole``: it is a whole number wherever it is a number.
-    ``inexact`` names an operation below whose last place is not the same for every evaluator.
+    ``value`` is the number of a constant, the name of an input ("lr 3" is param group 3's; its ``field`` is "lr"), the
+    tuple of a table, or the library whose rounding an operation has. ``whole``: it is a whole number wherever it is a
+    number. ``inexact`` names an operation below whose last place is not the same for every evaluator.
     """
 
-    __slots__ = ("args", "id", "inexact", "inputs", "is_const", "op", "value", "whole")
+    __slots__ = ("args", "field", "id", "inexact", "inputs", "is_const", "op", "value", "whole")
 
     def __init__(self, number: int, op: str, args: tuple[Node, ...], value: Any, whole: bool) -> None:
         self.id, self.op, self.args, self.value, self.whole = number, op, args, value, whole
-        self.is_const = op == "const"
+        self.is_const, self.field = op == "const", value.partition(" ")[0] if op == "input" else ""
         self.inputs: frozenset[str] = frozenset((value,) if op == "input" else ()).union(*(a.inputs for a in args))
         below = () if op in COMPARISONS or op in ("and", "or", "not") else args[1:] if op == "where" else args
         units = op in TABLE and TABLE[op].units
@@ -39,11 +39,6 @@ class Node:
     def __str__(self) -> str:
         words = [self.op, *(f"%{a.id}" for a in self.args), *([] if self.value is None else [str(self.value)])]
         return f"%{self.id} = {' '.join(words)}"
-
-    @property
-    def field(self) -> str:
-        """The name of an input, whichever param group's."""
-        return str(self.value).partition(" ")[0]
 
 
 class Graph:

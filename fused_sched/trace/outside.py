@@ -10,7 +10,7 @@ from types import GetSetDescriptorType, MappingProxyType, MemberDescriptorType, 
 from typing import Any
 
 from ..facts import ANSWER, ATTRIBUTE, ENTRY, NO_ENTRY, OWNER_WEAKLY, PLAIN, VALUE_WEAKLY, Fact, alike, look_at
-from .paths import Guarded, current
+from .paths import Guarded, current, refusing
 
 MISSING: Any = object()
 HEAP_TYPE = 1 << 9  # of classes that may change
@@ -180,16 +180,9 @@ def real_of(value: Any) -> Any:
     return _SLOTS["_real"](value) if type(value) is StandIn else value
 
 
-def _refusing(name: str) -> Any:
-    def refuse(self: StandIn, *arguments: Any, **named: Any) -> Any:
-        raise current().stop(f"it uses {name} of {shown(real_of(self))}")
-
-    return refuse
-
-
 for _name in {name for kind in (complex, float, int, list, dict) for name in vars(kind)} | {
     *("__next__", "__matmul__", "__rmatmul__", "__enter__", "__exit__", "__str__", "__format__", "__complex__"),
     *("__instancecheck__", "__subclasscheck__"),
 }:
     if _name.startswith("__") and _name not in ("__new__", "__init__", "__getattribute__", "__doc__"):
-        setattr(StandIn, _name, _refusing(_name))
+        setattr(StandIn, _name, refusing(f"uses {_name} of"))

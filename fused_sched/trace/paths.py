@@ -72,7 +72,7 @@ class Outcome:
             if not numbers and (node.is_const or isinstance(value, tuple)):
                 value = "" if node.is_const else len(value)
             lines.append((node.op, repr(value), tuple(place[a] for a in node.args)))
-        return tuple(lines), tuple(place[v] for v in self.values), place.get(self.trap)
+        return tuple(lines), tuple(place[v] for v in self.values), None if self.trap.is_const else place[self.trap]
 
 
 _Taken = tuple[list[tuple[Node, bool]], tuple[Node, ...] | None]  # decisions, and results; None: it raised
@@ -101,7 +101,7 @@ class Explorer:
         """Run ``function`` on every path; Untraceable if it did what a program cannot, or reached one of the limits."""
         previous = sys.gettrace()
         try:
-            sys.settrace(self._of_call)
+            sys.settrace(lambda frame, event, argument: self._of_line if _is_traced(frame) else None)
             taken = next(self._paths(function))
         finally:
             sys.settrace(previous)  # whatever interrupts it
@@ -126,9 +126,6 @@ class Explorer:
             taken.append((path.decisions, path.run(function)))
             pending.extend(path.open)
         yield taken
-
-    def _of_call(self, frame: FrameType, event: str, argument: Any) -> Any:
-        return self._of_line if _is_traced(frame) else None
 
     def _of_line(self, frame: FrameType, event: str, argument: Any) -> Any:
         """Count lines, of loops without an end too, and look at exceptions before any handler does."""
@@ -284,8 +281,7 @@ class Guarded:
 
     __slots__ = ()
 
-    def _what(self) -> str:
-        return f"a {type(self).__name__}"
+    _what: Callable[..., str]  # what it is in messages
 
     def __getattribute__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -301,3 +297,12 @@ class Guarded:
         path, what = current(), type(self)._what(self)  # in the message of an exception it may be
         path.text = path.text or _located(f"it makes text of {what}")
         return f"<{what}>"
+
+
+def refusing(does: str) -> Any:
+    """A method that ends the trace."""
+
+    def refuse(self: Guarded, *arguments: Any, **named: Any) -> Any:
+        raise current().stop(f"it {does} {type(self)._what(self)}")
+
+    return refuse

@@ -190,20 +190,14 @@ class Sandbox:
             raise current().stop(f"{function.__qualname__} {problem}")
         variables = self._once("globals", function.__globals__, functools.partial(Globals, self))
         self.watch.part(function, "__code__")
-        cells = tuple(map(self._cell, function.__closure__ or ()))
+        cells = (types.CellType(self.wrap(self.watch.part(c, "cell_contents"))) for c in function.__closure__ or ())
         defaults = tuple(map(self.wrap, self.watch.part(function, "__defaults__") or ())) or None
-        made = types.FunctionType(code, variables, function.__name__, defaults, cells)
+        made = types.FunctionType(code, variables, function.__name__, defaults, tuple(cells))
         keywords = self.watch.part(function, "__kwdefaults__")
         if keywords:
             self.watch.elements(keywords)
             made.__kwdefaults__ = {k: self.wrap(v) for k, v in keywords.items()}
         return made
-
-    def _cell(self, cell: types.CellType) -> types.CellType:
-        try:
-            return types.CellType(self.wrap(self.watch.part(cell, "cell_contents")))
-        except ValueError:
-            raise current().stop("it reads a variable of an enclosing function that has no value yet") from None
 
 
 # -- code that a traced function may have ------------------------------------------------------------------

@@ -231,19 +231,14 @@ def _bits(op: str, a: Sym, b: Sym) -> Sym:
     raise current().stop(f"the bit operation {op!r} of a number that depends on the step")
 
 
-def _install(name: str, rule: Callable[[Sym, Sym], Any]) -> None:
-    def left(self: Sym, other: Any, *rest: Any) -> Any:
-        second = lift(other)
+def _operator(rule: Callable[[Any, Any], Any], *, swapped: bool) -> Any:
+    def operate(self: Sym, other: Any, *rest: Any) -> Any:
+        x = lift(other)
         if rest and rest != (None,):
             raise current().stop("pow() with three arguments")
-        return NotImplemented if second is None else rule(self, second)
+        return NotImplemented if x is None else rule(x, self) if swapped else rule(self, x)
 
-    def right(self: Sym, other: Any) -> Any:
-        first = lift(other)
-        return NotImplemented if first is None else rule(first, self)
-
-    setattr(Sym, f"__{name}__", left)
-    setattr(Sym, f"__r{name}__", right)
+    return operate
 
 
 _OPERATORS: dict[str, Callable[[Sym, Sym], Any]] = {
@@ -258,7 +253,8 @@ _OPERATORS: dict[str, Callable[[Sym, Sym], Any]] = {
     },
 }  # fmt: skip
 for _op, _rule in _OPERATORS.items():
-    _install(_op, _rule)
+    setattr(Sym, f"__{_op}__", _operator(_rule, swapped=False))
+    setattr(Sym, f"__r{_op}__", _operator(_rule, swapped=True))
 for _op, _swapped in (("gt", "rlt"), ("ge", "rle")):
     setattr(Sym, f"__{_op}__", getattr(Sym, f"__{_swapped}__"))
 for _op in ("neg", "abs"):
