@@ -218,6 +218,12 @@ def test_texts_may_be_in_errors() -> None:
     assert traced.evaluate(8) == (4.0,)
 
 
+def test_errors_with_stand_ins_in_them_are_traps_or_refused() -> None:
+    for given in ("CONFIG", "helper", "LIST", "step", "step, CONFIG"):
+        _right_or_untraced(_function(f"  if step == 9: raise ValueError({given})\n  return step / 2"))
+        _right_or_untraced(_function(f"  raise ValueError({given})"), refused=True)
+
+
 def test_all_stand_ins_are_guarded() -> None:
     """Whatever the sandbox hands out is Python's own, or guarded."""
     with contextlib.closing(Sandbox()) as box:

@@ -84,7 +84,7 @@ def member(values: Sequence[Any], x: Sym) -> bool:
 
 def find(items: dict[Any, Any], key: Sym, *default: Any) -> Any:
     """``items[key]``, or the default, or else a KeyError."""
-    keys = sorted(k for k in dict.keys(items) if lift(k) is not None)
+    keys = sorted(k for k in dict.keys(items) if lift(k) is not None and k == k)
     if keys and member(keys, key):
         values = [dict.__getitem__(items, k) for k in keys]
         return select(values, below([float(k) for k in keys[:-1]], key)) if keys[1:] else values[0]

@@ -54,10 +54,7 @@ def _of_math(op: str, outside: str = "", limit: float = 0.0, *, grows: bool = Fa
     return rule
 
 
-def _log(*arguments: Any) -> Any:
-    ln = _of_math("log", "le")
-    top, *base = (ln(x) if type(x) is Sym else math.log(x) for x in arguments)
-    return top / base[0] if base else top
+_LN = _of_math("log", "le")
 
 
 def _domain(rule: Rule) -> Rule:
@@ -94,7 +91,8 @@ _TESTS: dict[str, Rule] = {
     "isfinite": lambda x: apply("lt", "bool", abs(x), math.inf),
 }
 _MATH: dict[str, Rule] = {
-    "sqrt": _of_math("sqrt", "lt"), "log": _log, "log2": _of_math("log2", "le"), "log10": _of_math("log10", "le"),
+    "sqrt": _of_math("sqrt", "lt"), "log": lambda x, *base: _LN(x) / _LN(*base) if base else _LN(x),
+    "log2": _of_math("log2", "le"), "log10": _of_math("log10", "le"),
     "log1p": _of_math("log1p", "le", -1.0), "exp": _of_math("exp", grows=True), "expm1": _of_math("expm1", grows=True),
     "cos": _of_math("cos", "inf"), "sin": _of_math("sin", "inf"), "tan": _of_math("tan", "inf"),
     "atan": _of_math("atan"), "tanh": _of_math("tanh"), "fabs": _of_math("abs"),

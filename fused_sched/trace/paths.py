@@ -95,7 +95,7 @@ class Explorer:
         self.points: set[int] = set()  # steps worth checking: where a decision changes
         self.free: Callable[[Node], bool | None] = lambda node: None  # decisions that are not explored
         self.reason: str | None = None  # why the trace has ended
-        self.error = ""  # that a path ended with
+        self.error: Any = None  # that a path ended with
 
     def explore(self, function: Callable[[], tuple[Node, ...]]) -> Outcome:
         """Run ``function`` on every path; Untraceable if it did what a program cannot, or reached one of the limits."""
@@ -108,7 +108,8 @@ class Explorer:
         self.lines_of_a_path = (self._most_lines - self._lines) // len(taken)
         values, trap = self._fold(taken, 0)
         if values is None:
-            raise Untraceable(f"it raises {self.error} at every step")
+            shown = " ".join(f"{type(self.error).__name__} ({BaseException.__str__(self.error)})".split())
+            raise Untraceable(f"it raises {shown} at every step")
         return Outcome(values, trap, len(taken))
 
     def _paths(self, function: Callable[[], tuple[Node, ...]]) -> Iterator[list[_Taken]]:
@@ -185,7 +186,7 @@ class Path:
         except Untraceable as error:
             reason = error.reason
         except Exception as error:
-            self.explorer.error = f"{type(error).__name__} ({' '.join(BaseException.__str__(error).split())})"
+            self.explorer.error = BaseException.with_traceback(error, None)
         finally:
             _running.path = outer
         reason = self.explorer.reason or reason
@@ -247,8 +248,7 @@ def _refuse_unknown(error: Any, traceback: TracebackType) -> None:
     raised = traceback.tb_frame.f_code.co_code[traceback.tb_lasti] == dis.opmap["RAISE_VARARGS"]
     said = BaseException.__str__(error)
     if not raised or said.startswith("exceptions must derive"):
-        shown = " ".join(f"{type(error).__name__}: {said}".split())
-        raise current().stop(f"{shown}, where the function may not raise that")
+        raise current().stop(f"{type(error).__name__}: {said}, where the function may not raise that")
 
 
 def _is_traced(frame: FrameType) -> bool:
@@ -276,7 +276,7 @@ def _located(reason: str) -> str:
 class Guarded:
     """Base of what a traced function gets in place of something: reading a name of it ends the trace.
 
-    What is in slots is read by their getters. Names like ``__class__`` are read by Python itself alone, see code.py.
+    What is in slots is read by their getters. Names like ``__class__`` are read by Python itself alone, see sandbox.py.
     """
 
     __slots__ = ()
