@@ -147,7 +147,7 @@ def _has_no_minus_zero(node: Node) -> bool:
     if node.op in ("mul", "div") and any(current().ranges.bounds(a).low < 0 for a in node.args):
         return False
     if node.op in ("add", "sub", "mul", "div"):
-        return all(map(_has_no_minus_zero, node.args[: 1 if node.op == "sub" else 2]))
+        return (any if node.op == "add" else all)(map(_has_no_minus_zero, node.args[: 1 if node.op == "sub" else 2]))
     return math.copysign(1.0, node.value) > 0 if node.is_const else node.op == "input" and node.whole
 
 
