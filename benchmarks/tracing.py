@@ -60,7 +60,7 @@ def rows(seconds: float) -> list[Row]:
         traced = trace(function)
         calls = {"trace": functools.partial(trace, function), "call": functools.partial(function, 5000)}
         times = interleave(calls, seconds, 3, 1e-3)
-        row = {"function": name, "paths": traced.paths, "operations": len(traced.form.lines)}
+        row = {"function": name, "paths": traced.outcome.paths, "operations": len(traced.outcome.nodes)}
         result.append({**row, "checked": traced.compared, "times": times})
         print(f"{name:32} {time_text(times['trace']['median_us'])}", flush=True)
     return result

@@ -1,6 +1,6 @@
 """Between which numbers every evaluator of a traced function may be, if each operation keeps its promise.
 
-Interval arithmetic on the lines of a form. An exact operation on exact operands is one number. IEEE rounding is
+Interval arithmetic on the nodes of a graph. An exact operation on exact operands is one number. IEEE rounding is
 monotone, so an exact operation on intervals lies between the roundings at their ends; the others lie within their
 units in the last place of the library's values at the ends, and of those at the turning points between.
 """
@@ -11,8 +11,8 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 
-from fused_sched.trace.form import Form
-from fused_sched.trace.operations import TABLE, function_of
+from fused_sched.trace.operations import TABLE, Node, function_of
+from fused_sched.trace.paths import Outcome
 
 Interval = tuple[float, float]
 ANYTHING = (-math.inf, math.inf)
@@ -21,19 +21,15 @@ _MONOTONE = ("neg", "sqrt", "exp", "expm1", "log", "log2", "log10", "log1p", "at
 _STEEPNESS = {"cos": 1.0, "sin": 1.0}
 
 
-def enclosures(form: Form, step: float) -> tuple[list[Interval], Interval]:
+def enclosures(outcome: Outcome, step: float) -> tuple[list[Interval], Interval]:
     """For each result and for the trap, the least and the greatest that an evaluator may give."""
-    values: list[Interval] = []
-    for op, value, places in form.lines:
-        given = [values[p] for p in places]
-        if op == "input":
-            values.append((step, step))
-        elif op == "const":
-            values.append((form.constants[value],) * 2)
+    values: dict[Node, Interval] = {outcome.trap: (0.0, 0.0)}
+    for node in outcome.nodes:
+        if node.op in ("input", "const"):
+            values[node] = (step if node.op == "input" else node.value,) * 2
         else:
-            table = form.tables[value] if op in ("lookup", "count_lt") else value
-            values.append(_apply(op, table, given))
-    return [values[k] for k in form.results], (0.0, 0.0) if form.trap is None else values[form.trap]
+            values[node] = _apply(node.op, node.value, [values[a] for a in node.args])
+    return [values[v] for v in outcome.values], values[outcome.trap]
 
 
 def is_point(x: Interval) -> bool:

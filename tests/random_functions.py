@@ -102,7 +102,7 @@ class Writer(Expressions):
         ))  # fmt: skip
         with self.block("try:"):
             self.line(f"{name.text} = {risk}")
-        with self.block(f"except {error}{r.choice((' as error', ''))}:"):
+        with self.block(f"except {error}:"):
             self.line(f"{name.text} = {self.real(1, EXACT)}")
         if self.chance(0.3):
             with self.block(r.choice(("else:", "finally:"))):

@@ -154,11 +154,11 @@ class Evaluators:
 def difference(candidate: Candidate, traced: Traced, step: int, found: dict[str, Outcome]) -> str:
     """What is not as promised at a step; "" if all is."""
     expected = candidate.outcome(step) if step <= traced.horizon else None
-    if not traced.form.inexact:
+    if not traced.outcome.inexact:
         wrong = [name for name, x in found.items() if not _same(x, expected)]
     else:
         wrong = [] if _same(found["host"], expected) else ["host"]
-        (result,), trap = enclosures(traced.form, float(step))
+        (result,), trap = enclosures(traced.outcome, float(step))
         if not is_point(trap):
             return f"the host gives {found['host']!r}, not {expected!r}" if wrong else ""
         other = found["cpu"]
@@ -195,7 +195,7 @@ def check(rng: random.Random, name: str) -> tuple[str, str]:
     except Untraceable as error:
         wrong = refused_wrongly(candidate, error.reason, rng)
         return _kind(error.reason), f"refused: {error.reason}\n{candidate.source}" if wrong else ""
-    if traced.form.inexact and not candidate.inexact:
+    if traced.outcome.inexact and not candidate.inexact:
         return "", f"{traced.explain()}, but the function has no such operation\n{candidate.source}"
     evaluate = Evaluators(traced)
     for step in candidate.steps(rng, traced.horizon):

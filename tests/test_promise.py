@@ -188,20 +188,20 @@ def _compare(name: str, evaluator: str, kernel: Kernel | None, rng: random.Rando
     steps = [x for x in _steps(rng, min(traced.horizon, 2**31)) if x <= traced.horizon]
     for step, (found, trapped) in zip(steps, evaluate(evaluator, of_steps(traced), [steps], kernel), strict=True):
         expected = traced.evaluate(step)
-        ((low, high),), trap = enclosures(traced.form, float(step))
+        ((low, high),), trap = enclosures(traced.outcome, float(step))
         if not is_point(trap):
             continue  # whether it raises depends on a last place
         where = f"step {step} of {name}: {evaluator} has {(found, trapped)}, the host {expected}"
         assert bool(trapped) is (expected is None), where
         if expected is not None and not same_bits(found, expected[0]):
-            assert traced.form.inexact, where
+            assert traced.outcome.inexact, where
             assert low <= found <= high, f"{where}, which may be from {low!r} to {high!r}"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("evaluator", EVALUATORS[1:])
 def test_exact_functions_have_the_hosts_bits(evaluator: str, rng: random.Random) -> None:
-    assert not any(trace(IMAGINED[name]).form.inexact for name in EXACT_FUNCTIONS)
+    assert not any(trace(IMAGINED[name]).outcome.inexact for name in EXACT_FUNCTIONS)
     for name in EXACT_FUNCTIONS:
         _compare(name, evaluator, _kernel(evaluator, "function", name, EXACT_FUNCTIONS), rng)
 
@@ -213,7 +213,7 @@ def test_random_functions_everywhere(rng: random.Random) -> None:
     while len(names[True]) < RANDOM_FUNCTIONS or len(names[False]) < RANDOM_FUNCTIONS:
         seed = str(rng.randrange(2**31))
         try:
-            exact = not trace(function(seed)).form.inexact
+            exact = not trace(function(seed)).outcome.inexact
         except Untraceable:
             continue
         if len(names[exact]) < RANDOM_FUNCTIONS:

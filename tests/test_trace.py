@@ -126,7 +126,7 @@ def test_twelve_milestones_are_thirteen_paths() -> None:
                 rate *= 0.9
         return rate
 
-    assert trace(stairs).paths == 13
+    assert trace(stairs).outcome.paths == 13
 
 
 def test_a_trap_stops_the_program_where_the_function_raises() -> None:
@@ -222,6 +222,17 @@ def test_partials_of_one_function_are_one_program(rng: random.Random) -> None:
     assert len(program.operations) < 40
     for step in (0, 1, 50, 150, 700, 2000):
         assert _advance(program, step) == [f(step) for f in functions]
+
+
+def test_functions_that_differ_in_numbers_alone_are_one_program() -> None:
+    def shifted(step: int, by: float) -> float:
+        return step * 0.5 + by if step else by
+
+    shifts = [0.0, -0.0, 0.25, math.inf]
+    program = _groups_program([functools.partial(shifted, by=by) for by in shifts])
+    assert len(program.operations) == len(_groups_program([functools.partial(shifted, by=0.25)] * 4).operations)
+    for step in (0, 1, 7):
+        assert all(map(same_bits, _advance(program, step), [shifted(step, by) for by in shifts]))
 
 
 def test_one_function_for_all_groups_is_uniform() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import itertools
 import random
@@ -152,6 +151,13 @@ def _continues_by_a_name(step: int) -> float:
             pass
 
 
+def _except_as(step: int) -> float:
+    try:
+        return 1 / (step % 3)
+    except ZeroDivisionError as error:
+        return len(error.args) / 7
+
+
 def _generator(step: int) -> Any:
     yield 1.0
 
@@ -231,7 +237,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "slot": (Slotted(), r"it assigns to .last of a"),
     "function attribute": (_attribute, r"it assigns to .last of .*test_trace_hostile._attribute"),
     "print": (_print, r"it uses print, which is compiled and may do anything"),
-    "open": (_open, r"has .* a with \(line \d+\)"),
+    "open": (_open, r"has .* a with, where a trace may not end \(line \d+\)"),
     "random": (lambda step: random.random(), r"random.*which is compiled"),
     "numpy random": (lambda step: np.random.rand(), r"numpy, which has a __getattr__|cython|rand"),  # noqa: NPY002
     "time": (lambda step: time.time() * step, r"it calls time.time, which is compiled"),
@@ -239,11 +245,13 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "setdefault": (lambda step: vars(random), r"it uses vars"),
     "bare except": (_swallow, r"has an except: for everything, .* \(line \d+\)"),
     "bare except after another": (_swallow_the_rest, r"has an except: for everything, .* \(line \d+\)"),
-    "for ever, finally": (_continues, r"a finally: .* \(line \d+\), where a trace may not end"),
-    "for ever, an error in finally": (_continues_by_an_error, r"a finally: .* \(line \d+\), where a trace may not end"),
-    "for ever, an error in except": (_continues_by_a_name, r"a finally: .* \(line \d+\), where a trace may not end"),
+    "for ever, finally": (_continues, r"a finally: .*, where a trace may not end \(line \d+\)"),
+    "for ever, an error in finally": (_continues_by_an_error, r"a finally: .*, where a trace may not end \(line \d+\)"),
+    "for ever, an error in except": (_continues_by_a_name, r"a finally: .*, where a trace may not end \(line \d+\)"),
     "except BaseException": (_swallow_base, r"it uses .append of a list"),
-    "generator": (_generator, r"it is a generator or coroutine"),
+    "generator": (_generator, r"it computes with a generator"),
+    "except as": (_except_as, r"has an except ... as, or deletes 'error' \(line \d+\)"),
+    "getattr": (lambda step: getattr(METER, "level", 0.5), r"it uses getattr, which is compiled"),
     "for ever": (_for_ever, r"it runs more than 300,000 lines: is there a loop without an end"),
     "for ever after 100": (_late_for_ever, r"more than (300,000 lines|20000 times)"),
     "for ever, bare except": (_for_ever_and_swallow, r"has an except: for everything"),
@@ -266,7 +274,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "descriptor": (lambda step: METER.level * step, r"it reads 'level', a Measured of .*Meter, which computes it"),
     "always raises": (lambda step: step / 0, r"it raises ZeroDivisionError .* at every step"),
     "big int": (lambda step: 2**step % 7, r"the value itself of a number with more than 64 possible values"),
-    "not callable": (3, r"it cannot be called"),
+    "not callable": (3, r"not callable"),
     "eval": (lambda step: eval("step"), r"it uses eval"),  # noqa: S307
     "class": (_local_class, r"defines a class \(line \d+\)"),
     "cache": (_cached, r"it calls .*_cached, which is compiled"),
@@ -353,13 +361,13 @@ def test_a_function_that_is_not_what_it_seemed_is_caught(monkeypatch: pytest.Mon
     """The check against the function itself, with a trace that is wrong."""
     from fused_sched.trace import function as tracing
 
-    real = tracing.make_form
+    real = tracing.evaluator_of
 
     def wrong(*arguments: Any) -> Any:
-        form = real(*arguments)
-        return dataclasses.replace(form, constants=tuple(c * (1 + 1e-15) for c in form.constants))
+        evaluator = real(*arguments)
+        return lambda given: tuple(x * (1 + 1e-15) for x in evaluator(given) or ())
 
-    monkeypatch.setattr(tracing, "make_form", wrong)
+    monkeypatch.setattr(tracing, "evaluator_of", wrong)
     with pytest.raises(Untraceable, match=r"at step \d+ its program gives .*, but the function 0\.\d+"):
         trace(lambda step: step * FACTOR + 0.1)
 

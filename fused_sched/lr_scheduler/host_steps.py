@@ -132,7 +132,7 @@ class HostSteps(EditedByHand):
         assert traced is not None
         assert self._schedule is not None
         count, groups = int(self._step_count) + 1, self.optimizer.param_groups
-        if len(groups) != len(traced.forms) or audit.is_skipped_step(self._schedule, epoch):
+        if len(groups) != len(traced.outcomes) or audit.is_skipped_step(self._schedule, epoch):
             return
         found: Sequence[float | None] = traced.evaluate(epoch, count, groups) or [None] * len(groups)
         lrs = self._as_in_step(epoch, lambda: [*self.get_lr()])  # type: ignore[attr-defined]

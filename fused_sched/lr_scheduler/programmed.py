@@ -317,7 +317,7 @@ class Programmed:
         if self._get_lr_differs is not None:
             return self._get_lr_differs
         traced = self._traced_get_lr
-        if traced is None or traced.changed() or len(traced.forms) != len(self.optimizer.param_groups):
+        if traced is None or traced.changed() or len(traced.outcomes) != len(self.optimizer.param_groups):
             self._pull()
             try:
                 traced = self._traced_get_lr = trace_get_lr(self)

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 from torch import Tensor, float64
 
 from ..program.builder import Builder, Value
-from ..trace.containers import COPIES
-from ..trace.form import Form, emit_groups, make_form
-from ..trace.function import Evaluator, compare, compile_form, naming, promise, returned, steps_to_compare
+from ..trace.builtin import COPIES
+from ..trace.function import Evaluator, compare, emit_groups, evaluator_of, naming, promise, returned, steps_to_compare
 from ..trace.mathematics import quiet_numpy
 from ..trace.operations import ANY, JUMPS, Interval, Node
-from ..trace.paths import LAST_STEP, Explorer, Folded, Untraceable
+from ..trace.outside import StandIn, Watch
+from ..trace.paths import LAST_STEP, Explorer, Outcome, Untraceable
 from ..trace.sandbox import Sandbox
 from ..trace.symbol import Sym
-from ..trace.views import View
-from ..trace.watch import Watch
 
 _NUMBERS = ("lr", "weight_decay", "momentum", "dampening", "eps")
 _PAIR = ("beta1", "beta2")
@@ -31,21 +30,21 @@ class TracedGetLR:
     """``get_lr`` of a scheduler as operations on the epoch, the count of steps and the fields of each group."""
 
     def __init__(
-        self, name: str, forms: Sequence[Form], evaluators: Sequence[Evaluator], watch: Watch, paths: int, compared: int
+        self, name: str, outcomes: Sequence[Outcome], evaluators: Sequence[Evaluator], watch: Watch, compared: int
     ) -> None:
-        self.name, self.forms, self.watch, self.paths, self.compared = name, list(forms), watch, paths, compared
+        self.name, self.outcomes, self.watch, self.compared = name, outcomes, watch, compared
         self._evaluators = evaluators
 
     @property
     def traps(self) -> bool:
         """Whether get_lr raises at some epochs."""
-        return any(f.trap is not None for f in self.forms)
+        return any(not one.trap.is_const for one in self.outcomes)
 
     def emit(self, b: Builder, epoch: Value, count: Value) -> Value:
         """Append the next lr of each group; an epoch at which get_lr raises becomes a trap."""
         inputs: dict[str, Callable[[], Value]] = {"epoch": lambda: epoch, "count": lambda: count}
         inputs |= {name: lambda name=name: b.field(name) for name in (*_NUMBERS, *_PAIR)}  # type: ignore[misc]
-        return emit_groups(b, self.forms, inputs)[0]
+        return emit_groups(b, self.outcomes, inputs)[0]
 
     def evaluate(self, epoch: int, count: int, groups: Sequence[Any]) -> list[float] | None:
         """The next lr of each group as the host computes it; None where get_lr raises."""
@@ -59,9 +58,9 @@ class TracedGetLR:
 
     def why_not_with(self, groups: Sequence[Any]) -> str | None:
         """Why these groups need torch's arithmetic, if so: a float32 tensor is rounded there in every step."""
-        for form, group in zip(self.forms, groups, strict=True):
+        for one, group in zip(self.outcomes, groups, strict=True):
             for field, value in _fields(group).items():
-                if isinstance(value, Tensor) and value.dtype != float64 and field in _decisive(form):
+                if isinstance(value, Tensor) and value.dtype != float64 and field in _decisive(one):
                     return f"its path or a whole number depends on {field}, a tensor of {value.dtype}"
         return None
 
@@ -71,10 +70,11 @@ class TracedGetLR:
 
     def explain(self) -> str:
         """What was traced, how it was checked and what is promised."""
-        lines, kinds = max(len(f.lines) for f in self.forms), len({f.identity for f in self.forms})
+        values, kinds = max(len(one.nodes) for one in self.outcomes), {one.shape(numbers=True) for one in self.outcomes}
+        paths = max(one.paths for one in self.outcomes)
         return (
-            f"{self.name}: {self.paths} path(s), {lines} values for {kinds} kind(s) of param group; "
-            f"{promise(self.forms)}; compared at {self.compared} combinations of epoch and values"
+            f"{self.name}: {paths} path(s), {values} values for {len(kinds)} kind(s) of param group; "
+            f"{promise(self.outcomes)}; compared at {self.compared} combinations of epoch and values"
         )
 
 
@@ -95,21 +95,22 @@ def trace_get_lr(scheduler: Any) -> TracedGetLR:
     with naming(name), quiet_numpy():
         groups = scheduler.optimizer.param_groups
         explorer = _explorer(groups)
-        with Sandbox() as box:
+        with closing(Sandbox()) as box:
             folded = _explore(box, explorer, scheduler, groups)
             own = [folded] * len(groups)
             if any(_groups_of(v) - {g} for g, v in enumerate(folded.values)):
                 own = _alone(scheduler, groups)
-            forms = [_form(one, g) for g, one in enumerate(own)]
+            outcomes = [_of_one(one, g) for g, one in enumerate(own)]
             inputs = _draw(explorer, groups)
-            compiled: dict[Any, Evaluator] = {}  # one for the groups of one form
-            for g, form in enumerate(forms):
-                if form.identity not in compiled:
-                    evaluator = compiled[form.identity] = compile_form(form)
+            kinds = [one.shape(numbers=True) for one in outcomes]
+            compiled: dict[Any, Evaluator] = {}
+            for g, kind in enumerate(kinds):
+                if kind not in compiled:
+                    evaluator = compiled[kind] = evaluator_of(outcomes[g])
                     rebuilt = lambda values, g=g: _get_lr(box, scheduler, groups, values)[g]  # noqa: E731
                     compare(explorer, evaluator, rebuilt, [_of_group(x, g) for x in inputs])
-            evaluators = [compiled[form.identity] for form in forms]
-        return TracedGetLR(name, forms, evaluators, box.watch, max(one.paths for one in own), len(inputs))
+            evaluators = [compiled[kind] for kind in kinds]
+        return TracedGetLR(name, outcomes, evaluators, box.watch, len(inputs))
 
 
 def _explorer(groups: Sequence[Any]) -> Explorer:
@@ -122,7 +123,7 @@ def _explorer(groups: Sequence[Any]) -> Explorer:
     return Explorer(inputs, scale=1 + len(groups) // 16)
 
 
-def _explore(box: Sandbox, explorer: Explorer, scheduler: Any, groups: Sequence[Any]) -> Folded:
+def _explore(box: Sandbox, explorer: Explorer, scheduler: Any, groups: Sequence[Any]) -> Outcome:
     def once() -> tuple[Node, ...]:
         made = {name: Sym(node, "int" if name in _STEPS else "float") for name, node in explorer.inputs.items()}
         lrs = _get_lr(box, scheduler, groups, made)
@@ -131,7 +132,7 @@ def _explore(box: Sandbox, explorer: Explorer, scheduler: Any, groups: Sequence[
     return explorer.explore(once)
 
 
-def _alone(scheduler: Any, groups: Sequence[Any]) -> list[Folded]:
+def _alone(scheduler: Any, groups: Sequence[Any]) -> list[Outcome]:
     """Each group explored by itself, where values of the groups decide the path."""
     if len(groups) > MOST_GROUPS_ALONE:
         raise Untraceable(f"values of more than {MOST_GROUPS_ALONE} param groups decide its path")
@@ -140,7 +141,7 @@ def _alone(scheduler: Any, groups: Sequence[Any]) -> list[Folded]:
         explorer = _explorer(groups)
         # what other groups decide must not matter here, whichever way it goes: comparing would show it
         explorer.free = lambda node, g=g: True if _groups_of(node) - {g} else None  # type: ignore[misc]
-        with Sandbox() as box:
+        with closing(Sandbox()) as box:
             found.append(_explore(box, explorer, scheduler, groups))
     return found
 
@@ -170,7 +171,7 @@ def _copy_of_group(box: Sandbox, group: Any, g: int, values: Mapping[str, Any]) 
         if key in fields:
             value = fields[key]
         elif key == "params":
-            value = View(box, group[key])
+            value = StandIn(group[key], None)
         else:
             value = box.wrap(box.watch.variable(group, key))
         made[key] = value
@@ -186,27 +187,18 @@ def _groups_of(node: Node) -> set[int]:
     return {int(name.split()[1]) for name in node.inputs if " " in name}
 
 
-def _decisive(form: Form) -> set[str]:
+def _decisive(outcome: Outcome) -> set[str]:
     """Inputs of which the least change may change a result by much: they are compared, or made whole numbers."""
-    inputs: list[set[str]] = []
-    found: set[str] = set()
-    for op, value, places in form.lines:
-        inputs.append({value} if op == "input" else set().union(*(inputs[p] for p in places)))
-        if op in JUMPS:
-            found |= inputs[-1]
-    return found
+    return {name.partition(" ")[0] for node in outcome.nodes if node.op in JUMPS for name in node.inputs}
 
 
-def _form(folded: Folded, g: int) -> Form:
-    def rename(name: str) -> str:
-        field, _, group = name.partition(" ")
+def _of_one(of_all: Outcome, g: int) -> Outcome:
+    if _groups_of(of_all.trap):
+        raise Untraceable("whether it raises depends on values of a param group")
+    for field, _, group in (name.partition(" ") for name in of_all.values[g].inputs):
         if group and int(group) != g:
             raise Untraceable(f"the lr of group {g} depends on {field!r} of group {group}")
-        return field
-
-    if _groups_of(folded.trap):
-        raise Untraceable("whether it raises depends on values of a param group")
-    return make_form(folded.values[g : g + 1], folded.trap, rename)
+    return Outcome(of_all.values[g : g + 1], of_all.trap, of_all.paths)
 
 
 # -- comparing ---------------------------------------------------------------------------------------------
@@ -228,5 +220,5 @@ def _draw(explorer: Explorer, groups: Sequence[Any]) -> list[dict[str, Any]]:
 
 
 def _of_group(values: Mapping[str, Any], g: int) -> dict[str, Any]:
-    """All values, and those of one group by the names that its form has."""
+    """All values, and those of one group by the names that its outcome has."""
     return {**values, **{name.partition(" ")[0]: x for name, x in values.items() if name.endswith(f" {g}")}}

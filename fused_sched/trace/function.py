@@ -2,33 +2,33 @@
 
 from __future__ import annotations
 
-import math
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from types import CodeType, FunctionType, MethodType
+from types import FunctionType, MethodType
 from typing import Any
 
 from torch import Tensor
 
 from ..program.builder import Builder, Value
-from .code import is_generator
-from .form import Form, emit_form, emit_groups, make_form
 from .mathematics import quiet_numpy
 from .operations import Interval, Node
-from .paths import LAST_STEP, Explorer, Path, Untraceable, current
+from .outside import Watch, is_a, shown
+from .paths import LAST_STEP, Explorer, Outcome, Path, Untraceable, current
 from .sandbox import Sandbox
 from .symbol import Sym, lift, node_of
-from .views import shown
-from .watch import Watch, is_a
 
+MOST_OPERATIONS = 2000  # of a program
 AROUND = 8  # steps on both sides of each threshold and constant
 FARTHEST = 2**31 + 1  # step that is compared
 MOST_AROUND = 600
 SPARSE_AFTER = 8  # functions of one code that are compared at all steps
 Evaluator = Callable[[Mapping[str, float]], "tuple[float, ...] | None"]  # from inputs to results; None: it raises
+
+Inputs = Mapping[str, Callable[[], Value]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,24 +36,23 @@ class Traced:
     """A function of the step as operations.
 
     Attributes:
-        form: the operations.
+        outcome: the operations.
         watch: what it read.
         evaluator: computes it on the host.
         horizon: the last step up to which its whole numbers are exact.
     """
 
     name: str
-    form: Form
+    outcome: Outcome
     evaluator: Evaluator
     watch: Watch
-    paths: int
     compared: int
     horizon: int
 
     @property
     def traps(self) -> bool:
         """Whether it raises at some steps."""
-        return self.form.trap is not None
+        return not self.outcome.trap.is_const
 
     def evaluate(self, step: int) -> tuple[float, ...] | None:
         """Its values as the host computes them; None where it raises."""
@@ -65,16 +64,16 @@ class Traced:
 
     def explain(self) -> str:
         """What was traced, how it was checked and what is promised."""
-        ends = "raises at some steps" if self.traps else "never raises"
+        ends, one = "raises at some steps" if self.traps else "never raises", self.outcome
         return (
-            f"{self.name}: {self.paths} path(s), {len(self.form.lines)} values, {ends}; {promise([self.form])}; "
+            f"{self.name}: {one.paths} path(s), {len(one.nodes)} values, {ends}; {promise([one])}; "
             f"compared at {self.compared} steps"
         )
 
 
-def promise(forms: Iterable[Form]) -> str:
+def promise(outcomes: Iterable[Outcome]) -> str:
     """How near programs are to the functions, in words."""
-    inexact = ", ".join(sorted({op for form in forms for op in form.inexact}))
+    inexact = ", ".join(sorted({op for outcome in outcomes for op in outcome.inexact}))
     near = f", but for {inexact}, each within 2 units in the last place" if inexact else " on every device"
     return f"the same bits as the function{near}"
 
@@ -82,9 +81,9 @@ def promise(forms: Iterable[Form]) -> str:
 def trace(function: Callable[[int], Any], outputs: int = 1, *, sparse: bool = False) -> Traced:
     """A Python function of the step as a program.
 
-    It is not called. Its code is run on a symbolic step, once for each path through its decisions, in the sandbox
-    (:mod:`fused_sched.trace.sandbox`). The result is compared, bit for bit and exception for exception, with that
-    code run on numbers: around every constant and decision about the step, and at steps spread up to 2**31.
+    It is not called: its code is run in the sandbox on a symbolic step, once for each path through its decisions. The
+    result is compared, bit for bit and exception for exception, with that code run on numbers: around every constant
+    and decision about the step, and at steps spread up to 2**31.
 
     Args:
         function: takes the step, an int from 0 on, and returns a number.
@@ -95,36 +94,26 @@ def trace(function: Callable[[int], Any], outputs: int = 1, *, sparse: bool = Fa
         Untraceable: it does what is not on the list, or not what a program can; its ``reason`` says what.
     """
     name = describe(function)
-    if not callable(function):
-        raise Untraceable(f"{name}: it cannot be called")
-    if is_generator(_code_of(function)):
-        raise Untraceable(f"{name}: it is a generator or coroutine, which returns no number")
-    with naming(name), quiet_numpy(), Sandbox() as box:
+    with naming(name), quiet_numpy(), closing(Sandbox()) as box:
         explorer = Explorer({"step": (Interval(0.0, float(LAST_STEP)), True)})
         rebuilt = box.wrap(function)
-        folded = explorer.explore(lambda: returned(rebuilt(Sym(explorer.inputs["step"], "int")), outputs))
-        form = make_form(folded.values, folded.trap)
-        evaluator, steps = compile_form(form), steps_to_compare(explorer, sparse)
+        outcome = explorer.explore(lambda: returned(rebuilt(Sym(explorer.inputs["step"], "int")), outputs))
+        evaluator, steps = evaluator_of(outcome), steps_to_compare(explorer, sparse)
         compare(explorer, evaluator, lambda x: rebuilt(x["step"]), [{"step": x} for x in steps])
-        return Traced(name, form, evaluator, box.watch, folded.paths, len(steps), explorer.horizon)
-
-
-def _code_of(function: Any) -> CodeType | None:
-    return function.__code__ if type(function) is FunctionType else None
+        return Traced(name, outcome, evaluator, box.watch, len(steps), explorer.horizon)
 
 
 def trace_all(functions: Sequence[Callable[[int], Any]], outputs: int = 1) -> list[Traced]:
     """:func:`trace` for one function of each param group; the same function is traced once.
 
-    Functions after the first 8 of one code are compared at fewer steps.
+    Functions after the first 8 of one name and place are compared at fewer steps.
     """
-    known: dict[Any, Traced] = {}
-    counts: dict[Any, int] = {}
+    known: dict[int, Traced] = {}
+    counts = Counter[str]()
     for function in functions:
         if id(function) not in known:
-            code = _code_of(function.func if type(function) is partial else function)
-            counts[code] = counts.get(code, 0) + 1
-            known[id(function)] = trace(function, outputs, sparse=counts[code] > SPARSE_AFTER)
+            counts[describe(function)] += 1
+            known[id(function)] = trace(function, outputs, sparse=counts[describe(function)] > SPARSE_AFTER)
     return [known[id(function)] for function in functions]
 
 
@@ -142,18 +131,68 @@ def emit_per_group(b: Builder, traces: Sequence[Traced], step: Value) -> tuple[V
     if horizon < LAST_STEP:
         b.trap(step > horizon)
     same_for_all = len({id(t) for t in traces}) == 1
-    return emit_groups(b, [t.form for t in traces], {"step": lambda: step}, same_for_all=same_for_all)
+    return emit_groups(b, [t.outcome for t in traces[: 1 if same_for_all else None]], {"step": lambda: step})
+
+
+def emit(b: Builder, outcomes: Sequence[Outcome], inputs: Inputs) -> tuple[tuple[Value, ...], Value | None]:
+    """Append outcomes of one shape, one for each param group or a single one for all; the values, and the trap.
+
+    Their graphs are gone through together: where numbers differ, a constant or table has one for each group.
+    """
+    if len(outcomes[0].nodes) > MOST_OPERATIONS:
+        raise Untraceable(f"its program would have more than {MOST_OPERATIONS} operations")
+    made: dict[Node, Value] = {}
+    for node, *others in zip(*(outcome.nodes for outcome in outcomes), strict=True):
+        numbers = [n.value for n in (node, *others)]
+        if len(set(map(repr, numbers))) == 1:
+            numbers = numbers[:1]
+        operands = [made[a] for a in node.args]
+        if node.is_const:
+            made[node] = b.const(b.free_name("c"), numbers if len(numbers) > 1 else node.value)
+        elif node.op == "input":
+            made[node] = inputs[node.field]()
+        elif node.op in ("lookup", "count_lt"):
+            name, n = b.free_name("t"), len(node.value)
+            b.table(name, [table[row] for row in range(n) for table in numbers], width=len(numbers))
+            made[node] = b.lookup(name, *operands) if node.op == "lookup" else b.count_below(name, n, *operands)
+        else:
+            made[node] = b.op(node.op, *operands, library=node.value)
+    first = outcomes[0]
+    return tuple(made[v] for v in first.values), None if first.trap.is_const else made[first.trap]
+
+
+def emit_groups(b: Builder, outcomes: Sequence[Outcome], inputs: Inputs) -> tuple[Value, ...]:
+    """Append one outcome for each param group, or a single one for all; where one raises, the program traps.
+
+    Those of one shape become one; others are selected by the number of their kind.
+    """
+    kinds: dict[Any, dict[int, Outcome]] = {}
+    for g, one in enumerate(outcomes):  # a trap stops all groups together, so its condition cannot have numbers of each
+        kinds.setdefault(one.shape(numbers=not one.trap.is_const), {})[g] = one
+    if sum(len(next(iter(own.values())).nodes) for own in kinds.values()) > MOST_OPERATIONS:
+        raise Untraceable(f"the {len(kinds)} kinds of functions of the param groups are too long for one program")
+    results: tuple[Value, ...] = ()
+    for own in kinds.values():
+        first = next(iter(own.values()))
+        uniform = len({one.shape(numbers=True) for one in own.values()}) == 1
+        values, trap = emit(b, [first] if uniform else [own.get(g, first) for g in range(b.n_groups)], inputs)
+        if trap is not None:
+            b.trap(trap)
+        if results:
+            here = b.const(b.free_name("kind"), [float(g in own) for g in range(b.n_groups)])
+            values = tuple(b.where(here, new, old) for new, old in zip(values, results, strict=True))
+        results = values
+    return results
 
 
 def returned(result: Any, outputs: int) -> tuple[Node, ...]:
     """The nodes of what a function returned."""
     values = (result,) if outputs == 1 else result
     found = [lift(value) for value in values] if is_a(values, tuple, list) else []
-    numbers = [x for x in found if x is not None]
-    if not len(found) == len(numbers) == outputs:
+    if len(found) != outputs or any(x is None for x in found):
         shown = "None" if result is None else f"a {type(result).__name__}"
         raise current().stop(f"it returns {shown}, not {'a number' if outputs == 1 else f'{outputs} numbers'}")
-    return tuple(map(node_of, numbers))
+    return tuple(map(node_of, found))
 
 
 def describe(function: Any) -> str:
@@ -177,11 +216,11 @@ def naming(name: str) -> Iterator[None]:
         raise Untraceable(f"{name}: it recurses too deeply") from None
 
 
-def compile_form(form: Form) -> Evaluator:
-    """The form as the host evaluates it."""
+def evaluator_of(outcome: Outcome) -> Evaluator:
+    """Computes it on the host."""
     b = Builder(1)
-    inputs = {value: b.register(value, 0.0) for op, value, _ in form.lines if op == "input"}
-    values, trap = emit_form(b, [form], {name: (lambda v=v: v) for name, v in inputs.items()})  # type: ignore[misc]
+    inputs = {n.field: b.register(n.field, 0.0) for n in outcome.nodes if n.op == "input"}
+    values, trap = emit(b, [outcome], {name: (lambda v=v: v) for name, v in inputs.items()})  # type: ignore[misc]
     results = [f"result {k}" for k in range(len(values) + 1)]
     for name, value in zip(results, [*values, b.number(0.0) if trap is None else trap], strict=True):
         b.register(name, 0.5)
@@ -218,28 +257,18 @@ def steps_to_compare(explorer: Explorer, sparse: bool) -> list[int]:
 def compare(
     explorer: Explorer, evaluator: Evaluator, rebuilt: Callable[[Any], Any], inputs: Sequence[Mapping[str, Any]]
 ) -> None:
-    """Compare a program with the function's code as it runs in the sandbox on numbers.
-
-    Raises:
-        Untraceable: they differ somewhere.
-    """
+    """Compare a program with the function's code on numbers in the sandbox; Untraceable if they differ somewhere."""
     for given in inputs:
         found = evaluator(given)
-        run = lambda given=given: tuple(map(float, _several(rebuilt(given))))  # noqa: E731
-        expected = Path(explorer, [], symbolic=False).run(run, [])
+        run = lambda given=given: tuple(map(float, x if is_a(x := rebuilt(given), tuple, list) else (x,)))  # noqa: E731
+        expected = Path(explorer, [], symbolic=False).run(run)
         if not same(found, expected):
             when = ", ".join(f"{name} {value}" for name, value in given.items())
             shown = ["an exception" if x is None else ", ".join(map(repr, x)) for x in (found, expected)]
             raise Untraceable(f"at {when} its program gives {shown[0]}, but the function {shown[1]}")
 
 
-def _several(result: Any) -> Any:
-    return result if is_a(result, tuple, list) else (result,)
-
-
 def same(found: Sequence[float] | None, expected: Sequence[float] | None) -> bool:
     """Equal bits; a NaN equals a NaN, and None is an exception."""
-    if found is None or expected is None or len(found) != len(expected):
-        return found is expected
-    pairs = zip(found, expected, strict=True)
-    return all((a == b and math.copysign(1.0, a) == math.copysign(1.0, b)) or (a != a and b != b) for a, b in pairs)
+    shown = [None if x is None else [repr(float(v)) for v in x] for x in (found, expected)]
+    return shown[0] == shown[1]

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from .operations import Node
-from .paths import current, error
-from .symbol import INTS, Sym, apply, bounds, finite, is_, is_infinite, kind_of, lift, node_of, to_integer, whole
+from .operations import JUMPS, TABLE, Node
+from .paths import current
+from .symbol import INTS, Sym, apply, bounds, finite, is_, is_infinite, kind_of, lift, node_of, refuse_jump, to_integer
 
 Rule = Callable[..., Any]
 CALLS: dict[Any, Rule] = {}  # compiled function -> what is called instead of it
@@ -37,37 +37,24 @@ def stands_for(real: Any, rule: Rule | None = None) -> None:
     CALLS[real] = call
 
 
-def number(x: Any) -> Sym:
-    """A number as a symbolic one, as a C function takes it."""
-    found = lift(x)
-    if found is None:
-        raise error(TypeError, "must be real number")
-    return found
-
-
 def _of_math(op: str, outside: str = "", limit: float = 0.0, *, grows: bool = False) -> Rule:
-    """A function that is one operation.
+    """A function that is one operation; it may raise OverflowError if it ``grows``.
 
-    Args:
-        outside: comparison with the limit by which it raises ValueError; "inf": for infinities; "": for nothing.
-        grows: it raises OverflowError.
+    ``outside``: the comparison with the limit by which it raises ValueError; "inf": for infinities; "": for nothing.
     """
 
     def rule(a: Any) -> Sym:
-        x = number(a)
+        x = lift(a)
         raises = is_infinite(x) if outside == "inf" else bounds(x).low <= limit and outside and is_(outside, x, limit)
         if raises:
-            raise error(ValueError, "math domain error")
+            raise ValueError("math domain error")
         made = apply(op, "float", x)
         return finite(made, x) if grows else made
 
     return rule
 
 
-def _log(*arguments: Any) -> Any:
-    ln = _of_math("log", "le")
-    top, *base = (ln(x) if type(x) is Sym else math.log(x) for x in arguments)
-    return top / base[0] if base else top
+_LN = _of_math("log", "le")
 
 
 def _domain(rule: Rule) -> Rule:
@@ -75,21 +62,21 @@ def _domain(rule: Rule) -> Rule:
 
     def call(a: Any, b: Any) -> Any:
         try:
-            return rule(*(Sym(node_of(number(x)), "float") for x in (a, b)))
+            return rule(*(Sym(node_of(lift(x)), "float") for x in (a, b)))
         except ZeroDivisionError:
-            raise error(ValueError, "math domain error") from None
+            raise ValueError("math domain error") from None
 
     return call
 
 
 def _fmod(x: Any, y: Any) -> Sym:
     if is_infinite(x):
-        raise error(ValueError, "math domain error")
+        raise ValueError("math domain error")
     return _copysign(abs(x) % abs(y), x)
 
 
 def _copysign(a: Any, b: Any) -> Sym:
-    x, y = number(a), number(b)
+    x, y = lift(a), lift(b)
     if bounds(y).nan:
         raise current().stop("math.copysign with what may be a NaN")
     size = apply("abs", "float", x)
@@ -104,7 +91,8 @@ _TESTS: dict[str, Rule] = {
     "isfinite": lambda x: apply("lt", "bool", abs(x), math.inf),
 }
 _MATH: dict[str, Rule] = {
-    "sqrt": _of_math("sqrt", "lt"), "log": _log, "log2": _of_math("log2", "le"), "log10": _of_math("log10", "le"),
+    "sqrt": _of_math("sqrt", "lt"), "log": lambda x, *base: _LN(x) / _LN(*base) if base else _LN(x),
+    "log2": _of_math("log2", "le"), "log10": _of_math("log10", "le"),
     "log1p": _of_math("log1p", "le", -1.0), "exp": _of_math("exp", grows=True), "expm1": _of_math("expm1", grows=True),
     "cos": _of_math("cos", "inf"), "sin": _of_math("sin", "inf"), "tan": _of_math("tan", "inf"),
     "atan": _of_math("atan"), "tanh": _of_math("tanh"), "fabs": _of_math("abs"),
@@ -122,70 +110,53 @@ for _name, _real in vars(math).items():
 
 # -- numpy's ufuncs on scalars -----------------------------------------------------------------------------
 
-_OWN_ROUNDING = {
-    **{name: name for name in ("exp", "expm1", "log", "log2", "log10", "log1p", "cos", "sin", "tan", "tanh")},
-    "arctan": "atan", "power": "pow",
+_SAME = ("exp", "expm1", "log", "log2", "log10", "log1p", "cos", "sin", "tan", "tanh", "sqrt", "floor", "ceil", "trunc")
+_UFUNCS = {
+    **dict(zip(_SAME, _SAME, strict=True)), "rint": "round", "arctan": "atan", "power": "pow", "fabs": "abs",
+    "absolute": "abs", "negative": "neg", "add": "add", "subtract": "sub", "multiply": "mul", "divide": "div",
+    "minimum": "min", "maximum": "max",
 }  # fmt: skip
-_ROUNDED = {"floor": "floor", "ceil": "ceil", "trunc": "trunc", "rint": "round"}
-_EXTREME = {"minimum": "min", "maximum": "max"}
-_EXACT = {
-    **_EXTREME, "absolute": "abs", "negative": "neg", "add": "add", "subtract": "sub", "multiply": "mul",
-    "fabs": "abs", "sqrt": "sqrt", "divide": "div",
-}  # fmt: skip
-_FLOATS_OF_INTS = {*_OWN_ROUNDING, "sqrt", "divide"} - {"power"}
+_OF_INTS = (*_SAME[:11], "arctan", "divide", "minimum", "maximum")
 
 
 def _ufunc(name: str) -> Rule:
     """A ufunc on numbers, as numpy computes it."""
+    op = _UFUNCS[name]
 
     def rule(*arguments: Any, **named: Any) -> Sym:
         xs = [x for x in map(lift, arguments) if x is not None]
-        if named or len(xs) < len(arguments) or any("bool" in kind_of(x) for x in xs):
-            raise current().stop(f"numpy.{name}() of arrays or truth values, or with options")
         of_ints = all(kind_of(x) in INTS for x in xs)
-        if of_ints and name in _EXTREME:
-            return apply(_EXTREME[name], "numpy int", *xs)
-        if of_ints and name not in _FLOATS_OF_INTS:
-            raise current().stop(f"numpy.{name}() of ints, which has rules of its own")
-        if name in _OWN_ROUNDING:
-            return apply(_OWN_ROUNDING[name], "numpy", *xs, value="numpy")
-        if name in _ROUNDED:
-            return whole(_ROUNDED[name], xs[0], "numpy")
-        if name in _EXTREME and any(bounds(x).nan for x in xs):
-            raise current().stop(f"numpy.{name}() of what may be a NaN")
-        zeros = name in _EXTREME and all(bounds(x).has(0.0) for x in xs)
-        if zeros and not all(_has_no_minus_zero(node_of(x)) for x in xs):
-            raise current().stop(f"numpy.{name}() of zeros, whose sign depends on the machine")
-        return apply(_EXACT[name], "numpy", *xs)
+        odd = len(xs) < len(arguments) or any("bool" in kind_of(x) for x in xs) or (of_ints and name not in _OF_INTS)
+        if named or odd:
+            raise current().stop(f"numpy.{name}() of arrays, truth values or ints, or with options")
+        if op in ("min", "max") and of_ints:
+            return apply(op, "numpy int", *xs)
+        if op in ("min", "max"):
+            zeros = all(bounds(x).has(0.0) for x in xs) and not all(_has_no_minus_zero(node_of(x)) for x in xs)
+            if zeros or any(bounds(x).nan for x in xs):
+                raise current().stop(f"numpy.{name}() of NaNs, or of zeros, whose sign depends on the machine")
+        if op in JUMPS:
+            refuse_jump(*xs)
+        return apply(op, "numpy", *xs, value="numpy" if TABLE[op].units else None)
 
     return rule
 
 
 def _has_no_minus_zero(node: Node) -> bool:
     """Whether a zero of it is surely the positive one."""
-    if node.is_const:
-        return math.copysign(1.0, node.value) > 0
     if node.op in ("mul", "div") and any(current().ranges.bounds(a).low < 0 for a in node.args):
         return False
-    if node.op in ("add", "mul", "div"):
-        return (any if node.op == "add" else all)(map(_has_no_minus_zero, node.args))
-    if node.op == "sub":
-        return _has_no_minus_zero(node.args[0])
-    return node.op in ("abs", "count_lt") or (node.op == "input" and node.whole)
-
-
-def _clip(a: Any, a_min: Any = None, a_max: Any = None, **named: Any) -> Any:
-    if named or a_min is None or a_max is None:
-        raise current().stop("numpy.clip() with options, or one bound")
-    return _ufunc("minimum")(_ufunc("maximum")(a, a_min), a_max)
+    if node.op in ("add", "sub", "mul", "div"):
+        return (any if node.op == "add" else all)(map(_has_no_minus_zero, node.args[: 1 if node.op == "sub" else 2]))
+    return math.copysign(1.0, node.value) > 0 if node.is_const else node.op == "input" and node.whole
 
 
 def _where(condition: Any, a: Any, b: Any) -> Any:
-    x, y = number(a), number(b)
+    x, y = lift(a), lift(b)
     kinds = {kind_of(x), kind_of(y)}
     if kinds <= set(INTS) or kinds & {"bool", "numpy bool"}:
         raise current().stop("numpy.where() of ints or truth values")
-    return apply("where", "numpy array", number(condition), x, y)
+    return apply("where", "numpy array", lift(condition), x, y)
 
 
 def quiet_numpy() -> AbstractContextManager[Any]:
@@ -194,11 +165,11 @@ def quiet_numpy() -> AbstractContextManager[Any]:
     if np is None or not hasattr(np, "where"):
         return nullcontext()
     if np.exp not in CALLS:
-        for name in (*_OWN_ROUNDING, *_ROUNDED, *_EXACT):
+        for name in _UFUNCS:
             stands_for(getattr(np, name), _ufunc(name))
         for name, rule in _TESTS.items():
             stands_for(getattr(np, name), lambda x, rule=rule: Sym(node_of(rule(x)), "numpy bool"))
-        stands_for(np.clip, _clip)
+        stands_for(np.clip, lambda a, a_min, a_max: _ufunc("minimum")(_ufunc("maximum")(a, a_min), a_max))
         stands_for(np.where, _where)
         stands_for(np.float64, lambda x=0.0: Sym(node_of(x), "numpy"))
     return np.errstate(all="ignore")  # type: ignore[no-any-return]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from ..program.program import host_function, table_row
@@ -21,20 +21,24 @@ JUMPS = COMPARISONS | {"floor", "ceil", "trunc", "round", "floordiv", "mod", "lo
 class Node:
     """One value.
 
-    ``value`` is the number of a constant, the name of an input, the tuple of a table, or the library whose
-    rounding an operation has. ``whole``: it is a whole number wherever it is a number. ``inexact`` names an operation
-    below whose last place is not the same for every evaluator.
+    ``value`` is the number of a constant, the name of an input ("lr 3" is param group 3's; its ``field`` is "lr"), the
+    tuple of a table, or the library whose rounding an operation has. ``whole``: it is a whole number wherever it is a
+    number. ``inexact`` names an operation below whose last place is not the same for every evaluator.
     """
 
-    __slots__ = ("args", "id", "inexact", "inputs", "is_const", "op", "value", "whole")
+    __slots__ = ("args", "field", "id", "inexact", "inputs", "is_const", "op", "value", "whole")
 
     def __init__(self, number: int, op: str, args: tuple[Node, ...], value: Any, whole: bool) -> None:
         self.id, self.op, self.args, self.value, self.whole = number, op, args, value, whole
-        self.is_const = op == "const"
+        self.is_const, self.field = op == "const", value.partition(" ")[0] if op == "input" else ""
         self.inputs: frozenset[str] = frozenset((value,) if op == "input" else ()).union(*(a.inputs for a in args))
         below = () if op in COMPARISONS or op in ("and", "or", "not") else args[1:] if op == "where" else args
         units = op in TABLE and TABLE[op].units
         self.inexact: str = op if units else next((a.inexact for a in below if a.inexact), "")
+
+    def __str__(self) -> str:
+        words = [self.op, *(f"%{a.id}" for a in self.args), *([] if self.value is None else [str(self.value)])]
+        return f"%{self.id} = {' '.join(words)}"
 
 
 class Graph:
@@ -78,18 +82,6 @@ def function_of(op: str, value: Any) -> Callable[..., float]:
     if op == "lookup":
         return lambda row: float(value[table_row(row, len(value) - 1)])
     return (lambda x: float(bisect.bisect_left(value, x))) if op == "count_lt" else host_function(op, value)
-
-
-def in_order(roots: Sequence[Node]) -> list[Node]:
-    """The nodes that ``roots`` need, and they, each after what it needs."""
-    found: dict[int, Node] = {}
-    stack = list(roots)
-    while stack:
-        node = stack.pop()
-        if node.id not in found:
-            found[node.id] = node
-            stack += node.args
-    return [found[i] for i in sorted(found)]
 
 
 # -- the table ---------------------------------------------------------------------------------------------
@@ -171,12 +163,10 @@ def _lookup(node: Node, a: Interval) -> Interval:
 
 
 class Facts(NamedTuple):
-    """What is known of an operation.
+    """What is known of an operation: the bounds of its value, from its node and the bounds of its operands.
 
-    Attributes:
-        bounds: of its value, from its node and the bounds of its operands.
-        whole: whether it gives whole numbers; None: if its operands are whole.
-        units: in the last place, by which two evaluators of a program may differ.
+    ``whole``: whether it gives whole numbers; None: if its operands are whole. ``units``, in the last place, by which
+    two evaluators of a program may differ.
     """
 
     bounds: Callable[..., Interval] = _at_ends
@@ -205,9 +195,7 @@ TABLE: dict[str, Facts] = {
 class Ranges:
     """What is known about values on one path: each input's interval, and tighter bounds of some nodes.
 
-    Args:
-        inputs: their bounds.
-        points: is given the numbers at which decisions about inputs change, or nearly so.
+    ``points`` is given the numbers at which decisions about inputs change, or nearly so.
     """
 
     def __init__(self, inputs: Mapping[str, Interval], points: set[int]) -> None:
@@ -241,32 +229,24 @@ class Ranges:
             for part in node.args:
                 self.assume(part, truth)
         elif node.op in ("lt", "le"):
-            self._order(node.args[0], node.args[1], truth, (node.op == "lt") is truth)
+            small, large = map(self.bounds, node.args)
+            if truth or not (small.nan or large.nan):  # a NaN is neither
+                (a, b), strict = node.args if truth else node.args[::-1], (node.op == "lt") is truth
+                top, bottom = (large.high, small.low) if truth else (small.high, large.low)
+                self._tighten(a, -math.inf, _beside(a, top, -1) if strict else top)
+                self._tighten(b, _beside(b, bottom, 1) if strict else bottom, math.inf)
         elif node.op in ("eq", "ne"):
             for x, y in (node.args, node.args[::-1]):
-                low, high, _ = self.bounds(y)
+                (low, high, _), (least, most, _) = self.bounds(y), self.bounds(x)
                 if (node.op == "eq") is truth:
                     self._tighten(x, low, high)
-                elif low == high:
-                    self._exclude(x, low)
+                elif low == high:  # x is not that
+                    if x.whole and low == 0:
+                        self.nonzero.add(x)
+                    if low in (least, most):
+                        after, before = _beside(x, least, 1), _beside(x, most, -1)
+                        self._tighten(x, after if low == least else least, most if low == least else before)
         self._bounds.clear()
-
-    def _order(self, small: Node, large: Node, truth: bool, strict: bool) -> None:
-        if not truth:
-            if self.bounds(small).nan or self.bounds(large).nan:
-                return  # a NaN is neither
-            small, large = large, small
-        top, bottom = self.bounds(large).high, self.bounds(small).low
-        self._tighten(small, -math.inf, _beside(small, top, -1) if strict else top)
-        self._tighten(large, _beside(large, bottom, 1) if strict else bottom, math.inf)
-
-    def _exclude(self, node: Node, value: float) -> None:
-        low, high, _ = self.bounds(node)
-        if node.whole and value == 0:
-            self.nonzero.add(node)
-        if value in (low, high):
-            lowest, highest = _beside(node, low, 1), _beside(node, high, -1)
-            self._tighten(node, lowest if value == low else low, high if value == low else highest)
 
     def _tighten(self, node: Node, low: float, high: float) -> None:
         if node.is_const or low != low or high != high:

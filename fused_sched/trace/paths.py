@@ -6,11 +6,12 @@ import dis
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from types import FrameType, TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 
-from .operations import Graph, Interval, Node, Ranges
+from .operations import TABLE, Graph, Interval, Node, Ranges
 
 MAX_PATHS = 256
 MAX_DECISIONS = 256  # on one path
@@ -33,23 +34,54 @@ class Stop(BaseException):
     """Ends a traced run; not an Exception, so that a function's own handlers do not take it for an error."""
 
 
-class Folded(NamedTuple):
-    """All paths as values of one graph: what is returned; a trap, not 0 where it raises; how many paths."""
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """All paths of a function, folded into one graph.
+
+    Attributes:
+        values: what it returns.
+        trap: not 0 where it raises; the constant 0 if it never does.
+    """
 
     values: tuple[Node, ...]
     trap: Node
-    paths: int
+    paths: int = 1
+
+    @cached_property
+    def nodes(self) -> list[Node]:
+        """All that is computed, each after what it needs."""
+        found: dict[int, Node] = {}
+        stack = list(self.values if self.trap.is_const else (*self.values, self.trap))
+        while stack:
+            node = stack.pop()
+            if node.id not in found:
+                found[node.id] = node
+                stack += node.args
+        return [found[i] for i in sorted(found)]
+
+    @property
+    def inexact(self) -> list[str]:
+        """Operations whose last place is not the same for every evaluator."""
+        return sorted({node.op for node in self.nodes if node.op in TABLE and TABLE[node.op].units})
+
+    def shape(self, *, numbers: bool) -> tuple[Any, ...]:
+        """Equal for outcomes that are the same to the bit, or with ``numbers`` False but for constants and tables."""
+        place, lines = {node: k for k, node in enumerate(self.nodes)}, []
+        for node in self.nodes:
+            value = node.field if node.op == "input" else node.value
+            if not numbers and (node.is_const or isinstance(value, tuple)):
+                value = "" if node.is_const else len(value)
+            lines.append((node.op, repr(value), tuple(place[a] for a in node.args)))
+        return tuple(lines), tuple(place[v] for v in self.values), None if self.trap.is_const else place[self.trap]
 
 
 _Taken = tuple[list[tuple[Node, bool]], tuple[Node, ...] | None]  # decisions, and results; None: it raised
 
 
 class Explorer:
-    """What all paths of one traced function share.
+    """What all paths of one traced function share: inputs, each with its bounds and whether it is a whole number.
 
-    Args:
-        inputs: for each its bounds, and whether it is a whole number.
-        scale: how many times as long as usual it may take.
+    It may take ``scale`` times as long as usual.
     """
 
     def __init__(self, inputs: Mapping[str, tuple[Interval, bool]], scale: int = 1) -> None:
@@ -62,29 +94,25 @@ class Explorer:
         self.horizon = LAST_STEP  # integers are exact up to this step
         self.points: set[int] = set()  # steps worth checking: where a decision changes
         self.free: Callable[[Node], bool | None] = lambda node: None  # decisions that are not explored
-        self.reason: str | None = None
+        self.reason: str | None = None  # why the trace has ended
+        self.error: Any = None  # that a path ended with
 
-    def explore(self, function: Callable[[], tuple[Node, ...]]) -> Folded:
-        """Run ``function`` on every path.
-
-        Raises:
-            Untraceable: it did something that a program cannot, or one of the limits was reached.
-        """
-        errors: list[Exception] = []
+    def explore(self, function: Callable[[], tuple[Node, ...]]) -> Outcome:
+        """Run ``function`` on every path; Untraceable if it did what a program cannot, or reached one of the limits."""
         previous = sys.gettrace()
         try:
-            sys.settrace(self._of_call)
-            taken = next(self._paths(function, errors))
+            sys.settrace(lambda frame, event, argument: self._of_line if _is_traced(frame) else None)
+            taken = next(self._paths(function))
         finally:
             sys.settrace(previous)  # whatever interrupts it
         self.lines_of_a_path = (self._most_lines - self._lines) // len(taken)
         values, trap = self._fold(taken, 0)
         if values is None:
-            shown = " ".join(BaseException.__str__(errors[0]).split())
-            raise Untraceable(f"it raises {type(errors[0]).__name__} ({shown}) at every step")
-        return Folded(values, trap, len(taken))
+            shown = " ".join(f"{type(self.error).__name__} ({BaseException.__str__(self.error)})".split())
+            raise Untraceable(f"it raises {shown} at every step")
+        return Outcome(values, trap, len(taken))
 
-    def _paths(self, function: Callable[[], tuple[Node, ...]], errors: list[Exception]) -> Iterator[list[_Taken]]:
+    def _paths(self, function: Callable[[], tuple[Node, ...]]) -> Iterator[list[_Taken]]:
         """All paths, at once.
 
         In a generator, as each has its own exception that is being handled: from Python 3.11 on, what is raised for the
@@ -96,12 +124,9 @@ class Explorer:
             if len(taken) >= MAX_PATHS:
                 raise Untraceable(f"it has more than {MAX_PATHS} paths, where a program computes all of them")
             path = Path(self, pending.pop())
-            taken.append((path.decisions, path.run(function, errors)))
+            taken.append((path.decisions, path.run(function)))
             pending.extend(path.open)
         yield taken
-
-    def _of_call(self, frame: FrameType, event: str, argument: Any) -> Any:
-        return self._of_line if _is_traced(frame) else None
 
     def _of_line(self, frame: FrameType, event: str, argument: Any) -> Any:
         """Count lines, of loops without an end too, and look at exceptions before any handler does."""
@@ -147,12 +172,8 @@ class Path:
         self.facts: dict[Node, bool] = {}
         self.text: str | None = None  # why the text of a symbolic number must not reach the result
 
-    def run(self, function: Callable[[], Any], errors: list[Exception]) -> Any:
-        """What the function returns; None where it raises what is appended to ``errors``.
-
-        Raises:
-            Untraceable: it did something that a program cannot.
-        """
+    def run(self, function: Callable[[], Any]) -> Any:
+        """What the function returns, None where it raises; Untraceable if it did what a program cannot."""
         result, reason, outer = None, None, getattr(_running, "path", None)
         try:
             _running.path = self
@@ -165,7 +186,7 @@ class Path:
         except Untraceable as error:
             reason = error.reason
         except Exception as error:
-            errors.append(BaseException.with_traceback(error, None))
+            self.explorer.error = BaseException.with_traceback(error, None)
         finally:
             _running.path = outer
         reason = self.explorer.reason or reason
@@ -178,15 +199,9 @@ class Path:
         self.explorer.reason = self.explorer.reason or _located(reason)
         return Stop()
 
-    def placeholder(self, what: str) -> str:
-        """Text that must not reach the result; in the message of an exception it may be."""
-        self.text = self.text or _located(f"it makes text of {what}")
-        return f"<{what}>"
-
     def nearer(self, horizon: int) -> Ranges:
-        """What is known if no whole input is beyond ``horizon``."""
-        whole = {name for name, node in self.explorer.inputs.items() if node.whole}
-        limits = {n: x._replace(high=min(x.high, horizon)) if n in whole else x for n, x in self.ranges.inputs.items()}
+        """What is known if no step is beyond ``horizon``."""
+        limits = {n: x if x.endless else x._replace(high=horizon) for n, x in self.ranges.inputs.items()}
         ranges = Ranges(limits, set())
         ranges.known, ranges.nonzero = self.ranges.known, self.ranges.nonzero
         return ranges
@@ -230,14 +245,10 @@ def _refuse_unknown(error: Any, traceback: TracebackType) -> None:
         return
     while traceback.tb_next is not None:
         traceback = traceback.tb_next
-    raised = traceback.tb_frame.f_code.co_code[traceback.tb_lasti] == _RAISE
+    raised = traceback.tb_frame.f_code.co_code[traceback.tb_lasti] == dis.opmap["RAISE_VARARGS"]
     said = BaseException.__str__(error)
     if not raised or said.startswith("exceptions must derive"):
-        shown = " ".join(f"{type(error).__name__}: {said}".split())
-        raise current().stop(f"{shown}, where the function may not raise that")
-
-
-_RAISE = dis.opmap["RAISE_VARARGS"]
+        raise current().stop(f"{type(error).__name__}: {said}, where the function may not raise that")
 
 
 def _is_traced(frame: FrameType) -> bool:
@@ -265,13 +276,12 @@ def _located(reason: str) -> str:
 class Guarded:
     """Base of what a traced function gets in place of something: reading a name of it ends the trace.
 
-    What is in slots is read by their getters. Names like ``__class__`` are read by Python itself alone, see code.py.
+    What is in slots is read by their getters. Names like ``__class__`` are read by Python itself alone, see sandbox.py.
     """
 
     __slots__ = ()
 
-    def _what(self) -> str:
-        return f"a {type(self).__name__}"
+    _what: Callable[..., str]  # what it is in messages
 
     def __getattribute__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -284,16 +294,15 @@ class Guarded:
     __delattr__ = __setattr__
 
     def __repr__(self) -> str:
-        return current().placeholder(type(self)._what(self))
+        path, what = current(), type(self)._what(self)  # in the message of an exception it may be
+        path.text = path.text or _located(f"it makes text of {what}")
+        return f"<{what}>"
 
 
-_errors: dict[Any, Any] = {}
+def refusing(does: str) -> Any:
+    """A method that ends the trace."""
 
+    def refuse(self: Guarded, *arguments: Any, **named: Any) -> Any:
+        raise current().stop(f"it {does} {type(self)._what(self)}")
 
-def error(kind: type[Exception], why: str) -> Exception:
-    """An exception in Python's place; of it, the function can see the class alone."""
-    if kind not in _errors:
-        members = {"__str__": Guarded.__repr__, "_what": lambda self: "an exception"}
-        members |= {name: getattr(kind, name) for name in ("__setattr__", "__delattr__")}  # Python itself sets some
-        _errors[kind] = type(kind.__name__, (Guarded, kind), members)
-    return _errors[kind](why)  # type: ignore[no-any-return]
+    return refuse

@@ -14,13 +14,11 @@ from collections.abc import Callable
 from typing import Any
 
 from .operations import Interval, Node
-from .paths import EXACT, LAST_STEP, Guarded, current, error
+from .paths import EXACT, LAST_STEP, Guarded, current
 
 MAX_CONCRETE = 64  # values of a symbolic index
 NOT_EXACT = "an int may exceed 2**53, the last that float64 holds exactly: compute with floats"
 
-_CLASSES: dict[str, type] = {"bool": bool, "int": int, "float": float}
-_NUMPYS = {"numpy bool": "bool_", "numpy int": "int64", "numpy": "float64", "numpy array": "ndarray"}
 _KINDS = ["bool", "int", "numpy int", "float", "numpy"]  # the kind of a sum is the later one
 _NO_NUMBERS = (str, bytes, type(None), tuple, list, dict, set, frozenset, Guarded, Exception)
 INTS = ("int", "numpy int")
@@ -62,14 +60,8 @@ class Sym(Guarded):
     def __format__(self, specification: str) -> str:
         return repr(self)
 
-    def __neg__(self) -> Sym:
-        return apply("neg", number_kind(self), self)
-
     def __pos__(self) -> Sym:
         return Sym(node_of(self), number_kind(self))
-
-    def __abs__(self) -> Sym:
-        return apply("abs", number_kind(self), self)
 
     def __round__(self, digits: int | None = None) -> Sym:
         if digits is not None and (kind_of(self) not in ("int", "bool") or digits < 0):
@@ -87,21 +79,16 @@ def is_numpy_float(kind: type) -> bool:
     return kind is getattr(sys.modules.get("numpy"), "float64", None)
 
 
-def class_of(x: Sym) -> type:
-    """The class that it has for the traced function."""
-    return _CLASSES.get(kind_of(x)) or getattr(sys.modules["numpy"], _NUMPYS[kind_of(x)])
-
-
 def constant(value: float, kind: str = "int") -> Sym:
     """A symbolic number that is the same at every step."""
     return Sym(current().explorer.graph.const(float(value)), kind)
 
 
-def lift(value: Any) -> Sym | None:
+def lift(value: Any) -> Any:
     """A number as a symbolic one; None for what is no number."""
     kind = type(value)
     if kind is Sym:
-        return value  # type: ignore[no-any-return]
+        return value
     if kind in (bool, int, float):
         if kind is int and abs(value) > EXACT and (abs(value) > 2**1023 or int(float(value)) != value):
             raise current().stop(f"{value} is an int that float64 cannot hold")
@@ -161,18 +148,11 @@ def is_infinite(x: Sym) -> bool:
     return bounds(x).endless and is_("eq", abs(x), math.inf)
 
 
-def whole(op: str, x: Sym, kind: str = "") -> Sym:
-    """``x`` rounded to a whole number, where all evaluators give the same one; of its own kind by default."""
-    refuse_jump(x)
-    return apply(op, kind or number_kind(x), x)
-
-
 def refuse_jump(*values: Sym) -> None:
     """End the trace where an operation jumps at values that evaluators have up to their last places only."""
     for gave in filter(None, (node_of(x).inexact for x in values)):
-        raise current().stop(
-            f"it makes a whole number of what {gave} gave, whose last place is not the same on every device"
-        )
+        why = "whose last place is not the same on every device"
+        raise current().stop(f"it makes a whole number of what {gave} gave, {why}")
 
 
 def to_integer(x: Sym, op: str) -> Sym:
@@ -180,11 +160,12 @@ def to_integer(x: Sym, op: str) -> Sym:
     if kind_of(x) in ("bool", *INTS):
         return Sym(node_of(x), "int")
     if bounds(x).nan and is_("ne", x, x):
-        raise error(ValueError, "cannot convert float NaN to integer")
+        raise ValueError("cannot convert float NaN to integer")
     if is_infinite(x):
-        raise error(OverflowError, "cannot convert float infinity to integer")
+        raise OverflowError("cannot convert float infinity to integer")
     number_kind(x)
-    return whole(op, x, "int")
+    refuse_jump(x)
+    return apply(op, "int", x)
 
 
 def concrete(x: Sym) -> int:
@@ -203,7 +184,7 @@ def _divide(op: str, a: Sym, b: Sym) -> Sym:
     """``a / b``, ``a // b`` or ``a % b``, after Python's ZeroDivisionError; numpy has none."""
     kind = number_kind(a, b)
     if not kind.startswith("numpy") and bounds(b).has(0.0) and is_("eq", b, 0.0):
-        raise error(ZeroDivisionError, "division by zero")
+        raise ZeroDivisionError("division by zero")
     if op == "div":
         return apply(op, "numpy" if kind.startswith("numpy") else "float", a, b)
     if kind == "numpy int":
@@ -223,7 +204,7 @@ def _power(a: Sym, b: Sym) -> Sym:
         times = concrete(b)  # multiplied out, since the last place of a library's power need not be exact
         return functools.reduce(operator.mul, itertools.repeat(a, times), constant(1))
     if bounds(a).has(0.0) and bounds(b).low < 0 and is_("lt", b, 0.0) and is_("eq", a, 0.0) and is_("ne", b, -math.inf):
-        raise error(ZeroDivisionError, "0.0 cannot be raised to a negative power")
+        raise ZeroDivisionError("0.0 cannot be raised to a negative power")
     power = node_of(b)
     known_whole = power.whole or (power.is_const and not math.isfinite(power.value))
     if bounds(a).low < 0 and not known_whole and is_("lt", a, 0.0):
@@ -234,7 +215,7 @@ def _power(a: Sym, b: Sym) -> Sym:
 def finite(made: Sym, *operands: Sym) -> Sym:
     """``made``, after Python's OverflowError where finite operands give an infinity."""
     if is_infinite(made) and not any(is_("eq", abs(x), math.inf) for x in operands):
-        raise error(OverflowError, "Numerical result out of range")
+        raise OverflowError("Numerical result out of range")
     return made
 
 
@@ -250,24 +231,14 @@ def _bits(op: str, a: Sym, b: Sym) -> Sym:
     raise current().stop(f"the bit operation {op!r} of a number that depends on the step")
 
 
-def _compare(op: str, a: Sym, b: Sym) -> Sym:
-    """By Python's operators: numpy's have truth values of their own."""
-    return apply(op, "numpy bool" if "numpy" in kind_of(a) + kind_of(b) else "bool", a, b)
-
-
-def _install(name: str, rule: Callable[[Sym, Sym], Any]) -> None:
-    def left(self: Sym, other: Any, *rest: Any) -> Any:
-        second = lift(other)
+def _operator(rule: Callable[[Any, Any], Any], *, swapped: bool) -> Any:
+    def operate(self: Sym, other: Any, *rest: Any) -> Any:
+        x = lift(other)
         if rest and rest != (None,):
             raise current().stop("pow() with three arguments")
-        return NotImplemented if second is None else rule(self, second)
+        return NotImplemented if x is None else rule(x, self) if swapped else rule(self, x)
 
-    def right(self: Sym, other: Any) -> Any:
-        first = lift(other)
-        return NotImplemented if first is None else rule(first, self)
-
-    setattr(Sym, f"__{name}__", left)
-    setattr(Sym, f"__r{name}__", right)
+    return operate
 
 
 _OPERATORS: dict[str, Callable[[Sym, Sym], Any]] = {
@@ -276,11 +247,17 @@ _OPERATORS: dict[str, Callable[[Sym, Sym], Any]] = {
     "truediv": functools.partial(_divide, "div"),
     **{op: functools.partial(_divide, op) for op in ("floordiv", "mod")},
     **{op: functools.partial(_bits, op) for op in ("and", "or", "xor", "lshift", "rshift")},
-    **{op: functools.partial(_compare, op) for op in ("lt", "le", "eq", "ne")},
+    **{
+        op: lambda a, b, op=op: apply(op, "numpy bool" if "numpy" in kind_of(a) + kind_of(b) else "bool", a, b)  # type: ignore[misc]
+        for op in ("lt", "le", "eq", "ne")
+    },
 }  # fmt: skip
 for _op, _rule in _OPERATORS.items():
-    _install(_op, _rule)
+    setattr(Sym, f"__{_op}__", _operator(_rule, swapped=False))
+    setattr(Sym, f"__r{_op}__", _operator(_rule, swapped=True))
 for _op, _swapped in (("gt", "rlt"), ("ge", "rle")):
     setattr(Sym, f"__{_op}__", getattr(Sym, f"__{_swapped}__"))
+for _op in ("neg", "abs"):
+    setattr(Sym, f"__{_op}__", lambda self, op=_op: apply(op, number_kind(self), self))
 for _op in ("trunc", "floor", "ceil"):
     setattr(Sym, f"__{_op}__", lambda self, op=_op: to_integer(self, op))

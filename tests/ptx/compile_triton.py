@@ -28,7 +28,7 @@ from fused_sched.memory.parameter_table import kind_code
 from fused_sched.program.builder import Builder
 from fused_sched.program.program import OPERATIONS, Program
 from fused_sched.trace import Traced, trace
-from fused_sched.trace.form import emit_form
+from fused_sched.trace.function import emit
 
 TARGET = GPUTarget("cuda", 90, 32)
 LANES = 128  # one for each thread
@@ -57,7 +57,7 @@ def of_steps(traced: Traced) -> Program:
     """The lr of each of 128 groups becomes a function of a step of the group's own, the momentum whether it raises."""
     b = Builder(LANES)
     step = b.const("x", [0.0] * LANES)
-    values, trap = emit_form(b, [traced.form], {"step": lambda: step})
+    values, trap = emit(b, [traced.outcome], {"step": lambda: step})
     b.set_field("lr", values[0])
     b.set_field("momentum", b.number(0.0) if trap is None else trap)
     return b.finish(traced.name)

@@ -1,18 +1,19 @@
-"""Reading what is outside of a traced function, as Python reads it, and whether reading it again gives the same."""
+"""What is outside of a traced function: reading it as Python does, whether it changed, and what stands in for it."""
 
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from functools import partial
 from operator import is_, methodcaller
-from types import GetSetDescriptorType, MappingProxyType, MemberDescriptorType, ModuleType, SimpleNamespace
+from types import GetSetDescriptorType, MappingProxyType, MemberDescriptorType, ModuleType
 from typing import Any
 
 from ..facts import ANSWER, ATTRIBUTE, ENTRY, NO_ENTRY, OWNER_WEAKLY, PLAIN, VALUE_WEAKLY, Fact, alike, look_at
+from .paths import Guarded, current, refusing
 
 MISSING: Any = object()
 HEAP_TYPE = 1 << 9  # of classes that may change
-PLAIN_LOOKUPS: tuple[Any, ...] = (object.__getattribute__, SimpleNamespace.__getattribute__)
 
 
 def is_a(value: Any, *kinds: type) -> bool:
@@ -20,25 +21,15 @@ def is_a(value: Any, *kinds: type) -> bool:
     return issubclass(type(value), kinds)
 
 
-def name_of(value: Any) -> str:
-    """How a callable is called in messages."""
-    module = getattr(value, "__module__", None) or ""
-    name = getattr(value, "__qualname__", None) or getattr(value, "__name__", None) or type(value).__name__
-    return f"{module}.{name}" if module and module != "builtins" else str(name)
-
-
-def in_classes(mro: Any, name: str) -> Any:
-    """What the first class that has ``name`` has under it, or MISSING."""
-    return next((owner.__dict__[name] for owner in mro if name in owner.__dict__), MISSING)
-
-
-def _own(owner: Any, name: str) -> Any:
-    """What the object's own dict has, whatever its class calls ``__dict__``; or MISSING."""
-    for one in type(owner).__mro__:
-        found = one.__dict__.get("__dict__")
-        if is_a(found, GetSetDescriptorType, MemberDescriptorType):
-            return found.__get__(owner).get(name, MISSING)  # type: ignore[union-attr]
-    return MISSING
+def shown(real: Any) -> str:
+    """How a thing is called in messages."""
+    if is_a(real, ModuleType):
+        return str(real.__name__)
+    itself = is_a(real, type) or type(real).__module__ in ("builtins", "functools", "numpy")
+    named = real if itself else type(real)
+    module = getattr(named, "__module__", None) or "builtins"
+    name = getattr(named, "__qualname__", None) or getattr(named, "__name__", None) or type(named).__name__
+    return ("" if itself else "a ") + (str(name) if module == "builtins" else f"{module}.{name}")
 
 
 class Watch:
@@ -55,8 +46,7 @@ class Watch:
     def in_class(self, kind: type, name: str, after: type | None = None) -> Any:
         """What a class has under a name, itself or by its bases, or MISSING; asking runs no code of the user's.
 
-        Args:
-            after: look in the classes after this one only, as ``super()`` does.
+        As ``super()`` does, it looks in the classes after ``after`` only.
         """
         mro = self.part(kind, "__mro__")
         for owner in mro if after is None else mro[mro.index(after) + 1 :]:
@@ -69,12 +59,11 @@ class Watch:
 
     def own(self, owner: Any, name: str, slot: MemberDescriptorType | None) -> Any:
         """What is in the dict or the slot of an object itself, or MISSING."""
-        ask = _own if slot is None else partial(_in_slot, slot)
-        value = ask(owner, name)
-        if slot is None and value is not MISSING:
+        if slot is None and (value := _own(owner, name)) is not MISSING:
             # where its class was not changed, which is looked at first, Python finds it there too
             return self._note(("own", id(owner), name), ATTRIBUTE, owner, name, value)
-        return self._note(("own", id(owner), name), ANSWER, owner, lambda one: ask(one, name), value)
+        ask = partial(_in_slot, slot) if slot else partial(_own, name=name)
+        return self._note(("own", id(owner), name), ANSWER, owner, ask, ask(owner))
 
     def variable(self, variables: Any, name: str) -> Any:
         """A global variable, or MISSING."""
@@ -116,17 +105,26 @@ class Watch:
         return look_at(self.facts)()
 
 
-def _entry(mapping: Any, name: str, value: Any) -> tuple[int, Any, Any, Any]:
-    if type(mapping) not in (dict, MappingProxyType):
-        return ANSWER, mapping, methodcaller("get", name, MISSING), value
-    return NO_ENTRY if value is MISSING else ENTRY, mapping, name, value
+def _own(owner: Any, name: str) -> Any:
+    """What the object's own dict has, whatever its class calls ``__dict__``; or MISSING."""
+    for one in type(owner).__mro__:
+        found = one.__dict__.get("__dict__")
+        if is_a(found, GetSetDescriptorType, MemberDescriptorType):
+            return found.__get__(owner).get(name, MISSING)  # type: ignore[union-attr]
+    return MISSING
 
 
-def _in_slot(descriptor: MemberDescriptorType, owner: Any, name: str) -> Any:
+def _in_slot(descriptor: MemberDescriptorType, owner: Any) -> Any:
     try:
         return descriptor.__get__(owner)
     except AttributeError:
         return MISSING
+
+
+def _entry(mapping: Any, name: str, value: Any) -> tuple[int, Any, Any, Any]:
+    if type(mapping) not in (dict, MappingProxyType):
+        return ANSWER, mapping, methodcaller("get", name, MISSING), value
+    return NO_ENTRY if value is MISSING else ENTRY, mapping, name, value
 
 
 def _weakly(x: Any) -> weakref.ref[Any] | None:
@@ -140,10 +138,51 @@ def _weakly(x: Any) -> weakref.ref[Any] | None:
 
 
 def _has(container: Any, keys: list[Any], values: list[Any]) -> bool:
-    if len(container) != len(keys) or not _all_alike(container, keys):
+    if len(container) != len(keys):
         return False
-    return not values or _all_alike(container.values(), values)
+    pairs = [(container, keys), (container.values(), values)] if values else [(container, keys)]
+    return all(all(map(is_, now, then)) or all(map(alike, now, then)) for now, then in pairs)
 
 
-def _all_alike(now: Any, then: list[Any]) -> bool:
-    return all(map(is_, now, then)) or all(map(alike, now, then))
+class StandIn(Guarded):
+    """A module, a class, an object, a function: all that can be done with it is to call it, and to read names of it.
+
+    Args:
+        call: what calling it does.
+        read: gives what it has under a name. Where one is None, doing that ends the trace.
+    """
+
+    __slots__ = ("_call", "_read", "_real")
+
+    def __init__(self, real: Any, call: Callable[..., Any] | None, read: Callable[[str], Any] | None = None) -> None:
+        for slot, value in zip(StandIn.__slots__, (call, read, real), strict=True):
+            object.__setattr__(self, slot, value)
+
+    def _what(self) -> str:
+        return shown(real_of(self))
+
+    def __getattribute__(self, name: str) -> Any:
+        read = _SLOTS["_read"](self)
+        return super().__getattribute__(name) if read is None else read(name)
+
+    def __call__(self, /, *arguments: Any, **named: Any) -> Any:
+        call = _SLOTS["_call"](self)
+        if call is None:
+            raise current().stop(f"it calls {shown(real_of(self))}, which is compiled and may do anything")
+        return call(*arguments, **named)
+
+
+_SLOTS: dict[str, Callable[[StandIn], Any]] = {name: getattr(StandIn, name).__get__ for name in StandIn.__slots__}
+
+
+def real_of(value: Any) -> Any:
+    """What a stand-in stands for; other values are themselves."""
+    return _SLOTS["_real"](value) if type(value) is StandIn else value
+
+
+for _name in {name for kind in (complex, float, int, list, dict) for name in vars(kind)} | {
+    *("__next__", "__matmul__", "__rmatmul__", "__enter__", "__exit__", "__str__", "__format__", "__complex__"),
+    *("__instancecheck__", "__subclasscheck__"),
+}:
+    if _name.startswith("__") and _name not in ("__new__", "__init__", "__getattribute__", "__doc__"):
+        setattr(StandIn, _name, refusing(f"uses {_name} of"))
