@@ -46,11 +46,13 @@ SIGNATURES = {
     "float32, grad float16": (F32, F16, F32),
     "float32, state bfloat16": (F32, F32, B16),
 }
-# Of parameters with a master.
+# With what is kept beside them.
 MASTERED = {
-    "bfloat16": (B16, B16, B16),
-    "bfloat16, state float32": (B16, B16, F32),
-    "float16, state float32": (F16, F16, F32),
+    "bfloat16, master": ((B16, B16, B16), F32),
+    "bfloat16, state float32, master": ((B16, B16, F32), F32),
+    "float16, state float32, master": ((F16, F16, F32), F32),
+    "bfloat16, remainder": ((B16, B16, B16), torch.int16),
+    "bfloat16, state float32, remainder": ((B16, B16, F32), torch.int16),
 }
 RULES = {"SGD": ("sgd", False), "SGD momentum": ("sgd", True), "Adam": ("adam", False), "Adam amsgrad": ("adam", True)}
 
@@ -116,12 +118,10 @@ def rows(architectures: list[str], only: str = "") -> Iterator[dict[str, Any]]:
         for name, (rule, extra) in RULES.items():
             mine = variants.Options(rule, extra)
             all_of_it = dataclasses.replace(whole, rule=rule, optional_state=extra)
-            for dtypes, signature in MASTERED.items():
-                mastered, averaged = kind_code(*signature, None, F32), kind_code(*signature, F32, F32)
-                kernels.append((arch, f"{name}, {dtypes}, master", variants.update(mastered, mine, size)))
-                kernels.append(
-                    (arch, f"{name}, {dtypes}, master, averaged", variants.update(averaged, all_of_it, size))
-                )
+            for dtypes, (signature, beside) in MASTERED.items():
+                mastered, averaged = kind_code(*signature, None, beside), kind_code(*signature, F32, beside)
+                kernels.append((arch, f"{name}, {dtypes}", variants.update(mastered, mine, size)))
+                kernels.append((arch, f"{name}, {dtypes}, averaged", variants.update(averaged, all_of_it, size)))
         each = variants.NormOptions(True, False, False, True, SpikeRule(), False)
         of_all = dataclasses.replace(each, each=False, spikes=None)
         for dtype in (F32, B16, F16, F64):

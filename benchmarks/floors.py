@@ -16,7 +16,7 @@ from fused_sched.memory.parameter_table import RECORD
 from fused_sched.rules import ADAM
 
 STREAM, COPY, EMPTY = "stream of the same bytes", "copy_ of as many bytes", "empty kernel"
-_ADDRESSES = ("param", "grad", "state0", "state1", "state2", "average")
+_ADDRESSES = ("param", "grad", "state0", "state1", "state2", "master", "average")
 FLOORS = (STREAM, COPY, EMPTY)
 COPIED_AT_ONCE = 2**31  # bytes; the largest set would not fit a second time
 
@@ -28,7 +28,7 @@ except ImportError:
 
 
 if triton is not None:
-    from fused_sched.kernels.layout import AVERAGE, CHUNK_UNIT, NUMEL, PARAM, STATE0, STATE1, STATE2, WIDTH
+    from fused_sched.kernels.layout import AVERAGE, CHUNK_UNIT, MASTER, NUMEL, PARAM, STATE0, STATE1, STATE2, WIDTH
 
     @triton.jit
     def _add_to(address, offset, x, i, k, T: tl.constexpr, HINT: tl.constexpr, FACTOR: tl.constexpr):
@@ -47,6 +47,7 @@ if triton is not None:
         P: tl.constexpr,
         S: tl.constexpr,
         A: tl.constexpr,
+        M: tl.constexpr,
         STATES: tl.constexpr,
         ZEROES: tl.constexpr,
         HINT: tl.constexpr,
@@ -70,7 +71,7 @@ if triton is not None:
         gradient = tl.load(grads + 2 * record) + start * (P.primitive_bitwidth // 8)
         param = tl.load(words + PARAM)
         state0, state1, state2 = tl.load(words + STATE0), tl.load(words + STATE1), tl.load(words + STATE2)
-        average = tl.load(words + AVERAGE)
+        average, master = tl.load(words + AVERAGE), tl.load(words + MASTER)
         for first in range(0, n, BLOCK):
             i = first + tl.arange(0, BLOCK)
             k = i < n
@@ -86,6 +87,8 @@ if triton is not None:
                 _add_to(state2, start, x, i, k, S, hint_s, FACTOR)
             if A is not None:
                 _add_to(average, start, x, i, k, A, HINT16 if A.primitive_bitwidth == 16 else HINT, FACTOR)
+            if M is not None:
+                _add_to(master, start, x, i, k, M, HINT16 if M.primitive_bitwidth == 16 else HINT, FACTOR)
             if ZEROES:
                 tl.store(g + i, tl.zeros([BLOCK], P), mask=k)
 
@@ -124,21 +127,21 @@ if triton is not None:
 
 
 def stream_over(optimizer: Any, problem: Problem, factor: float = 0.0, around: Around = ALONE) -> Call:
-    """The stream over the tables of one of our optimizers, which has made a step, and has the averages if any.
+    """The stream over the tables of one of our optimizers, which has made a step, and has averages and masters if any.
 
     Where there is a norm, another launch reads the gradients first.
     """
     device = optimizer.param_groups[0]["params"][0].device
     table = DeviceTable(optimizer.tables[0], ADAM, device)  # as its backend's; of the rule nothing is read here
-    types = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16}
-    dtypes = [*problem.dtypes, *([around.average_dtype(problem)] if around.average else [])]
-    widest = max(dtype.itemsize for dtype in dtypes)
+    types = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.int16: tl.int16, None: None}
+    dtypes = [*problem.dtypes, around.average_dtype(problem) if around.average else None, around.master_dtype]
+    widest = max(dtype.itemsize for dtype in dtypes if dtype is not None)
     aligned = bool(((table.host[:, [RECORD[name] for name in _ADDRESSES]] & 15) == 0).all())
     hints = (16, 16 if widest == 2 else 8) if aligned else (0, 0)
     chunks, size = table.signatures[0].chunks, table.signatures[0].size
-    param, state, average = [*(types[dtype] for dtype in dtypes), None][:3]
+    param, state, average, master = (types[dtype] for dtype in dtypes)
     constants: dict[str, Any] = {"P": param, "BLOCK": 2048 // widest, "num_warps": 4}
-    more = {"S": state, "A": average, "STATES": problem.states, "ZEROES": around.zeros}
+    more = {"S": state, "A": average, "M": master, "STATES": problem.states, "ZEROES": around.zeros}
     more |= {"HINT": hints[0], "HINT16": hints[1], "FACTOR": factor}
     hint = hints[1] if param.primitive_bitwidth == 16 else hints[0]
     sums = torch.empty(len(chunks), device=device)
@@ -187,23 +190,26 @@ def gpu_floors(problem: Problem, tensors: Tensors, ours: Entered | None, device:
 def cpu_streams(problem: Problem, ways: Mapping[str, Around]) -> dict[str, Call]:
     """The reads and writes of each of ``ways``, by name, as torch operations over flat arrays that they share.
 
-    Parameter, states and average are multiplied in place, the gradient is summed, once more for its norm, and zeroed:
-    no torch operation does it in one pass.
+    Parameter, states, average and master are multiplied in place, the gradient is summed, once more for its norm, and
+    zeroed: no torch operation does it in one pass.
     """
     param, state = problem.dtypes
     updated = [torch.zeros(problem.elements, dtype=d) for d in (param, *([state] * problem.states))]
     gradient = torch.zeros(problem.elements, dtype=param)
     kept = {around.average_dtype(problem) for around in ways.values() if around.average}
     averages = {dtype: torch.zeros(problem.elements, dtype=dtype) for dtype in kept}
+    beside = {dtype for around in ways.values() if (dtype := around.master_dtype) is not None}
+    masters = {dtype: torch.zeros(problem.elements, dtype=dtype) for dtype in beside}
 
     def stream(around: Around) -> Call:
         arrays = [*updated, *([averages[around.average_dtype(problem)]] if around.average else [])]
+        arrays += [] if around.master_dtype is None else [masters[around.master_dtype]]
 
         def run() -> None:
             if around.norm:
                 gradient.sum()
             for array in arrays:
-                array.mul_(1.0)
+                array.mul_(1.0 if array.is_floating_point() else 1)
             gradient.sum()
             if around.zeros:
                 gradient.zero_()

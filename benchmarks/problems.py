@@ -103,11 +103,17 @@ class Around:
         norm: clip the gradients by their norm, for which they are read once more.
         average: keep an average of each parameter, of this dtype (as ``ema_dtype`` says it); None: keep none.
         zeros: leave zeros in the gradients.
+        master: what is kept beside 16-bit parameters, as ``master_weights`` says it; None: nothing is.
     """
 
     norm: bool = False
     average: str | None = None
     zeros: bool = False
+    master: str | None = None
+
+    @property
+    def master_dtype(self) -> torch.dtype | None:
+        return None if self.master is None else {"float32": F32, "remainder": torch.int16}[self.master]
 
     def average_dtype(self, problem: Problem) -> torch.dtype:
         return F32 if self.average == "float32" else problem.dtypes[0]
@@ -116,7 +122,8 @@ class Around:
         """What all of the step reads and writes."""
         param = problem.dtypes[0].itemsize
         average = self.average_dtype(problem).itemsize if self.average else 0
-        return problem.bytes + problem.elements * (param * (self.norm + self.zeros) + 2 * average)
+        master = 0 if self.master_dtype is None else self.master_dtype.itemsize
+        return problem.bytes + problem.elements * (param * (self.norm + self.zeros) + 2 * (average + master))
 
 
 ALONE = Around()  # the update alone

@@ -48,6 +48,7 @@ DEFAULT = Tuning()
 # Enough programs that the processor always has loads to wait for; what the last one does may be spilled.
 NORM_REGISTERS = 48
 FOR_AN_AVERAGE = 16  # registers, without which it would be spilled
+FOR_A_MASTER = {2: 16, 4: 8}  # likewise, by bytes of the widest type
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,10 @@ def most_registers(kind: int, options: Options) -> int | None:
     if most is None or torch.version.hip is not None or is_rounded_by_chance(kind):
         return None
     registers = most(widest_of(kind), options)
-    averaged = average_of(kind) is not None
-    return registers + FOR_AN_AVERAGE if registers is not None and averaged else registers
+    if registers is None:
+        return None
+    averaged = FOR_AN_AVERAGE if average_of(kind) is not None else 0
+    return registers + averaged + (FOR_A_MASTER[widest_of(kind)] if master_of(kind) is not None else 0)
 
 
 def update(kind: int, options: Options, warp_size: int = WARP_SIZE, tuning: Tuning = DEFAULT) -> Kernel:

@@ -120,6 +120,15 @@ class PrecisionTwins:
                 near(self.ours.state[p]["ema"].cpu(), a.detach(), max(relative, 1e-6))
 
 
+@torch.no_grad()
+def round_states(optimizer: torch.optim.Optimizer) -> None:
+    """What torch keeps in float32, with the digits of bfloat16: as an update leaves it."""
+    for state in optimizer.state.values():
+        for key, value in state.items():
+            if key != "step" and value is not None:
+                value.copy_(value.bfloat16())
+
+
 def rounded(value: Tensor, dtype: torch.dtype, kept: str) -> Tensor:
     """As an update stores it in the parameter."""
     if kept == "float32":

@@ -12,6 +12,8 @@ from torch import Tensor
 
 import fused_sched
 
+pytestmark = pytest.mark.thin("triton")
+
 OPTIONS: dict[str, dict[str, Any]] = {
     "SGD": {"momentum": 0.9, "dampening": 0.2, "weight_decay": 0.1},
     "Adam": {"amsgrad": True, "weight_decay": 0.1},

@@ -18,6 +18,8 @@ from fused_sched import backends
 from fused_sched.lr_scheduler import ParamScheduler
 from fused_sched.optim import SGD, AdamW
 
+pytestmark = pytest.mark.thin("triton")
+
 Backend = str | backends.Backend
 every_rule = pytest.mark.parametrize("name", RULES)
 

@@ -295,6 +295,31 @@ def test_bytes_of_a_step_with_what_stands_around_it() -> None:
         assert [way.bytes(problem) / problem.elements for way in around.WAYS.values()] == bytes_each
     problem = Problem("dry", "bfloat16")
     assert [way.bytes(problem) / problem.elements for way in around.WAYS.values()] == [14, 16, 22, 18, 26]
+    for recipe, bytes_each in {"bfloat16, states float32": [22, 30, 26], "bfloat16": [14, 22, 18]}.items():
+        problem = Problem("dry", recipe)
+        ways = [Around(master=kept) for kept in (None, "float32", "remainder")]
+        assert [way.bytes(problem) / problem.elements for way in ways] == bytes_each
+    assert Problem("dry", "float32, states bfloat16").bytes == 20 * problem.elements
+
+
+@pytest.mark.filterwarnings("ignore:invalid value encountered in cast")
+@pytest.mark.parametrize("master", ["float32", "remainder"])
+def test_streams_over_masters(master: str) -> None:
+    pytest.importorskip("triton")
+    from fused_sched.kernels.numerics import INTERPRETED
+
+    if not INTERPRETED:
+        pytest.skip("set TRITON_INTERPRET=1")
+    p = torch.nn.Parameter(torch.randn(4096).bfloat16())
+    p.grad = torch.randint(1, 9, p.shape).bfloat16()
+    optimizer = fused_sched.optim.AdamW([p], backend="triton", master_weights=master)
+    optimizer.step()
+    kept = optimizer.state[p]["master" if master == "float32" else "remainder"]
+    kept.fill_(7)
+    problem = Problem("dry", "bfloat16, states float32")
+    floors.stream_over(optimizer, problem, 1.0, Around(master=master))()
+    assert (kept != 7).any()  # by what, Triton's interpreter has other bfloat16 arithmetic
+    floors.cpu_streams(problem, {"": Around(master=master)})[""]()
 
 
 def test_streams_over_averages_gradients_and_zeros() -> None:

@@ -15,6 +15,8 @@ from torch.nn import Parameter
 
 import fused_sched
 
+pytestmark = pytest.mark.thin("triton")
+
 FIELDS = {
     "SGD": {"lr": 0.1, "momentum": 0.9, "weight_decay": 0.01, "dampening": 0.25},
     "Adam": {"lr": 0.01, "betas": (0.9, 0.99), "eps": 1e-6, "weight_decay": 0.01},

@@ -162,14 +162,14 @@ def test_nothing_is_spilled(library: Library) -> None:
 def _most_registers(name: str, kernel: Kernel | None) -> int:
     if kernel is None:
         return 48 if "norm_kernel" in name else 64
-    narrow = kernel.types[2].endswith("16")
+    narrow, mastered = kernel.types[2].endswith("16"), kernel.around and kernel.types[0].endswith("16")
     if "double" in kernel.types:
         return 128
     if kernel.rule == "sgd":
         return 64 if not (kernel.around and narrow) else 80 if kernel.extra else 72
-    if kernel.around and narrow:
+    if mastered and narrow:
         return 128 if kernel.extra else 96
-    return 80 if kernel.extra else 72 if kernel.around or narrow else 64
+    return 80 if kernel.extra or mastered else 72 if kernel.around or narrow else 64
 
 
 @pytest.mark.slow

@@ -260,6 +260,7 @@ def test_averages_and_zeros_have_the_bits_of_the_cpu_backend(
     check_equal(*results)
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("averaged", [False, True], ids=["", "averaged"])
 @pytest.mark.parametrize("offset", [0, 1], ids=["aligned", "unaligned"])
 @pytest.mark.parametrize("kind", ["bfloat16 float32", "float16 float32", "bfloat16 remainder"])

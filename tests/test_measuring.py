@@ -17,6 +17,8 @@ from fused_sched.lr_scheduler import LambdaLR, ParamScheduler
 from fused_sched.optim import SGD, AdamW
 from fused_sched.step_options import SpikeRule
 
+pytestmark = pytest.mark.thin("triton")
+
 Backend = str | backends.Backend
 every_rule = pytest.mark.parametrize("name", RULES)
 SPOILED = (math.inf, -math.inf, math.nan)

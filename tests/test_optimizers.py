@@ -20,6 +20,8 @@ import fused_sched
 from fused_sched import backends
 from fused_sched.optim import SGD, Adam, AdamW
 
+pytestmark = pytest.mark.thin("triton")
+
 OPTIONS: dict[str, dict[str, Any]] = {
     "SGD": {"momentum": 0.9, "dampening": 0.2, "weight_decay": 0.1},
     "Adam": {"amsgrad": True, "weight_decay": 0.1},

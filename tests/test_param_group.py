@@ -20,6 +20,8 @@ from fused_sched import optim
 from fused_sched.lr_scheduler import ExponentialLR
 from fused_sched.optim.param_group import ParamGroup
 
+pytestmark = pytest.mark.thin("triton")
+
 Make = Callable[..., Any]
 
 KINDS = ("SGD", "Adam", "AdamW")

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 import fused_sched
 
+pytestmark = pytest.mark.thin("triton")
+
 SMALL_OPTIONS: dict[str, dict[str, Any]] = {
     "SGD": {"momentum": 0.9, "dampening": 0.2, "weight_decay": 0.1},
     "Adam": {"amsgrad": True, "weight_decay": 0.1},

@@ -16,6 +16,8 @@ from fused_sched import backends
 from fused_sched.memory.stochastic import draw_bits, rounded_by_chance
 from fused_sched.optim import SGD, Adam, AdamW
 
+pytestmark = pytest.mark.thin("triton")
+
 Backend = str | backends.Backend
 NARROW = [torch.bfloat16, torch.float16]
 CLASSES: dict[str, Any] = {"SGD": SGD, "Adam": Adam, "AdamW": AdamW}
@@ -313,6 +315,14 @@ def test_streams_that_are_none(stream: Any, error: type[Exception], backend: Bac
     with pytest.raises(error, match="rounding_stream"):
         run(optimizer, params, 1)
     assert torch.equal(bits_of(params[0]), before)
+
+
+def test_sparse_gradients_are_refused(backend: Backend) -> None:
+    embedding = torch.nn.Embedding(5, 2, sparse=True, dtype=torch.bfloat16)
+    optimizer = SGD(embedding.parameters(), lr=1.0, stochastic_rounding=True, backend=backend)
+    embedding(torch.tensor([1])).float().sum().backward()
+    with pytest.raises(RuntimeError, match="stochastic_rounding=True with a sparse gradient"):
+        optimizer.step()
 
 
 @pytest.mark.parametrize("name", ["rounding_seed", "rounding_updates"])

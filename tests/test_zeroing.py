@@ -11,6 +11,8 @@ from around_twins import RULES, AroundTwins
 from fused_sched import backends
 from fused_sched.optim import SGD, AdamW
 
+pytestmark = pytest.mark.thin("triton")
+
 Backend = str | backends.Backend
 
 

@@ -41,9 +41,9 @@ def mark_spare_variants(items: Sequence[Any]) -> None:
     tests: dict[Any, list[Any]] = defaultdict(list)
     for item in items:
         marker = item.get_closest_marker("thin")
-        if marker is None:
+        if marker is None or not hasattr(item, "callspec"):
             continue
-        backend = item.callspec.params["backend"] if marker.args else None
+        backend = item.callspec.params.get("backend", "") if marker.args else None
         if backend is None or backend in marker.args:
             tests[item.path, item.originalname, backend].append(item)
     for variants in tests.values():

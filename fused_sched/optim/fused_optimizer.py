@@ -44,16 +44,16 @@ class FusedOptimizer(Saving):
       the last one's counts.
     * ``ema_dtype``: ``"float32"`` (default), averages of 16-bit parameters are float32; ``"parameter"``, they are of
       the parameters' dtype.
-    * ``stochastic_rounding``: round new values of 16-bit parameters up or down by chance, the likelier the nearer, so
-      that on average nothing is lost. The random bits are words of Philox4x32-10; they depend on ``rounding_seed``
-      (default: torch's, which nothing is taken from), the number of updates so far, ``state[p]["rounding_stream"]``,
-      and an element's place in its parameter.
     * ``zero_grad_in_step``: leave zeros in the gradients, also where the step was skipped.
     * ``master_weights``: ``"float32"``, keep a float32 of each bfloat16 or float16 parameter in its state, which is
       updated, and rounded to the parameter; ``"remainder"``, the 16 bits that bfloat16 parameters lack of it. States
       are then float32. Parameters of other dtypes have none.
     * ``state_dtype``: ``torch.bfloat16``, for float32 or bfloat16 parameters, or ``torch.float32``, for those and
       float16: the dtype of the states. Updates are computed in float32.
+    * ``stochastic_rounding``: round new values of 16-bit parameters up or down by chance, the likelier the nearer, so
+      that on average nothing is lost. The random bits are words of Philox4x32-10; they depend on ``rounding_seed``
+      (default: torch's, which nothing is taken from), the number of updates so far, ``state[p]["rounding_stream"]``,
+      and an element's place in its parameter.
 
     Raises TypeError where a parameter's dtype does not go with ``master_weights="remainder"`` (float16) or with
     ``state_dtype``, ValueError where one of these is no value that there is.

@@ -410,6 +410,11 @@ def _refuse_sparse(p: torch.Tensor, averaged: bool, options: StepOptions) -> Non
             f"master_weights={options.master_weights!r} with a sparse gradient, which is applied to the {p.dtype} "
             "parameter itself: use dense gradients, or an optimizer of its own for the embedding"
         )
+    if options.rounds_by_chance(p.dtype):
+        raise RuntimeError(
+            f"stochastic_rounding=True with a sparse gradient, by which a {p.dtype} parameter would be rounded as ever: use "
+            "dense gradients, or an optimizer of its own for the embedding"
+        )
 
 
 def _refuse_shared_elements(p: torch.Tensor) -> None:

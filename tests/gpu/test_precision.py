@@ -9,7 +9,7 @@ import pytest
 import torch
 from gpus import DEVICE, Body, Graph
 from optimizer_twins import OPTIONS
-from precision_twins import PrecisionTwins
+from precision_twins import PrecisionTwins, round_states
 from tolerances import CLIPPED_RELATIVE, UPDATE_RELATIVE
 
 FLOAT32 = UPDATE_RELATIVE[torch.float32]
@@ -81,6 +81,22 @@ def test_replays_clip_average_and_see_what_is_written(
         p.grad.fill_(float("nan"))
     graph.replay()
     assert all(torch.equal(a, b) for a, b in zip(before, twins.values(), strict=True))
+
+
+@pytest.mark.parametrize("around", [{}, {"max_grad_norm": 2.0, "ema_decay": 0.7}], ids=["", "clipped and averaged"])
+@pytest.mark.parametrize("name", ["SGD", "AdamW"])
+def test_states_of_16_bits(name: str, around: dict[str, float], gpu_backend: Any) -> None:
+    """One last place may decide to which side a state is rounded."""
+    case = {"SGD": "nesterov", "AdamW": "amsgrad"}[name]
+    options = {"master_weights": None, "state_dtype": torch.bfloat16, **around}
+    twins = PrecisionTwins(
+        name, gpu_backend, torch.float32, OPTIONS[name][case], shapes=SHAPES, device=DEVICE, **options
+    )
+    for _ in range(3):
+        twins.set_grads()
+        twins.step()
+        round_states(twins.torchs)
+        twins.assert_same(0.0 if name == "SGD" and not around else 1e-3)
 
 
 def test_one_launch(gpu_backend: Any, work: Callable[[Body], list[str]]) -> None:

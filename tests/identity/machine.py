@@ -304,7 +304,10 @@ class Machine(RuleBasedStateMachine):
     def clear_and_add_again(self, n: int) -> None:
         kept = {s.is_ours: [dict(g) if n % 2 else g for g in s.groups] for s in (self.pair.ours, self.pair.torchs)}
         self.pair.both(lambda side: side.groups.clear())
+        pair = self.pair
         for i in range(len(kept[True])):
+            if self.pair is not pair:
+                return  # ours could not go on, and another optimizer is in its place
             self.do(lambda side, i=i: side.optimizer.add_param_group(kept[side.is_ours][i]))
 
     # -- parameters --------------------------------------------------------------------------------------------

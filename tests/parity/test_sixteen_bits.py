@@ -58,6 +58,15 @@ optimizer.step()
 if keeps:
     same(p.detach(), before)
     same(optimizer.state[p]["momentum_buffer"], torch.where(before == 0, 0.0, before))
+# nor does one with a master, or with a remainder, which stands beside a bfloat16
+for kept in ("float32", "remainder") if dtype == torch.bfloat16 else ("float32",):
+    p = torch.nn.Parameter(every[every.isfinite()].clone())
+    optimizer = SGD([p], lr=0.0, master_weights=kept, backend="cpu")
+    p.grad = torch.zeros_like(p)
+    for _ in range(2):
+        optimizer.step()
+        if keeps:
+            same(p.detach(), before)
 print("same")
 """
 
