@@ -94,7 +94,8 @@ class Block(torch.nn.Module):
         query, key, value = both.permute(2, 0, 3, 1, 4)
         seen = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
         x = x + self.out(seen.transpose(1, 2).reshape(batch, length, width))
-        return x + self.down(functional.gelu(self.up(self.before_perceptron(x))))
+        x = x + self.down(functional.gelu(self.up(self.before_perceptron(x))))
+        return x
 
 
 class GPT(torch.nn.Module):
@@ -231,7 +232,7 @@ def warm_up_then_cosine(schedulers: Any, optimizer: Any, steps: int, **keywords:
     warm_up = max(1, steps // 10)
     parts = [
         schedulers.LinearLR(optimizer, start_factor=0.1, total_iters=warm_up),
-        schedulers.CosineAnnealingLR(optimizer, T_max=steps - warm_up, eta_min=LAST_LR),
+        schedulers.CosineAnnealingLR(optimizer, T_max=max(1, steps - warm_up), eta_min=LAST_LR),
     ]
     return schedulers.SequentialLR(optimizer, parts, milestones=[warm_up], **keywords)
 
@@ -266,12 +267,12 @@ def print_table(results: dict[Way, list[Training]]) -> None:
         f"{'all':>10}{'update':>9}"
     )
     for way, of_way in results.items():
-        difference = statistics.fmean(finals[way]) - mean
+        loss, averaged = statistics.fmean(finals[way]), statistics.fmean(run.averaged for run in of_way)
+        seconds = statistics.median(s for run in of_way for s in run.seconds)
+        update = statistics.median(s for run in of_way for s in run.update_seconds)
         print(
-            f"{way.title:<30}{of_way[0].bytes_per_parameter():>10.0f}{statistics.fmean(finals[way]):>11.4f}"
-            f"{statistics.fmean(run.averaged for run in of_way):>10.4f}{difference:>+12.4f}{difference / spread:>+12.2f}"
-            f"{1e3 * statistics.median(s for run in of_way for s in run.seconds):>10.1f}"
-            f"{1e3 * statistics.median(s for run in of_way for s in run.update_seconds):>9.2f}"
+            f"{way.title:<30}{of_way[0].bytes_per_parameter():>10.0f}{loss:>11.4f}{averaged:>10.4f}"
+            f"{loss - mean:>+12.4f}{(loss - mean) / spread:>+12.2f}{1e3 * seconds:>10.1f}{1e3 * update:>9.2f}"
         )
     print(f"""
 The spread, {spread:.4f}, is the standard deviation of the loss that '{YARDSTICK.title}' has with different seeds.
