@@ -412,8 +412,8 @@ def _refuse_sparse(p: torch.Tensor, averaged: bool, options: StepOptions) -> Non
         )
     if options.rounds_by_chance(p.dtype):
         raise RuntimeError(
-            f"stochastic_rounding=True with a sparse gradient, by which a {p.dtype} parameter would be rounded as ever: use "
-            "dense gradients, or an optimizer of its own for the embedding"
+            f"stochastic_rounding=True with a sparse gradient, by which a {p.dtype} parameter would be rounded to the "
+            "nearest: use dense gradients, or an optimizer of its own for the embedding"
         )
 
 
