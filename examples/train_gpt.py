@@ -6,7 +6,7 @@
 The text is the source of Python's own standard library, read character by character; no network is needed. All runs of
 one seed start from the same float32 weights, rounded where the parameters are bfloat16, and see the same batches. Each
 run clips its gradients, warms up, follows a cosine, and averages its weights. Prints a table, and draws the losses
-into gpt_output/ if matplotlib is there. Takes a few minutes on two CPU cores.
+into gpt_output/ if matplotlib is there. Takes some minutes on a CPU.
 """
 
 from __future__ import annotations
@@ -94,7 +94,8 @@ class Block(torch.nn.Module):
         query, key, value = both.permute(2, 0, 3, 1, 4)
         seen = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
         x = x + self.out(seen.transpose(1, 2).reshape(batch, length, width))
-        return x + self.down(functional.gelu(self.up(self.before_perceptron(x))))
+        x = x + self.down(functional.gelu(self.up(self.before_perceptron(x))))
+        return x
 
 
 class GPT(torch.nn.Module):
@@ -191,17 +192,15 @@ class Training:
         self.update_seconds: list[float] = []  # of those, what comes after backward()
         self.final = self.averaged = math.nan  # losses in validation, of the weights and of their averages
 
-    def run(self, data: Data, steps: int, seed: int) -> None:
-        for windows in data.batches(steps, seed):
-            self.losses.append(self.step(windows).item())
-        self.final = exact_loss(self.model, data.validation)
+    def finish(self, windows: torch.Tensor) -> None:
+        self.final = exact_loss(self.model, windows)
         if self.averages is not None:
-            self.averaged = exact_loss(self.averages.module, data.validation)
+            self.averaged = exact_loss(self.averages.module, windows)
         else:
             with self.optimizer.ema_weights():
-                self.averaged = exact_loss(self.model, data.validation)
+                self.averaged = exact_loss(self.model, windows)
 
-    def step(self, windows: torch.Tensor) -> torch.Tensor:
+    def step(self, windows: torch.Tensor) -> None:
         start = time_on(windows.device)
         self.optimizer.zero_grad()
         loss = loss_of(self.model, windows)
@@ -216,7 +215,7 @@ class Training:
         end = time_on(windows.device)
         self.seconds.append(end - start)
         self.update_seconds.append(end - middle)
-        return loss.detach()
+        self.losses.append(loss.item())
 
     def bytes_per_parameter(self) -> float:
         """And of its state, but for the average."""
@@ -233,7 +232,7 @@ def warm_up_then_cosine(schedulers: Any, optimizer: Any, steps: int, **keywords:
     warm_up = max(1, steps // 10)
     parts = [
         schedulers.LinearLR(optimizer, start_factor=0.1, total_iters=warm_up),
-        schedulers.CosineAnnealingLR(optimizer, T_max=steps - warm_up, eta_min=LAST_LR),
+        schedulers.CosineAnnealingLR(optimizer, T_max=max(1, steps - warm_up), eta_min=LAST_LR),
     ]
     return schedulers.SequentialLR(optimizer, parts, milestones=[warm_up], **keywords)
 
@@ -245,15 +244,21 @@ def time_on(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def train(way: Way, data: Data, steps: int, seed: int) -> Training:
-    training = Training(way, make_model(data.size, seed).to(data.train.device), steps, seed)
-    training.run(data, steps, seed)
-    return training
+def train(ways: list[Way], data: Data, steps: int, seed: int) -> list[Training]:
+    """One run of each way, step by step side by side, so that all are timed under the same conditions."""
+    model = make_model(data.size, seed).to(data.train.device)
+    runs = [Training(way, model, steps, seed) for way in ways]
+    for windows in data.batches(steps, seed):
+        for run in runs:
+            run.step(windows)
+    for run in runs:
+        run.finish(data.validation)
+    return runs
 
 
 def print_table(results: dict[Way, list[Training]]) -> None:
     """Means over the seeds."""
-    finals = {way: [result.final for result in of_way] for way, of_way in results.items()}
+    finals = {way: [run.final for run in of_way] for way, of_way in results.items()}
     mean = statistics.fmean(finals[YARDSTICK])
     spread = statistics.stdev(finals[YARDSTICK]) if len(finals[YARDSTICK]) > 1 else math.nan
     print(f"\n{'':<30}{'bytes a':>10}{'validation loss':>21}{'minus torch, float32':>24}{'ms a step':>19}")
@@ -262,12 +267,12 @@ def print_table(results: dict[Way, list[Training]]) -> None:
         f"{'all':>10}{'update':>9}"
     )
     for way, of_way in results.items():
-        difference = statistics.fmean(finals[way]) - mean
+        loss, averaged = statistics.fmean(finals[way]), statistics.fmean(run.averaged for run in of_way)
+        seconds = statistics.median(s for run in of_way for s in run.seconds)
+        update = statistics.median(s for run in of_way for s in run.update_seconds)
         print(
-            f"{way.title:<30}{of_way[0].bytes_per_parameter():>10.0f}{statistics.fmean(finals[way]):>11.4f}"
-            f"{statistics.fmean(r.averaged for r in of_way):>10.4f}{difference:>+12.4f}{difference / spread:>+12.2f}"
-            f"{1e3 * statistics.median(s for r in of_way for s in r.seconds):>10.1f}"
-            f"{1e3 * statistics.median(s for r in of_way for s in r.update_seconds):>9.2f}"
+            f"{way.title:<30}{of_way[0].bytes_per_parameter():>10.0f}{loss:>11.4f}{averaged:>10.4f}"
+            f"{loss - mean:>+12.4f}{(loss - mean) / spread:>+12.2f}{1e3 * seconds:>10.1f}{1e3 * update:>9.2f}"
         )
     print(f"""
 The spread, {spread:.4f}, is the standard deviation of the loss that '{YARDSTICK.title}' has with different seeds.
@@ -280,13 +285,12 @@ def draw(results: dict[Way, list[Training]], path: Path) -> None:
     width = max(1, len(results[YARDSTICK][0].losses) // 12)
     curves = {}
     for way, of_way in results.items():
-        losses = [statistics.fmean(at_step) for at_step in zip(*(r.losses for r in of_way), strict=True)]
+        losses = [statistics.fmean(at_step) for at_step in zip(*(run.losses for run in of_way), strict=True)]
         curves[way.title] = [
             statistics.fmean(losses[i - width + 1 : i + 1]) if i >= width - 1 else math.nan for i in range(len(losses))
         ]
     base = curves[YARDSTICK.title]
     apart = {name: [a - b for a, b in zip(curve, base, strict=True)] for name, curve in curves.items()}
-    del apart[YARDSTICK.title]
     panels = {"training loss": curves, f"minus {YARDSTICK.title}": apart}
     plotting.draw_panels(panels, path, f"A GPT in sixteen bits: mean of {width} steps, of {len(of_way)} seeds")
 
@@ -300,19 +304,20 @@ def main() -> None:
     arguments = parser.parse_args()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS is not deterministic
     torch.use_deterministic_algorithms(True)
+    torch.set_num_threads(1)  # the model is small: more threads make the times noisy, and not much shorter
     size, windows = (Size(32, 1, 2, 32, 8), 64) if arguments.quick else (Size(), 512)
     steps, seeds = (30, 2) if arguments.quick else (arguments.steps, arguments.seeds)
     data = Data.load(size, arguments.device, windows)
     count = sum(p.numel() for p in make_model(size, 0).parameters())
     print(
         f"a GPT of {count:,} parameters on {len(data.train):,} characters of Python {platform.python_version()}: "
-        f"{steps} steps a run, torch {torch.__version__} on {arguments.device}, {torch.get_num_threads()} threads"
+        f"{steps} steps a run, torch {torch.__version__} on {arguments.device}"
     )
     results: dict[Way, list[Training]] = {way: [] for way in WAYS}
     for seed in range(seeds):
         print(f"seed {seed + 1} of {seeds}", flush=True)
-        for way in WAYS:
-            results[way].append(train(way, data, steps, seed))
+        for way, run in zip(WAYS, train(WAYS, data, steps, seed), strict=True):
+            results[way].append(run)
     print_table(results)
     OUTPUT.mkdir(exist_ok=True)
     try:

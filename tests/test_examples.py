@@ -30,7 +30,7 @@ def data() -> Data:
 
 @pytest.fixture(scope="module")
 def runs(data: Data) -> dict[Way, Training]:
-    return {way: train_gpt.train(way, data, STEPS, 0) for way in WAYS}
+    return dict(zip(WAYS, train_gpt.train(WAYS, data, STEPS, 0), strict=True))
 
 
 def test_quick_run_prints_a_row_of_each_way(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_every_way_to_keep_precision_is_among_them() -> None:
 def test_the_same_seed_gives_the_same_run(data: Data, runs: dict[Way, Training]) -> None:
     (way,) = [way for way in WAYS if "stochastic_rounding" in way.keywords]
     torch.rand(7)
-    again = train_gpt.train(way, data, STEPS, 0)
+    (again,) = train_gpt.train([way], data, STEPS, 0)
     assert again.losses == runs[way].losses
     assert (again.final, again.averaged) == (runs[way].final, runs[way].averaged)
 
