@@ -14,6 +14,7 @@ from stochastic_twins import ChanceTwins
 from fused_sched.optim import SGD, AdamW
 
 Capture = Callable[[Body], Graph]
+AROUND: list[dict[str, Any]] = [{}, {"max_grad_norm": 0.02, "skip_nonfinite": True, "ema_decay": 0.5}]
 every_dtype = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 
 
@@ -61,14 +62,17 @@ def test_fewer_elements_a_thread_draw_the_same(dtype: torch.dtype, gpu_backend: 
 
 
 @pytest.mark.thin
+@pytest.mark.parametrize("around", AROUND, ids=["alone", "with more around"])
 @pytest.mark.parametrize("make", [SGD, AdamW])
-def test_replays_draw_on(make: Any, gpu_backend: Any, capture: Capture, no_sync: Callable[[], Any]) -> None:
+def test_replays_draw_on(
+    make: Any, around: dict[str, Any], gpu_backend: Any, capture: Capture, no_sync: Callable[[], Any]
+) -> None:
     """As eager steps would; a replay after a state dict was loaded draws what it says."""
 
     def begin() -> tuple[torch.nn.Parameter, Any]:
         p = torch.nn.Parameter(torch.ones(1031, dtype=torch.bfloat16, device=DEVICE))
         p.grad = torch.full_like(p, 2.0**-10)
-        optimizer = make([p], lr=0.01, stochastic_rounding=True, rounding_seed=7, backend=gpu_backend)
+        optimizer = make([p], lr=0.01, stochastic_rounding=True, rounding_seed=7, backend=gpu_backend, **around)
         optimizer.step()
         return p, optimizer
 
