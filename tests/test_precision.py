@@ -232,11 +232,74 @@ def test_a_remainder_of_another_dtype_is_refused(value: torch.Tensor, backend: B
     saved = optimizer.state_dict()
     saved["state"][0]["remainder"] = value
     message = r"'remainder' has dtype .*, but must have torch.int16, the bits .*: assign"
-    with pytest.raises(TypeError, match=message):
-        optimizer.load_state_dict(saved)
+    if not value.is_floating_point():
+        with pytest.raises(TypeError, match=message):
+            optimizer.load_state_dict(saved)
     optimizer.state[p]["remainder"] = value
     with pytest.raises(TypeError, match=message):
         optimizer.step()
+
+
+@pytest.mark.parametrize("kept", ["float32", "remainder"])
+def test_torchs_class_may_be_between(kept: Any, backend: Backend) -> None:
+    """It rounds what it loads: a remainder is nothing then, and the parameter is the value."""
+    p = torch.nn.Parameter(torch.ones(40, dtype=torch.bfloat16))
+    optimizer = AdamW([p], lr=1e-4, master_weights=kept, backend=backend)
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    torchs = torch.optim.AdamW([p], lr=1e-2)
+    torchs.load_state_dict(optimizer.state_dict())
+    torchs.step()
+    begun = p.detach().float()
+    after = AdamW([p], lr=0.0, weight_decay=0, master_weights=kept, backend=backend)
+    after.load_state_dict(torchs.state_dict() | {"param_groups": after.state_dict()["param_groups"]})
+    p.grad = torch.ones_like(p)
+    after.step()
+    assert torch.equal(p.detach().float(), begun)
+    assert torch.equal(after.state[p]["master"], begun) if kept == "float32" else not after.state[p]["remainder"].any()
+
+
+@pytest.mark.parametrize("now", [{}, {"master_weights": "float32"}, {"master_weights": "remainder"}], ids=str)
+def test_a_load_leaves_out_what_updates_would_not_follow(now: dict[str, Any], backend: Backend) -> None:
+    """It would be believed in a later run."""
+    for before in ({"master_weights": "float32"}, {"master_weights": "remainder"}, {"stochastic_rounding": True}):
+        p = torch.nn.Parameter(torch.ones(3, dtype=torch.bfloat16))
+        optimizer = AdamW([p], lr=1e-4, backend=backend, **before)
+        p.grad = torch.ones_like(p)
+        optimizer.step()
+        after = AdamW([p], lr=1e-4, backend=backend, **now)
+        after.load_state_dict(optimizer.state_dict())
+        kept = {"master", "remainder", "rounding_stream"} & after.state[p].keys()
+        own = {"float32": "master", "remainder": "remainder"}.get(now.get("master_weights", ""))
+        assert kept <= {own}
+
+
+@pytest.mark.parametrize("options", [{"master_weights": "float32"}, {"master_weights": "remainder"},
+                                     {"stochastic_rounding": True}], ids=str)  # fmt: skip
+def test_a_model_may_become_narrow_in_mid_run(options: dict[str, Any], backend: Backend) -> None:
+    """From then on its parameters are kept as those of an optimizer that was made for them."""
+    model = torch.nn.Linear(40, 1, bias=False)
+    torch.nn.init.ones_(model.weight)
+    optimizer = SGD(model.parameters(), lr=1e-4, backend=backend, **options)
+    model.weight.grad = torch.zeros(1, 40)
+    optimizer.step()
+    model.bfloat16()
+    for _ in range(50):
+        model.weight.grad = torch.ones(1, 40, dtype=torch.bfloat16)
+        optimizer.step()
+    assert 0.99 < float(model.weight.detach().float().mean()) < 1.0
+
+
+def test_a_remainder_refuses_a_model_that_becomes_float16(backend: Backend) -> None:
+    p = torch.nn.Parameter(torch.ones(2, dtype=torch.bfloat16))
+    optimizer = SGD([p], lr=1.0, master_weights="remainder", backend=backend)
+    p.grad = torch.full_like(p, 2.0**-10)
+    optimizer.step()
+    p.data = torch.tensor([1.2345, 3.3]).half()
+    p.grad = torch.zeros_like(p)
+    with pytest.raises(TypeError, match="master_weights='remainder'"):
+        optimizer.step()
+    assert p.tolist() == torch.tensor([1.2345, 3.3]).half().tolist()
 
 
 def test_a_remainder_is_beside_bfloat16_alone() -> None:

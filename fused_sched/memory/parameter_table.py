@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 
-from ..step_options import NARROW
 from .control_block import NO_COUNT, Slot
 from .masters import MASTERS
 from .values import has_values
@@ -148,6 +147,7 @@ class Entry:
 
     Attributes:
         param: the parameter.
+        dtype: that it had when the entry was made.
         row: of its group, in the control block.
         count: index of its state's count.
         needed: how many state tensors the rule keeps for it.
@@ -164,12 +164,13 @@ class Entry:
     """
 
     __slots__ = (
-        *("asleep", "average", "copied_count", "count", "elsewhere", "master", "needed", "param", "row", "sparse"),
-        *("staging", "state", "state_dtype", "stream"),
+        *("asleep", "average", "copied_count", "count", "dtype", "elsewhere", "master", "needed", "param", "row"),
+        *("sparse", "staging", "state", "state_dtype", "stream"),
     )
 
     def __init__(self, param: torch.Tensor, row: int, needed: int) -> None:
         self.param, self.row, self.needed = param, row, needed
+        self.dtype = param.dtype
         self.count = NO_COUNT
         self.state: tuple[torch.Tensor, ...] = ()
         self.state_dtype: torch.dtype | None = None
@@ -192,11 +193,11 @@ class Entry:
             return True
         if self.sparse:
             return g.layout == torch.sparse_coo and g.shape == p.shape
+        if p.dtype != self.dtype:
+            return False  # what is kept beside it depends on that
         if self.asleep or g.layout != torch.strided or len(self.state) < self.needed or not has_values(g):
             return False
-        if self.master is not None and (self.master.shape != p.shape or p.dtype not in NARROW):
-            return False
-        if self.stream is not None and p.dtype not in NARROW:
+        if self.master is not None and self.master.shape != p.shape:
             return False
         return all(t.shape == p.shape and state_dtype_fits(p, t.dtype, self.state_dtype) for t in self.state) and (
             self.staging is None or (self.staging.param.shape == p.shape and self.staging.param.dtype == p.dtype)

@@ -30,7 +30,7 @@ def draw_bits(seed: torch.Tensor, updates: torch.Tensor, stream: int, param: tor
     Returns:
         int64 tensor of the parameter's shape, from 0 to 65535.
     """
-    number = torch.arange(-(-param.numel() // DRAWN), device=param.device)
+    number = torch.arange(-(-param.numel() // DRAWN), dtype=torch.int64, device=param.device)
     words = _philox([number & _LOW, number >> 32, stream + 0 * number, (updates & _LOW) + 0 * number], seed)
     halves = torch.stack([half for word in words for half in (word & 0xFFFF, word >> 16)], dim=1)
     bits = halves.reshape(-1)[: param.numel()]

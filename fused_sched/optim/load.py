@@ -103,6 +103,19 @@ def with_own_dtypes(
             for key, dtype in _own_dtypes(rule, options, p.dtype):
                 if isinstance(there.get(key), torch.Tensor):
                     mine[key] = there[key].to(p.device, None if key == REMAINDER else dtype)
+            _leave_out_unused(mine, there, options, p.dtype)
+
+
+def _leave_out_unused(mine: dict[str, Any], there: Mapping[str, Any], options: StepOptions, param: torch.dtype) -> None:
+    """Without what updates would not follow, and a remainder that was rounded, as torch's classes do when they load."""
+    kept = options.master(param)
+    for key in (MASTER, REMAINDER):
+        value = there.get(key)
+        rounded = key == REMAINDER and isinstance(value, torch.Tensor) and value.is_floating_point()
+        if kept is None or key != kept[0] or rounded:
+            mine.pop(key, None)
+    if not options.rounds_by_chance(param):
+        mine.pop(STREAM, None)
 
 
 def _own_dtypes(rule: Rule, options: StepOptions, param: torch.dtype) -> list[tuple[str, torch.dtype]]:
