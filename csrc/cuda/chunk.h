@@ -133,6 +133,51 @@ FUSED_SCHED_HD inline void store_average(const T* a, const Beside<P, true>& besi
   store_pack<kCount>(a, reinterpret_cast<P*>(beside.average) + i);
 }
 
+// In the words of PTX: compilers make one access of these and those of a float32 master, and then forget that the
+// address is a global one.
+template <int kCount>
+FUSED_SCHED_HD inline Pack<int16_t, kCount> load_remainder(int64_t address) {
+  Pack<int16_t, kCount> pack;
+#ifdef __CUDA_ARCH__
+  static_assert(kCount == 1 || kCount == 4 || kCount == 8, "the widths that a walk has for bfloat16");
+  if constexpr (kCount == 1) {
+    asm volatile("ld.global.b16 %0, [%1];" : "=h"(pack.item[0]) : "l"(address) : "memory");
+  } else if constexpr (kCount == 4) {
+    uint2 words;
+    asm volatile("ld.global.v2.b32 {%0, %1}, [%2];" : "=r"(words.x), "=r"(words.y) : "l"(address) : "memory");
+    memcpy(&pack, &words, sizeof(pack));
+  } else {
+    uint4 words;
+    asm volatile("ld.global.v4.b32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(words.x), "=r"(words.y), "=r"(words.z), "=r"(words.w) : "l"(address) : "memory");
+    memcpy(&pack, &words, sizeof(pack));
+  }
+#else
+  pack = *reinterpret_cast<const Pack<int16_t, kCount>*>(address);
+#endif
+  return pack;
+}
+
+template <int kCount>
+FUSED_SCHED_HD inline void store_remainder(const Pack<int16_t, kCount>& pack, int64_t address) {
+#ifdef __CUDA_ARCH__
+  if constexpr (kCount == 1) {
+    asm volatile("st.global.b16 [%0], %1;" ::"l"(address), "h"(pack.item[0]) : "memory");
+  } else if constexpr (kCount == 4) {
+    uint2 words;
+    memcpy(&words, &pack, sizeof(pack));
+    asm volatile("st.global.v2.b32 [%0], {%1, %2};" ::"l"(address), "r"(words.x), "r"(words.y) : "memory");
+  } else {
+    uint4 words;
+    memcpy(&words, &pack, sizeof(pack));
+    asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(address), "r"(words.x), "r"(words.y), "r"(words.z),
+                 "r"(words.w) : "memory");
+  }
+#else
+  *reinterpret_cast<Pack<int16_t, kCount>*>(address) = pack;
+#endif
+}
+
 // Lets the elements of a parameter have the digits of their master, where there is one; see csrc/master.h.
 template <int kCount, typename P, typename T>
 FUSED_SCHED_HD inline void take_master(const Beside<P, true>& beside, int i, T* p) {
@@ -140,8 +185,7 @@ FUSED_SCHED_HD inline void take_master(const Beside<P, true>& beside, int i, T* 
     if (beside.master_type == kNoMaster) return;
     if constexpr (std::is_same_v<P, BFloat16>) {
       if (beside.master_type == kRemainder) {
-        const auto* address = reinterpret_cast<const Pack<int16_t, kCount>*>(beside.master + i * 2);
-        const Pack<int16_t, kCount> remainder = *in_global_memory(address);
+        const Pack<int16_t, kCount> remainder = load_remainder<kCount>(beside.master + i * 2);
         for (int k = 0; k < kCount; ++k) p[k] = joined(p[k], remainder.item[k]);
         return;
       }
@@ -153,41 +197,52 @@ FUSED_SCHED_HD inline void take_master(const Beside<P, true>& beside, int i, T* 
   }
 }
 
-// Stores elements i and the next ones of a chunk, rounded by chance; then the numbers are what was stored.
+// Rounds elements i and the next ones of a chunk by chance.
 template <int kCount, typename P>
-FUSED_SCHED_HD inline void store_drawn(const Draw& draw, uint64_t number, float* p, P* param, int i) {
+FUSED_SCHED_HD inline void narrow_by_chance(const Draw& draw, uint64_t number, const float* p, int i,
+                                            Pack<P, kCount>* out) {
   static_assert(kCount <= kDrawn, "one draw has the bits of all");
   const DrawnBits drawn = draw_bits(draw, number + static_cast<uint32_t>(i) / kDrawn);
-  const int first = i % kDrawn;
-  Pack<P, kCount> pack;
-  for (int k = 0; k < kCount; ++k) store_by_chance(&pack.item[k], p[k], drawn.of(kCount == kDrawn ? k : first + k));
-  *in_global_memory(reinterpret_cast<Pack<P, kCount>*>(param + i)) = pack;
-  widen(pack, p);
+  const int first = kCount == kDrawn ? 0 : i % kDrawn;
+  for (int k = 0; k < kCount; ++k) store_by_chance(&out->item[k], p[k], drawn.of(first + k));
 }
 
-// The one place where new values become what the parameter stores. Then the numbers are what averages
-// follow: the master, or what was stored.
+// New values as the parameter stores them; what is beside it is stored here. Then the numbers are what averages
+// follow: the master, or what is stored.
 template <int kCount, typename P, typename T>
-FUSED_SCHED_HD inline void store_parameter(T* p, const Beside<P, true>& beside,
-                                           const AroundScalars<T>& s, P* param, int i) {
+FUSED_SCHED_HD inline void narrow_parameter(T* p, const Beside<P, true>& beside,
+                                            const AroundScalars<T>& s, int i,
+                                            Pack<P, kCount>* out) {
+  if constexpr (std::is_same_v<P, BFloat16>) {
+    if (beside.master_type == kRemainder) {
+      Pack<int16_t, kCount> remainder;
+      for (int k = 0; k < kCount; ++k) split(p[k], &out->item[k], &remainder.item[k]);
+      store_remainder(remainder, beside.master + i * 2);
+      return;
+    }
+  }
   if constexpr (sizeof(P) == 2) {
-    if (s.by_chance != 0) return store_drawn<kCount>(s.draw, s.number, p, param, i);
-    if constexpr (std::is_same_v<P, BFloat16>) {
-      if (beside.master_type == kRemainder) {
-        Pack<BFloat16, kCount> pack;
-        Pack<int16_t, kCount> remainder;
-        for (int k = 0; k < kCount; ++k) split(p[k], &pack.item[k], &remainder.item[k]);
-        *in_global_memory(reinterpret_cast<Pack<BFloat16, kCount>*>(param + i)) = pack;
-        *in_global_memory(reinterpret_cast<Pack<int16_t, kCount>*>(beside.master + i * 2)) = remainder;
-        return;
-      }
+    if (s.by_chance != 0) {
+      narrow_by_chance(s.draw, s.number, p, i, out);
+      return widen(*out, p);
     }
     if (beside.master_type == kSingleMaster) {
       store_pieces<kCount>(p, reinterpret_cast<float*>(beside.master) + i);
-      return store_pack<kCount>(p, param + i);
+      return narrow(p, out);
     }
   }
-  store_rounded<kCount>(p, param + i);
+  narrow(p, out);
+  widen(*out, p);
+}
+
+// The one place where new values become what the parameter stores; one store, since compilers that make one of several
+// forget that its address is a global one.
+template <int kCount, typename P, typename T>
+FUSED_SCHED_HD inline void store_parameter(T* p, const Beside<P, true>& beside,
+                                           const AroundScalars<T>& s, P* param, int i) {
+  Pack<P, kCount> pack;
+  narrow_parameter<kCount>(p, beside, s, i, &pack);
+  *in_global_memory(reinterpret_cast<Pack<P, kCount>*>(param + i)) = pack;
 }
 
 template <int kCount, typename T>
