@@ -5,6 +5,8 @@ Also the memory layouts and option sets that the optimizer tests run over.
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -177,6 +179,39 @@ class Twins:
             assert ours[index].keys() == torchs[index].keys(), f"state of parameter {index}"
             found += [(key, ours[index][key], torchs[index][key]) for key in torchs[index]]
         return found
+
+
+def continued(way: str, optimizer: Any, make: Callable[[], Any]) -> Any:
+    """An optimizer that goes on where one is, with parameters of its own.
+
+    Args:
+        way: ``"deepcopy"``, ``"pickle"`` or ``"state dict"``.
+        optimizer: the one.
+        make: another optimizer, which takes what is in the state dict.
+    """
+    if way == "deepcopy":
+        return copy.deepcopy(optimizer)
+    if way == "pickle":
+        return pickle.loads(pickle.dumps(optimizer))
+    other = make()
+    for p, q in zip(_params_of(other), _params_of(optimizer), strict=True):
+        p.data.copy_(q.data)
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    return other
+
+
+def _params_of(optimizer: Any) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def step_with_equal_gradients(optimizer: Any, other: Any) -> list[tuple[Tensor, Tensor]]:
+    """A step of both, with the gradients of the first one; pairs of the parameters."""
+    pairs = list(zip(_params_of(optimizer), _params_of(other), strict=True))
+    for p, q in pairs:
+        q.grad = None if p.grad is None else p.grad.clone()
+    optimizer.step()
+    other.step()
+    return pairs
 
 
 def distance(actual: Tensor, expected: Tensor) -> float:

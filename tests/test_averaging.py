@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from around_twins import RULES, AroundTwins, close, same_bits
+from optimizer_twins import continued, step_with_equal_gradients
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fused_sched import backends
@@ -191,23 +192,14 @@ def test_averages_go_on_from_a_checkpoint(name: str, dtype: torch.dtype, way: st
     for _ in range(3):
         twins.set_grads()
         twins.ours.step()
-    if way == "state dict":
-        other = AroundTwins(name, backend, dtype=dtype, ema_decay=0.1, max_grad_norm=9.0)
-        for p, q in zip(other.params, twins.params, strict=True):
-            p.data.copy_(q.data)
-        other.ours.load_state_dict(copy.deepcopy(twins.ours.state_dict()))
-        optimizer = other.ours
-    else:
-        optimizer = copy.deepcopy(twins.ours) if way == "deepcopy" else pickle.loads(pickle.dumps(twins.ours))
-    copies = [p for group in optimizer.param_groups for p in group["params"]]
+    optimizer = continued(
+        way, twins.ours, lambda: AroundTwins(name, backend, dtype=dtype, ema_decay=0.1, max_grad_norm=9.0).ours
+    )
     for _ in range(3):
         twins.set_grads()
-        for p, q in zip(copies, twins.params, strict=True):
-            p.grad = q.grad.clone()
-        twins.ours.step()
-        optimizer.step()
-    assert same_bits([p.detach() for p in twins.params], [p.detach() for p in copies])
-    for p, q in zip(copies, twins.params, strict=True):
+        pairs = step_with_equal_gradients(twins.ours, optimizer)
+    assert same_bits([q.detach() for q, _ in pairs], [p.detach() for _, p in pairs])
+    for q, p in pairs:
         mine, theirs = optimizer.state[p]["ema"], twins.ours.state[q]["ema"]
         assert mine.dtype == theirs.dtype == torch.float32
         assert same_bits([mine], [theirs])

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 import math
-import pickle
 from typing import Any
 
 import pytest
 import torch
-from optimizer_twins import OPTIONS, PARAM_LAYOUTS
+from optimizer_twins import OPTIONS, PARAM_LAYOUTS, continued, step_with_equal_gradients
 from precision_twins import KEYS, PrecisionTwins, away_from_zero, round_states, same_bits, value_of
 from tolerances import CLIPPED_RELATIVE, UPDATE_RELATIVE
 
@@ -384,22 +383,13 @@ def test_a_run_goes_on_from_a_checkpoint(name: str, case: str, way: str, kept: s
     for _ in range(2):
         twins.set_grads()
         twins.step()
-    if way == "state dict":
-        other = PrecisionTwins(name, backend, torch.bfloat16, OPTIONS[name][case], kept=kept)
-        for p, q in zip(other.params, twins.params, strict=True):
-            p.data.copy_(q.data)
-        other.ours.load_state_dict(copy.deepcopy(twins.ours.state_dict()))
-        optimizer = other.ours
-    else:
-        optimizer = copy.deepcopy(twins.ours) if way == "deepcopy" else pickle.loads(pickle.dumps(twins.ours))
-    copies = [p for group in optimizer.param_groups for p in group["params"]]
+    optimizer = continued(
+        way, twins.ours, lambda: PrecisionTwins(name, backend, torch.bfloat16, OPTIONS[name][case], kept=kept).ours
+    )
     for _ in range(2):
         twins.set_grads()
-        for p, q in zip(copies, twins.params, strict=True):
-            p.grad = q.grad.clone()
-        twins.ours.step()
-        optimizer.step()
-    for p, q in zip(copies, twins.params, strict=True):
+        pairs = step_with_equal_gradients(twins.ours, optimizer)
+    for q, p in pairs:
         assert same_bits(p.detach(), q.detach())
         mine, theirs = optimizer.state[p], twins.ours.state[q]
         assert mine.keys() == theirs.keys()

@@ -13,11 +13,6 @@ static_assert(kPart % kDrawn == 0, "a part is drawn whole");
 namespace FUSED_SCHED_ISA {
 namespace {
 
-// 16 bits of each element that a call of Philox gives, in the order of its words.
-inline void put_drawn(const DrawnBits& drawn, uint16_t* bits) {
-  for (int k = 0; k < kDrawn; ++k) bits[k] = static_cast<uint16_t>(drawn.of(k));
-}
-
 template <typename P>
 inline void put_by_chance(P* to, float x, const uint16_t* chances) {
   store_by_chance(to, x, *chances);
@@ -154,7 +149,10 @@ inline void draw_part(const Draw& draw, int64_t start, uint16_t* bits) {
 #if FUSED_SCHED_LANES
   for (int k = 0; k < kPart / kDrawn; k += Calls::kCount) draw_calls(draw, first + k, bits + kDrawn * k);
 #else
-  for (int k = 0; k < kPart / kDrawn; ++k) put_drawn(draw_bits(draw, first + k), bits + kDrawn * k);
+  for (int k = 0; k < kPart / kDrawn; ++k) {
+    const DrawnBits drawn = draw_bits(draw, first + k);
+    for (int j = 0; j < kDrawn; ++j) bits[kDrawn * k + j] = static_cast<uint16_t>(drawn.of(j));
+  }
 #endif
 }
 

@@ -106,15 +106,6 @@ FUSED_SCHED_HD inline void store_pack(const T* in, Storage* address) {
   *in_global_memory(reinterpret_cast<Pack<Storage, kCount>*>(address)) = pack;
 }
 
-// As store_pack; then the numbers are what was stored.
-template <int kCount, typename Storage, typename T>
-FUSED_SCHED_HD inline void store_rounded(T* numbers, Storage* address) {
-  Pack<Storage, kCount> pack;
-  narrow(numbers, &pack);
-  *in_global_memory(reinterpret_cast<Pack<Storage, kCount>*>(address)) = pack;
-  widen(pack, numbers);
-}
-
 // Numbers as they would be stored.
 template <int kCount, typename Storage, typename T>
 FUSED_SCHED_HD inline void round_to(const T* numbers, T* out) {

@@ -200,7 +200,7 @@ class Entry:
         if self.master is not None and self.master.shape != p.shape:
             return False
         return all(t.shape == p.shape and state_dtype_fits(p, t.dtype, self.state_dtype) for t in self.state) and (
-            self.staging is None or (self.staging.param.shape == p.shape and self.staging.param.dtype == p.dtype)
+            self.staging is None or self.staging.param.shape == p.shape
         )
 
     def needs_staging(self) -> bool:
