@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from around_twins import close
 from optimizer_twins import LR
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -108,16 +110,17 @@ class PrecisionTwins:
 
     def assert_same(self, relative: float = 0.0) -> None:
         """Masters are torch's float32 parameters, and parameters are their roundings, to the bit."""
+        usual = math.sqrt(torch.cat([q.detach().double().reshape(-1) for q in self.torch_params]).square().mean())
         for p, q in zip(self.params, self.torch_params, strict=True):
             if p not in self.ours.state:
                 continue
             value = value_of(self.ours, p, self.kept).cpu()
             assert value.dtype == torch.float32
-            near(value, q.detach(), relative)
+            close(value, q.detach(), relative, usual)
             assert same_bits(p.cpu(), rounded(value, self.dtype, self.kept))
         if self.averaged is not None:
             for p, a in zip(self.params, self.averaged.module, strict=True):
-                near(self.ours.state[p]["ema"].cpu(), a.detach(), max(relative, 1e-6))
+                close(self.ours.state[p]["ema"].cpu(), a.detach(), max(relative, 1e-6), usual)
 
 
 @torch.no_grad()
@@ -144,12 +147,3 @@ def away_from_zero(value: Tensor) -> Tensor:
     nearer_above = (value.double() - below.double()).abs() >= (beyond - value.double()).abs()
     rounded_value = torch.where(nearer_above, above, below)
     return torch.where(value.isfinite(), rounded_value, value).bfloat16()
-
-
-def near(ours: Tensor, torchs: Tensor, relative: float) -> None:
-    """Within ``relative`` of an element plus the usual size; 0 asks for equal numbers."""
-    if torchs.numel() == 0:
-        return
-    error = (ours.double() - torchs.double()).abs()
-    scale = torchs.double().abs() + torchs.double().square().mean().sqrt()
-    assert bool((error <= relative * scale).all()), f"off by {float((error / scale).max()):.3g}"

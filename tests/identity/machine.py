@@ -573,6 +573,7 @@ class Machine(RuleBasedStateMachine):
         fused = fused and name != "ReduceLROnPlateau"
         if not self.groups or sum(s is not None for s in self.pair.torchs.schedulers) + len(self.pair.torchs.kept) >= 3:
             return
+        self._lrs_of_one_kind()
 
         def act(side: Side) -> None:
             more = {"fused": True} if fused and side.is_ours else {}
@@ -581,6 +582,13 @@ class Machine(RuleBasedStateMachine):
         if self.do(act):
             self.fused.append(fused)
             self.age[id(self.pair.torchs.schedulers[-1])] = len(self.fused)
+
+    def _lrs_of_one_kind(self) -> None:
+        """Torch's schedulers turn a number into a tensor where an initial lr is one: what a constructor puts in its
+        place is then a copy, and the initial lr itself where the lr is a number, as in ours."""
+        for ours, torchs in zip(self.pair.ours.groups, self.groups, strict=True):
+            if isinstance(torchs["lr"], torch.Tensor) and not isinstance(ours["lr"], torch.Tensor):
+                torchs["lr"] = float(torchs["lr"])
 
     @rule(n=N)
     def let_go(self, n: int) -> None:
