@@ -23,16 +23,18 @@ class Node:
 
     ``value`` is the number of a constant, the name of an input ("lr 3" is param group 3's; its ``field`` is "lr"), the
     tuple of a table, or the library whose rounding an operation has. ``whole``: it is a whole number wherever it is a
-    number. ``inexact`` names an operation below whose last place is not the same for every evaluator.
+    number. ``inexact`` names an operation below whose last place is not the same for every evaluator. ``spans``: bounds
+    by those of the operands, as paths have found them.
     """
 
-    __slots__ = ("args", "field", "id", "inexact", "inputs", "is_const", "op", "value", "whole")
+    __slots__ = ("args", "field", "id", "inexact", "inputs", "is_const", "op", "spans", "value", "whole")
 
     def __init__(self, number: int, op: str, args: tuple[Node, ...], value: Any, whole: bool) -> None:
         self.id, self.op, self.args, self.value, self.whole = number, op, args, value, whole
         self.is_const, self.field = op == "const", value.partition(" ")[0] if op == "input" else ""
         self.inputs: frozenset[str] = frozenset((value,) if op == "input" else ()).union(*(a.inputs for a in args))
         below = () if op in COMPARISONS or op in ("and", "or", "not") else args[1:] if op == "where" else args
+        self.spans: dict[tuple[Interval, ...], Interval] = {}
         units = op in TABLE and TABLE[op].units
         self.inexact: str = op if units else next((a.inexact for a in below if a.inexact), "")
 
@@ -206,22 +208,25 @@ class Ranges:
 
     def bounds(self, node: Node) -> Interval:
         """Lowest and highest value, with the rounding of the operations themselves."""
+        if node.is_const:
+            return Interval(node.value, node.value) if node.value == node.value else ANY
         found = self._bounds.get(node)
         if found is None:
-            if node.is_const:
-                found = Interval(node.value, node.value) if node.value == node.value else ANY
-            else:
-                found = self.inputs[node.value] if node.op == "input" else self._of(node)
-            low, high = self.known.get(node, ANY[:2])
-            found = self._bounds[node] = Interval(max(found.low, low), min(found.high, high), found.nan)
+            found = self.inputs[node.value] if node.op == "input" else self._of(node)
+            if node in self.known:
+                low, high = self.known[node]
+                found = Interval(max(found.low, low), min(found.high, high), found.nan)
+            self._bounds[node] = found
         return found
 
     def _of(self, node: Node) -> Interval:
-        of, bounds = [self.bounds(a) for a in node.args], TABLE[node.op].bounds
+        of, bounds = tuple([self.bounds(a) for a in node.args]), TABLE[node.op].bounds
         if node.op in ("div", "floordiv") and node.args[1] in self.nonzero and of[1].low < 0 < of[1].high:
             sides = of[1]._replace(high=-1.0), of[1]._replace(low=1.0)  # whole and not 0: either side of it
             return bounds(node, of[0], sides[0]).joined(bounds(node, of[0], sides[1]))
-        return bounds(node, *of)
+        if of not in node.spans:
+            node.spans[of] = bounds(node, *of)
+        return node.spans[of]
 
     def assume(self, node: Node, truth: bool) -> None:
         """Take in the truth value of a condition: a comparison tightens the bounds of its two sides."""
