@@ -58,6 +58,12 @@ class Graph:
 
     def apply(self, op: str, *args: Node, value: Any = None) -> Node:
         """``op`` of ``args``; constants are computed at once, as the host would."""
+        key = op, (repr(value), *[a.id for a in args])  # its zeros differ in repr()
+        if key not in self._nodes:
+            self._nodes[key] = self._applied(op, args, value, key[1])
+        return self._nodes[key]
+
+    def _applied(self, op: str, args: tuple[Node, ...], value: Any, key: tuple[Any, ...]) -> Node:
         if all(a.is_const for a in args):
             return self.const(function_of(op, value)(*(a.value for a in args)))
         parts = args[1:] if op == "where" else args
@@ -66,7 +72,7 @@ class Graph:
         whole = TABLE[op].whole
         if whole is None:
             whole = all(x.is_integer() for x in value) if op == "lookup" else all(a.whole for a in parts)
-        return self._node(op, args, value, (repr(value), *(a.id for a in args)), whole)  # its zeros differ in repr()
+        return self._node(op, args, value, key, whole)
 
     def numbers(self) -> set[float]:
         """All that occur in constants and tables."""
