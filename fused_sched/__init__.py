@@ -5,6 +5,7 @@ from fused_sched.lr_scheduler import CosineAnnealingLR
 """
 
 from . import lr_scheduler, optim, schedules
+from .graphs import Graphed, graphed
 
 __version__ = "0.1.0"
-__all__ = ["lr_scheduler", "optim", "schedules"]
+__all__ = ["Graphed", "graphed", "lr_scheduler", "optim", "schedules"]

@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import EPOCH_DEPRECATION_WARNING, LRScheduler
 from ..compiled import not_compiled
 from ..memory.values import as_float, refuse_fake_mode
 from ..notice import warn
+from ..optim.home import Home
 from ..program.program import Program
 from .attributes import keep
 from .binding import Bound
@@ -94,6 +95,8 @@ class OnDevice(Bound):
         """One step by the device; False if Python has to make it."""
         if self._is_first_step:
             return False
+        if Home.rehearsal is not None:
+            Home.rehearsal.before_advance(self._home)
         if self._methods_touched and self._schedule is None:
             self._look_again()
         schedule = None if self._outer_reference is not None else self._schedule

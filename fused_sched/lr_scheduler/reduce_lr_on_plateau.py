@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import EPOCH_DEPRECATION_WARNING
 from ..compiled import not_compiled
 from ..memory.values import as_float
 from ..notice import warn
+from ..optim.home import Home
 from ..program.builder import Builder, Value
 from ..program.program import LAST_EPOCH
 from .attributes import kept
@@ -106,6 +107,8 @@ class ReduceLROnPlateau(OnDevice, lr_scheduler.ReduceLROnPlateau):
             raise ValueError(f"metrics has shape {tuple(metrics.shape)}: give a number or a one-element tensor")
         if epoch is not None:
             warn(EPOCH_DEPRECATION_WARNING)
+        if Home.rehearsal is not None:
+            Home.rehearsal.before_advance(self._home)
         if self._methods_touched and self._schedule is None:
             self._look_again()
         if self._schedule is not None:

@@ -28,6 +28,10 @@ class Mirrors:
         """Read ``array`` anew with the others from now on."""
         self._arrays.add(array)
 
+    def tensors(self) -> list[torch.Tensor]:
+        """On the device, of all of them."""
+        return [array.tensor for array in self._arrays]
+
     def refresh(self) -> None:
         """Read all of them from the device."""
         for array in self._arrays:

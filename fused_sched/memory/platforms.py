@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -54,6 +54,41 @@ class Platform:
         finally:
             if exchange is not None:
                 exchange(ctypes.byref(mode))
+
+    @contextmanager
+    def capture(self, device: torch.device, pool: Any = None) -> Iterator[Any]:
+        """Record what is done inside; gives the graph, which can ``replay()`` afterwards.
+
+        Other threads may allocate and pin memory meanwhile.
+        """
+        graph = torch.cuda.CUDAGraph()
+        with self.current(device), torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            yield graph
+
+    @contextmanager
+    def aside(self, device: torch.device) -> Iterator[None]:
+        """Inside, another stream is current, as CUDA asks for before a capture."""
+        if device.type != "cuda":
+            yield
+            return
+        with self.current(device):
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                yield
+            torch.cuda.current_stream().wait_stream(stream)
+
+    def random_state(self, device: torch.device) -> Callable[[], None]:
+        """What puts torch's random numbers, of the host and of ``device``, back to where they are now."""
+        host = torch.get_rng_state()
+        of_device = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+
+        def put_back() -> None:
+            torch.set_rng_state(host)
+            if of_device is not None:
+                torch.cuda.set_rng_state(of_device, device)
+
+        return put_back
 
     def upload(self, values: torch.Tensor, device: torch.device) -> torch.Tensor:
         """A copy of a CPU tensor on ``device``, in stream order and without waiting.

@@ -117,6 +117,11 @@ class FusedOptimizer(Saving):
                 group.setdefault(name, value)
 
     @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return self._block.device
+
+    @property
     def backend(self) -> backends.Backend:
         """What runs the updates; its ``name`` says which one was chosen."""
         return self._backend
@@ -168,22 +173,13 @@ class FusedOptimizer(Saving):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        changes = self._changes
-        if changes.lent:
-            take_back_steps(changes.lent)
-            changes.lent.clear()
-        if changes.handed_out:
-            changes.look_at_handed_out()
         schedules = self._schedules
-        if changes.lr_by_hand and not self._block.capturing():  # there is nothing to be read there
+        if self._changes.lr_by_hand and not self._block.capturing():  # there is nothing to be read there
             schedules = self._without_trial_step(schedules)
-        if self.groups_changed():
-            self.sync_groups()
-        for schedule in schedules:  # what can fail first: nothing has been made for the step yet
-            if schedule.before_advance is not None:
-                schedule.before_advance()
-        if changes.structure or self.state is not self._known_state or not self._tables_are_current():
+        if self._take_in(schedules) or not self._tables_are_current():
             self.sync()
+        if self.rehearsal is not None:
+            self.rehearsal.before_update(self)
         found = getattr(self, "found_inf", None)
         may_be_skipped = found is not None or self._may_skip
         if may_be_skipped:
@@ -196,6 +192,30 @@ class FusedOptimizer(Saving):
         for schedule in schedules:
             schedule.note_update(may_be_skipped)
         return loss
+
+    def _take_in(self, schedules: Sequence[Schedule]) -> bool:
+        """What the user did to groups, states and schedules since the last step; True if tables are to be made anew."""
+        changes = self._changes
+        if changes.lent:
+            take_back_steps(changes.lent)
+            changes.lent.clear()
+        if changes.handed_out:
+            changes.look_at_handed_out()
+        if self.groups_changed():
+            self.sync_groups()
+        for schedule in schedules:  # what can fail first: nothing has been made for the step yet
+            if schedule.before_advance is not None:
+                schedule.before_advance()
+        return changes.structure or self.state is not self._known_state
+
+    def take_in_changes(self) -> None:
+        """As a step does before it launches: for replays of a captured one, which Python has no part in.
+
+        Raises:
+            TypeError, ValueError, KeyError, RuntimeError: see :meth:`step`.
+        """
+        if self._take_in(self._schedules):
+            self.sync()
 
     def _launch(self, schedules: list[Schedule], found: torch.Tensor | None) -> None:
         scale = getattr(self, "grad_scale", None)

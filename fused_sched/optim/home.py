@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
+from weakref import WeakSet
 
 import torch
 
@@ -12,6 +14,19 @@ from ..memory.control_block import FIELDS, ControlBlock
 from ..program.program import Program
 from ..program.schedule import Schedule
 from .live_dict import Changes
+
+
+class Rehearsal(Protocol):
+    """Runs of a training function that are put back; see ``graphs/rehearsal.py``."""
+
+    def keep(self, tensor: torch.Tensor) -> None:
+        """Note what a tensor's memory has, before it is written to."""
+
+    def before_update(self, optimizer: Any) -> None:
+        """An update is about to be launched; its states are there."""
+
+    def before_advance(self, home: Home) -> None:
+        """A schedule is about to advance."""
 
 
 class Home:
@@ -25,6 +40,7 @@ class Home:
         groups_seen: the groups at the last look; another list whenever they, their order or their tensors changed.
     """
 
+    rehearsal: ClassVar[Rehearsal | None] = None  # that goes on now, of whatever optimizer
     advances_schedules: ClassVar[bool]
     groups_seen: list[Any]
 
@@ -35,6 +51,7 @@ class Home:
     _schedules: list[Schedule]  # in the order in which updates advance them
     _kept_schedulers: list[Any]  # of them, those that the user let go of
     _scheduled_fields: set[str]  # what programs may write, unseen by the host
+    _schedules_made: WeakSet[Schedule]  # all that there are
 
     def _move_to(self, device: torch.device, n_groups: int, n_tensors: int) -> None:
         """Begin with an empty control block on ``device``."""
@@ -42,6 +59,7 @@ class Home:
         self._block = ControlBlock(device, n_groups, n_tensors, self._backend.platform)
         self._changes = Changes()
         self._schedules, self._kept_schedulers, self._scheduled_fields = [], [], set()
+        self._schedules_made = WeakSet()
 
     # -- groups ------------------------------------------------------------------------------------------
 
@@ -85,6 +103,20 @@ class Home:
 
         return put_back
 
+    def keep_for_rehearsal(self, keep: Callable[[torch.Tensor], None]) -> Callable[[], None]:
+        """Call ``keep`` with all that launches write to; returns what puts the host's own notes back."""
+        block = self._block
+        for tensor in (block.counts, *block.mirrors.tensors(), *block.bindings.tensors(self.rows)):
+            keep(tensor)
+        noted = [(s, copy.copy(s.account), s.has_advanced, s._resumes_at) for s in self._schedules_made]
+
+        def put_back() -> None:
+            for schedule, account, has_advanced, resumes_at in noted:
+                schedule.account, schedule.has_advanced, schedule._resumes_at = account, has_advanced, resumes_at
+            block.expire()
+
+        return put_back
+
     # -- schedules ---------------------------------------------------------------------------------------
 
     @property
@@ -110,7 +142,11 @@ class Home:
 
     def make_schedule(self, program: Program, guarded: bool) -> Schedule:
         """Put a program on the device, where it drives the groups; see :class:`Schedule`."""
-        return Schedule(program, self.rows, self._block, self._backend, guarded)
+        schedule = Schedule(program, self.rows, self._block, self._backend, guarded)
+        self._schedules_made.add(schedule)
+        if Home.rehearsal is not None:
+            Home.rehearsal.keep(schedule.memory.tensor)
+        return schedule
 
     def redirect_schedule(self, schedule: Schedule) -> bool:
         """Let a schedule drive the groups that there are now; False if it has to be made anew for them."""

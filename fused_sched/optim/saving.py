@@ -17,11 +17,12 @@ from .averaging import Averaging
 from .load import Load, with_own_dtypes
 from .measuring import SAVED, Measuring
 from .param_state import OptimizerState, ParamState
+from .rehearsed import Rehearsed
 from .rounding import Rounding
 from .sync import first_number
 
 
-class Saving(Measuring, Averaging, Rounding, Optimizer):
+class Saving(Measuring, Averaging, Rounding, Rehearsed, Optimizer):
     """The part of an optimizer that is saved and loaded."""
 
     _known_state: Any

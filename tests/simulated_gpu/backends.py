@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,11 @@ class SimulatedPlatform(Platform):
 
     def outside_of_capture(self) -> AbstractContextManager[None]:
         return STREAM.outside_of_capture()
+
+    @contextmanager
+    def capture(self, device: torch.device, pool: Any = None) -> Iterator[Any]:
+        with STREAM.capture() as graph:
+            yield graph
 
     def upload(self, values: torch.Tensor, device: torch.device) -> torch.Tensor:
         with self.outside_of_capture():

@@ -1,0 +1,226 @@
+"""Runs that leave no trace: whatever a training function writes to is put back."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ..memory.platforms import Platform
+from ..optim.fused_optimizer import FusedOptimizer
+from ..optim.home import Home
+
+# cuDNN's and torch's own batch norm write to these, and their schemas do not say so
+_WRITTEN_ALL_THE_SAME = ("running_mean", "running_var")
+_PRUNE_EVERY = 64  # copies of memory that a run made for itself
+
+
+class Rehearsal:
+    """Copies memory before it is written to for the first time, and puts it all back.
+
+    torch's operations are seen by a dispatch mode. What the launches of an optimizer write to, the optimizer tells.
+    Memory that a run makes and keeps (GradScaler's scale) goes back to what it was made with.
+
+    Args:
+        optimizers: whose steps may be rehearsed.
+        inputs: tensors that must not be written to, with their names.
+        device, platform: where, and whose random numbers are put back.
+    """
+
+    def __init__(
+        self,
+        optimizers: Sequence[FusedOptimizer],
+        inputs: Sequence[tuple[str, Tensor]],
+        device: torch.device,
+        platform: Platform,
+    ) -> None:
+        self._optimizers = {id(o): o for o in optimizers}
+        self._kept: dict[int, tuple[StorageWeakRef, Tensor | None, Tensor]] = {}
+        self._made: dict[int, StorageWeakRef] = {}
+        self._empty: dict[int, StorageWeakRef] = {}  # made without values, which the first write gives them
+        self._finished: set[int] = set()
+        self._inputs = {StorageWeakRef(t.untyped_storage()).cdata: name for name, t in inputs}
+        self._generators: dict[torch.Generator, Tensor] = {}
+        self._put_random_back = platform.random_state(device)
+        self._thread = threading.get_ident()
+        self._after: dict[int, Callable[[], None]] = {}  # by home
+
+    @contextmanager
+    def going_on(self) -> Iterator[None]:
+        """Inside, steps of the optimizers are rehearsed; those of others raise. At the end all is put back."""
+        params = [p for o in self._optimizers.values() for g in o.param_groups for p in g["params"]]
+        grads = [(p, p.grad) for p in params]
+        for _, grad in grads:
+            if grad is not None and grad.layout == torch.strided:
+                self.keep(grad)
+        if Home.rehearsal is not None:
+            raise RuntimeError("a graph is warmed up inside the warm-up of another: call the outer function only")
+        self._after = {id(o): o.keep_for_rehearsal(self.keep) for o in self._optimizers.values()}
+        Home.rehearsal = self
+        try:
+            yield
+        finally:
+            Home.rehearsal = None
+            for p, grad in grads:
+                p.grad = grad
+            self._put_back()
+
+    def watched(self) -> TorchDispatchMode:
+        """Inside, memory is copied before torch's operations write to it."""
+        return _Watch(self)
+
+    def before_update(self, optimizer: FusedOptimizer) -> None:
+        """An optimizer is about to launch; its states are there.
+
+        Raises:
+            RuntimeError: it is none of those that were named, whose parameters a warm-up would train.
+            ValueError: a parameter has no gradient.
+        """
+        if threading.get_ident() != self._thread:
+            return
+        if id(optimizer) not in self._optimizers:
+            self._refuse_unnamed(optimizer)
+        self._refuse_missing_gradients(optimizer)
+        optimizer.keep_for_rehearsal(self._keep_finished)
+
+    def before_advance(self, home: Home) -> None:
+        """A schedule is about to advance, perhaps one of a torch optimizer's."""
+        if id(home) not in self._after and threading.get_ident() == self._thread:
+            if isinstance(home, FusedOptimizer):
+                self._refuse_unnamed(home)
+            self._after[id(home)] = home.keep_for_rehearsal(self.keep)
+
+    @staticmethod
+    def _refuse_unnamed(optimizer: FusedOptimizer) -> None:
+        raise RuntimeError(
+            f"a step of {type(optimizer).__name__} is taken inside, which was not named: give all optimizers, "
+            "graphed(function, first, second), as the warm-up would train the parameters of the others"
+        )
+
+    @staticmethod
+    def _refuse_missing_gradients(optimizer: FusedOptimizer) -> None:
+        for i, group in enumerate(optimizer.param_groups):
+            for k, p in enumerate(group["params"]):
+                if p.requires_grad and p.grad is None:
+                    raise ValueError(
+                        f"parameter {k} of group {i} of {type(optimizer).__name__}, of shape {tuple(p.shape)}, has no "
+                        "gradient, and a captured graph would never update it: let the loss depend on it, set "
+                        "requires_grad_(False), or leave it out of the optimizer"
+                    )
+
+    @torch.no_grad()
+    def keep(self, tensor: Tensor) -> None:
+        """Copy all memory of a tensor, unless that was done before."""
+        storage = tensor.untyped_storage()
+        if not storage.nbytes():
+            return
+        reference = StorageWeakRef(storage)
+        key = reference.cdata
+        if key in self._inputs:
+            raise RuntimeError(
+                f"the function writes to its argument {self._inputs[key]}, which in a graph is a copy of what is "
+                "given: return the result instead, or let the function reach the tensor by other means"
+            )
+        if key in self._kept or self._empty.pop(key, None) is not None:
+            return
+        if len(self._kept) % _PRUNE_EVERY == 0:
+            self._prune()
+        whole = tensor.detach().as_strided((storage.nbytes() // tensor.element_size(),), (1,), 0)
+        # what a run made for itself is let go of when the run does
+        self._kept[key] = reference, None if key in self._made else whole, whole.clone()
+
+    def _keep_finished(self, tensor: Tensor) -> None:
+        """As :meth:`keep`, of what may have been made in this rehearsal, and has by now what it begins with."""
+        key = StorageWeakRef(tensor.untyped_storage()).cdata
+        if key not in self._finished:
+            self._finished.add(key)
+            self._empty.pop(key, None)
+            if key in self._made:
+                self._kept.pop(key, None)
+            self.keep(tensor)
+
+    def _prune(self) -> None:
+        for known in (self._kept, self._made, self._empty):
+            gone = [key for key, value in known.items() if _reference(value).expired()]
+            for key in gone:
+                del known[key]
+            self._finished.difference_update(gone)
+
+    def note_made(self, tensor: Tensor, without_values: bool) -> None:
+        """Memory that a run made."""
+        reference = StorageWeakRef(tensor.untyped_storage())
+        self._made[reference.cdata] = reference
+        if without_values:
+            self._empty[reference.cdata] = reference
+
+    def note_generator(self, generator: torch.Generator) -> None:
+        """A generator of the user's is about to be drawn from."""
+        if generator not in self._generators:
+            self._generators[generator] = generator.get_state()
+
+    @torch.no_grad()
+    def _put_back(self) -> None:
+        for reference, whole, copy in self._kept.values():
+            if whole is None:
+                whole = _like(copy, reference)
+            if whole is not None:
+                whole.copy_(copy)
+        self._put_random_back()
+        for generator, state in self._generators.items():
+            generator.set_state(state)
+        for after in self._after.values():
+            after()
+
+
+def _reference(value: Any) -> StorageWeakRef:
+    return value if isinstance(value, StorageWeakRef) else value[0]
+
+
+class _Watch(TorchDispatchMode):
+    """Tells a rehearsal what operations write to and make."""
+
+    def __init__(self, rehearsal: Rehearsal) -> None:
+        super().__init__()
+        self._rehearsal = rehearsal
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if any(t not in (Tensor, torch.nn.Parameter) for t in types):
+            return NotImplemented  # a subclass: its operations on plain tensors come here
+        given = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
+        for argument in func._schema.arguments:
+            writes = argument.alias_info is not None and argument.alias_info.is_write
+            if writes or argument.name in _WRITTEN_ALL_THE_SAME:
+                for tensor in tree_leaves(given.get(argument.name)):
+                    if isinstance(tensor, Tensor):
+                        self._rehearsal.keep(tensor)
+        if isinstance(kwargs.get("generator"), torch.Generator):
+            self._rehearsal.note_generator(kwargs["generator"])
+        result = func(*args, **kwargs)
+        self._note_made(func, given, result)
+        return result
+
+    def _note_made(self, func: Any, given: dict[str, Any], result: Any) -> None:
+        of_arguments = {_key(t) for t in tree_leaves([*given.values()]) if isinstance(t, Tensor)}
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and _key(tensor) not in of_arguments:
+                self._rehearsal.note_made(tensor, "empty" in func._schema.name)
+
+
+def _key(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _like(copy: Tensor, reference: StorageWeakRef) -> Tensor | None:
+    """The memory that was copied, unless it is gone."""
+    storage: Any = torch.UntypedStorage._new_with_weak_ptr(reference.cdata)
+    if storage is None:
+        return None
+    return torch.empty(0, dtype=copy.dtype, device=copy.device).set_(storage, 0, copy.shape, copy.stride())
