@@ -15,6 +15,7 @@ from ..optim.fused_optimizer import FusedOptimizer
 from .rehearsal import Rehearsal
 
 _OF_GRADIENTS = RECORD["grad"]
+_MORE = 3  # runs, while the last one has left something that the next step would take in
 
 
 class Recording:
@@ -51,12 +52,14 @@ class Recording:
         named = [(str(i), x) for i, x in enumerate(self._static) if isinstance(x, Tensor)]
         rehearsal = Rehearsal(self._optimizers, named, self._device, self._platform)
         with rehearsal.going_on(), self._platform.aside(self._device):
-            for k in range(warmup):
+            k = 0
+            while k < warmup or (k < warmup + _MORE and any(o.has_changes for o in self._optimizers)):
                 if k < max(1, warmup - 1):
                     with rehearsal.watched():
                         self._run()
                 else:
                     self._run()  # as it is: torch.compile compiles nothing while operations are watched
+                k += 1
             left = [p for o in self._optimizers for g in o.param_groups for p in g["params"] if p.grad is not None]
         for p in left:  # else the first replay would make what the others add to
             if p.grad is None and p.layout == torch.strided:

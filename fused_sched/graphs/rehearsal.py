@@ -50,6 +50,7 @@ class Rehearsal:
         self._generators: dict[torch.Generator, Tensor] = {}
         self._put_random_back = platform.random_state(device)
         self._thread = threading.get_ident()
+        self.watches = True  # operations are those of the user's function
         self._after: dict[int, Callable[[], None]] = {}  # by home
 
     @contextmanager
@@ -80,22 +81,25 @@ class Rehearsal:
         """An optimizer is about to launch; its states are there.
 
         Raises:
-            RuntimeError: it is none of those that were named, whose parameters a warm-up would train.
             ValueError: a parameter has no gradient.
         """
         if threading.get_ident() != self._thread:
             return
-        if id(optimizer) not in self._optimizers:
-            self._refuse_unnamed(optimizer)
         self._refuse_missing_gradients(optimizer)
-        optimizer.keep_for_rehearsal(self._keep_finished)
+        optimizer.keep_for_rehearsal(self.keep_finished)
 
-    def before_advance(self, home: Home) -> None:
-        """A schedule is about to advance, perhaps one of a torch optimizer's."""
-        if id(home) not in self._after and threading.get_ident() == self._thread:
-            if isinstance(home, FusedOptimizer):
-                self._refuse_unnamed(home)
-            self._after[id(home)] = home.keep_for_rehearsal(self.keep)
+    @contextmanager
+    def work_of(self, home: Home) -> Iterator[None]:
+        """Inside, a step of an optimizer or of a schedule, perhaps one of a torch optimizer's, does its own work."""
+        before, self.watches = self.watches, False
+        try:
+            if id(home) not in self._after and threading.get_ident() == self._thread:
+                if isinstance(home, FusedOptimizer):
+                    self._refuse_unnamed(home)
+                self._after[id(home)] = home.keep_for_rehearsal(self.keep)
+            yield
+        finally:
+            self.watches = before
 
     @staticmethod
     def _refuse_unnamed(optimizer: FusedOptimizer) -> None:
@@ -136,13 +140,13 @@ class Rehearsal:
         # what a run made for itself is let go of when the run does
         self._kept[key] = reference, None if key in self._made else whole, whole.clone()
 
-    def _keep_finished(self, tensor: Tensor) -> None:
+    def keep_finished(self, tensor: Tensor) -> None:
         """As :meth:`keep`, of what may have been made in this rehearsal, and has by now what it begins with."""
         key = StorageWeakRef(tensor.untyped_storage()).cdata
         if key not in self._finished:
             self._finished.add(key)
             self._empty.pop(key, None)
-            if key in self._made:
+            if self._made.pop(key, None) is not None:
                 self._kept.pop(key, None)
             self.keep(tensor)
 
@@ -192,6 +196,8 @@ class _Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if not self._rehearsal.watches:
+            return func(*args, **kwargs)
         if any(t not in (Tensor, torch.nn.Parameter) for t in types):
             return NotImplemented  # a subclass: its operations on plain tensors come here
         given = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs

@@ -85,7 +85,14 @@ class OnDevice(Bound):
         Args:
             epoch: deprecated, as in torch: jump there, by the closed form where the schedule has one.
         """
-        # a method of the class: to find it by the instance, Python looks in its dict, which is not an exact dict
+        if Home.rehearsal is None:
+            # a method of the class: to find it by the instance, Python looks in its dict, which is not an exact dict
+            OnDevice._step(self, epoch)
+        else:
+            with Home.rehearsal.work_of(self._home):
+                OnDevice._step(self, epoch)
+
+    def _step(self, epoch: float | None) -> None:
         if epoch is not None or not OnDevice._advance(self):
             if epoch is not None:
                 warn(EPOCH_DEPRECATION_WARNING)
@@ -95,8 +102,6 @@ class OnDevice(Bound):
         """One step by the device; False if Python has to make it."""
         if self._is_first_step:
             return False
-        if Home.rehearsal is not None:
-            Home.rehearsal.before_advance(self._home)
         if self._methods_touched and self._schedule is None:
             self._look_again()
         schedule = None if self._outer_reference is not None else self._schedule

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import warnings
+from contextlib import nullcontext
 from typing import Any, Literal, SupportsFloat
 
 import torch
@@ -107,8 +108,10 @@ class ReduceLROnPlateau(OnDevice, lr_scheduler.ReduceLROnPlateau):
             raise ValueError(f"metrics has shape {tuple(metrics.shape)}: give a number or a one-element tensor")
         if epoch is not None:
             warn(EPOCH_DEPRECATION_WARNING)
-        if Home.rehearsal is not None:
-            Home.rehearsal.before_advance(self._home)
+        with nullcontext() if Home.rehearsal is None else Home.rehearsal.work_of(self._home):
+            self._step_with(metrics, epoch)
+
+    def _step_with(self, metrics: SupportsFloat, epoch: int | None) -> None:
         if self._methods_touched and self._schedule is None:
             self._look_again()
         if self._schedule is not None:

@@ -17,6 +17,7 @@ from ..program.schedule import Schedule
 from ..rules import Rule
 from ..step_options import STREAM, StepKeywords, split
 from .addition import is_torchs, narrow
+from .home import Home
 from .param_group import ParamGroup
 from .param_state import OptimizerState, take_back_steps
 from .saving import Saving
@@ -173,13 +174,22 @@ class FusedOptimizer(Saving):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if Home.rehearsal is None:
+            self._update()
+        else:
+            with Home.rehearsal.work_of(self):
+                self._update()
+        return loss
+
+    def _update(self) -> None:
+        """A step, but for the closure."""
         schedules = self._schedules
         if self._changes.lr_by_hand and not self._block.capturing():  # there is nothing to be read there
             schedules = self._without_trial_step(schedules)
         if self._take_in(schedules) or not self._tables_are_current():
             self.sync()
-        if self.rehearsal is not None:
-            self.rehearsal.before_update(self)
+        if Home.rehearsal is not None:
+            Home.rehearsal.before_update(self)
         found = getattr(self, "found_inf", None)
         may_be_skipped = found is not None or self._may_skip
         if may_be_skipped:
@@ -191,7 +201,6 @@ class FusedOptimizer(Saving):
             self._launch(schedules, found)
         for schedule in schedules:
             schedule.note_update(may_be_skipped)
-        return loss
 
     def _take_in(self, schedules: Sequence[Schedule]) -> bool:
         """What the user did to groups, states and schedules since the last step; True if tables are to be made anew."""
@@ -206,7 +215,12 @@ class FusedOptimizer(Saving):
         for schedule in schedules:  # what can fail first: nothing has been made for the step yet
             if schedule.before_advance is not None:
                 schedule.before_advance()
-        return changes.structure or self.state is not self._known_state
+        return self.has_changes
+
+    @property
+    def has_changes(self) -> bool:
+        """Whether the next step has to make its tables anew."""
+        return self._changes.structure or self.state is not self._known_state
 
     def take_in_changes(self) -> None:
         """As a step does before it launches: for replays of a captured one, which Python has no part in.

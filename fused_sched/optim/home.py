@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Protocol
 from weakref import WeakSet
 
@@ -19,14 +20,14 @@ from .live_dict import Changes
 class Rehearsal(Protocol):
     """Runs of a training function that are put back; see ``graphs/rehearsal.py``."""
 
-    def keep(self, tensor: torch.Tensor) -> None:
-        """Note what a tensor's memory has, before it is written to."""
+    def keep_finished(self, tensor: torch.Tensor) -> None:
+        """Note what a tensor begins with, that launches will write to."""
 
     def before_update(self, optimizer: Any) -> None:
         """An update is about to be launched; its states are there."""
 
-    def before_advance(self, home: Home) -> None:
-        """A schedule is about to advance."""
+    def work_of(self, home: Home) -> AbstractContextManager[None]:
+        """Inside, a step of an optimizer or of a schedule does what it tells of by itself."""
 
 
 class Home:
@@ -114,6 +115,8 @@ class Home:
             for schedule, account, has_advanced, resumes_at in noted:
                 schedule.account, schedule.has_advanced, schedule._resumes_at = account, has_advanced, resumes_at
             block.expire()
+            if not block.capturing():
+                block.mirrors.refresh()  # now, as it cannot be asked for in a capture
 
         return put_back
 
@@ -145,7 +148,7 @@ class Home:
         schedule = Schedule(program, self.rows, self._block, self._backend, guarded)
         self._schedules_made.add(schedule)
         if Home.rehearsal is not None:
-            Home.rehearsal.keep(schedule.memory.tensor)
+            Home.rehearsal.keep_finished(schedule.memory.tensor)
         return schedule
 
     def redirect_schedule(self, schedule: Schedule) -> bool:
