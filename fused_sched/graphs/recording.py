@@ -92,18 +92,19 @@ class Recording:
 
     def fits(self) -> bool:
         """Whether the optimizers are those that were captured: the same parameters, states and schedules."""
-        for optimizer, (tables, schedules, records) in zip(self._optimizers, self._seen, strict=True):
-            optimizer.take_in_changes()
-            if optimizer.tables is not tables and _records(optimizer) != records:
+        for i, optimizer in enumerate(self._optimizers):
+            tables, records, captured, fused = self._seen[i]
+            if not optimizer.before_replay(captured) or optimizer.fused_schedules != fused:
                 return False
-            if optimizer.fused_schedules != schedules:
-                return False
-        self._seen = [(o.tables, seen[1], seen[2]) for o, seen in zip(self._optimizers, self._seen, strict=True)]
+            if optimizer.tables is not tables:
+                if _records(optimizer) != records:
+                    return False
+                self._seen[i] = optimizer.tables, records, captured, fused
         return True
 
     @staticmethod
-    def _seen_of(optimizer: FusedOptimizer) -> tuple[Any, Any, Any]:
-        return optimizer.tables, optimizer.fused_schedules, _records(optimizer)
+    def _seen_of(optimizer: FusedOptimizer) -> tuple[Any, ...]:
+        return optimizer.tables, _records(optimizer), optimizer.captured_schedules(), optimizer.fused_schedules
 
     def replay(self, leaves: Sequence[Any]) -> Any:
         """The function on new values of its inputs; returns its outputs, which the next replay overwrites."""

@@ -217,6 +217,17 @@ class Bound(HostSteps):
             fused: the optimizer asks, and has looked at its groups.
             prepared: the values of a user's function were there for the update before, and are those of this step.
         """
+        changed = self._take_in_changes(fused)
+        if self._schedule is not None and (self._tabulates or self._comparing) and (changed or not prepared):
+            self._prepare_step()
+
+    def before_replay(self) -> None:
+        """As before an advance, for one that a captured graph makes: what is computed ahead stays as it is."""
+        if self._schedule is not None and self._take_in_changes() and self._schedule is not None and self._tabulates:
+            self._prepare_step()
+
+    def _take_in_changes(self, fused: bool = False) -> bool:
+        """Bring the program up to date with what was changed by hand; whether anything was, but for the groups."""
         schedule, home = self._schedule, self._home
         assert schedule is not None
         schedule.lent = None
@@ -227,7 +238,7 @@ class Bound(HostSteps):
         if self._groups_seen is not home.groups_seen:  # the program drives others
             self._take_groups()
             if self._schedule is None:
-                return
+                return True
         changed = self._touched or self._outdated()
         if self._watches_groups:
             changed = changed or self._groups_values_changed()
@@ -235,10 +246,7 @@ class Bound(HostSteps):
             changed = changed or one._groups_values_changed()
         if changed:
             self._refresh()
-            if self._schedule is None:  # only Python can run it now
-                return
-        if (self._tabulates or self._comparing) and (changed or not prepared):
-            self._prepare_step()
+        return changed
 
     def _prepare_step(self) -> None:
         """Call functions of the user's as torch does in the coming step: for a table, or to compare."""
@@ -363,6 +371,20 @@ class Hold:
     def let_go(self, scheduler: Bound) -> None:
         """The user did; what collected a cycle has cleared the reference."""
         self._weak, self._users = weakref.ref(scheduler), False
+
+    @property
+    def at_work(self) -> Schedule | None:
+        """What the scheduler's steps are now."""
+        scheduler = self._weak()
+        return None if scheduler is None else scheduler._schedule
+
+    def before_replay(self) -> Schedule | None:
+        """What has to be done before an advance by a captured graph; the schedule that is at work after it."""
+        scheduler = self._weak()
+        if scheduler is None:
+            return None
+        scheduler.before_replay()
+        return self.at_work
 
     def __call__(self) -> None:
         """What has to be done before an advance."""

@@ -222,14 +222,22 @@ class FusedOptimizer(Saving):
         """Whether the next step has to make its tables anew."""
         return self._changes.structure or self.state is not self._known_state
 
-    def take_in_changes(self) -> None:
-        """As a step does before it launches: for replays of a captured one, which Python has no part in.
+    def before_replay(self, schedules: Collection[Schedule]) -> bool:
+        """As a step takes in what was changed by hand, for replays of a captured one, which Python has no part in.
+
+        Args:
+            schedules: that the graph advances.
+
+        Returns:
+            Whether these are at work still.
 
         Raises:
             TypeError, ValueError, KeyError, RuntimeError: see :meth:`step`.
         """
-        if self._take_in(self._schedules):
+        at_work = [schedule.before_advance.before_replay() for schedule in schedules]
+        if self._take_in(()):
             self.sync()
+        return all(one is None or one is schedule for one, schedule in zip(at_work, schedules, strict=True))
 
     def _launch(self, schedules: list[Schedule], found: torch.Tensor | None) -> None:
         scale = getattr(self, "grad_scale", None)

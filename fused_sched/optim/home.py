@@ -143,6 +143,11 @@ class Home:
             return None
         return f"{' and '.join(shared)} are one tensor in the param groups, and {program.name} has to do with both"
 
+    def captured_schedules(self) -> list[Schedule]:
+        """Those at work that a CUDA graph advances, be it as part of an update or not."""
+        captured = [schedule for schedule in self._schedules_made if schedule.memory.captured]
+        return [schedule for schedule in captured if schedule.before_advance.at_work is schedule]
+
     def make_schedule(self, program: Program, guarded: bool) -> Schedule:
         """Put a program on the device, where it drives the groups; see :class:`Schedule`."""
         schedule = Schedule(program, self.rows, self._block, self._backend, guarded)

@@ -211,6 +211,23 @@ def test_groups_and_states_that_change_are_captured_anew(make: Make) -> None:
     assert step.captures == 3
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_another_program_is_captured_anew(fused: bool, make: Make) -> None:
+    graph, eager = make("sgd", fused), make("sgd", fused)
+    for one in (graph, eager):
+        one.scheduler.detach()
+        one.scheduler = lr_scheduler.MultiStepLR(one.optimizer, [2, 5], 0.5, fused=fused)
+    step = graphed(graph.update, graph.optimizer)
+    for i in range(9):
+        if i == 3:
+            for one in (graph, eager):
+                one.scheduler.milestones.update((4, 4, 6, 7))
+        step(*batch(i))
+        eager.update(*batch(i))
+        assert_equal(graph, eager)
+    assert step.captures == 2
+
+
 def test_two_optimizers_in_one_graph(gpu: Gpu) -> None:
     def training() -> tuple[Any, ...]:
         a, b = (nn.Parameter(torch.ones(3, device=DEVICE) * k) for k in (1, 2))
