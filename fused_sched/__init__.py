@@ -5,6 +5,8 @@ from fused_sched.lr_scheduler import CosineAnnealingLR
 """
 
 from . import lr_scheduler, optim, schedules
+from .monitor import Monitor
+from .rows import Row
 
 __version__ = "0.1.0"
-__all__ = ["lr_scheduler", "optim", "schedules"]
+__all__ = ["Monitor", "Row", "lr_scheduler", "optim", "schedules"]
