@@ -6,6 +6,7 @@ import atexit
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, NoReturn
 from weakref import WeakSet
@@ -13,10 +14,11 @@ from weakref import WeakSet
 import torch
 
 from . import optim
+from .compiled import not_compiled
 from .memory.step_ring import StepRing
 from .notice import warn
 from .optim.foreign import fused_inside
-from .rows import Row, destination, row_of
+from .rows import Row, ScalarWriter, destination, row_of
 
 _LEAST_CAPACITY = 1024
 _MOST_ON_THE_WAY = 8  # copies that poll() lets wait for the device: it may be called at every replay
@@ -60,16 +62,17 @@ class Monitor:
         RuntimeError: inside the capture of a CUDA graph.
     """
 
+    _closed = True  # until all is well
+
     def __init__(
         self,
         optimizer: torch.optim.Optimizer,
         every: int = 100,
-        to: Callable[[list[Row]], Any] | str | os.PathLike[str] | Any | None = None,
+        to: Callable[[list[Row]], Any] | ScalarWriter | str | os.PathLike[str] | None = None,
         capacity: int | None = None,
         *,
         first_step: int = 0,
     ) -> None:
-        self._closed = True  # until all is well
         _check_number("every", every, 1)
         _check_number("first_step", first_step, 0)
         if capacity is None:
@@ -120,6 +123,7 @@ class Monitor:
 
     # -- called by the user ----------------------------------------------------------------------------------
 
+    @not_compiled
     def poll(self) -> None:
         """Begin to read, and deliver what has arrived; never waits. For loops that only replay.
 
@@ -132,12 +136,14 @@ class Monitor:
             self._ring.start_reading()
             self._deliver()
 
+    @not_compiled
     def flush(self) -> None:
         """Deliver the rows of all steps so far; waits for the device. Raises as :meth:`poll`."""
         self._refuse_closed("flush()")
         self._ring.start_reading()
         self._deliver(wait=True)
 
+    @not_compiled
     def close(self) -> None:
         """:meth:`flush`, and be told no more. Leaving ``with Monitor(...) as monitor:`` does it, and so does the exit
         of the program. A second call does nothing."""
@@ -213,5 +219,6 @@ def _check_number(name: str, value: Any, least: int) -> None:
 @atexit.register
 def _close_all() -> None:
     """The last rows of a script that does not close its monitors."""
-    for monitor in list(_open):
-        monitor.close()
+    with ExitStack() as stack:  # all of them, also where one raises
+        for monitor in list(_open):
+            stack.callback(monitor.close)

@@ -8,7 +8,7 @@ import os
 import struct
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from .optim.observing import ABSENT
 
@@ -31,6 +31,13 @@ class Row(NamedTuple):
     grad_norm: float
     skipped: bool
     scale: float
+
+
+class ScalarWriter(Protocol):
+    """Such as torch.utils.tensorboard.SummaryWriter."""
+
+    def add_scalar(self, tag: str, value: float, step: int, /) -> Any:
+        """Take a number."""
 
 
 def row_of(words: Sequence[int]) -> Row:
@@ -64,13 +71,9 @@ def destination(to: Any) -> Callable[[list[Row]], Any]:
 
 
 class Scalars:
-    """Gives rows to a SummaryWriter, or to what looks like one.
+    """Gives rows to a writer, without the numbers that a step did not have."""
 
-    Args:
-        writer: has ``add_scalar(tag, value, step)``.
-    """
-
-    def __init__(self, writer: Any) -> None:
+    def __init__(self, writer: ScalarWriter) -> None:
         self._writer = writer
 
     def __call__(self, rows: list[Row]) -> None:

@@ -303,6 +303,20 @@ def test_rows_that_are_overwritten_are_counted(host_backend: Backend, monkeypatc
     assert monitor.overwritten == 8
 
 
+def test_a_step_that_fails_is_none(backend: Backend) -> None:
+    optimizer = make(backend)
+    with torch._subclasses.FakeTensorMode():
+        fake = torch.ones(())
+    with Monitor(optimizer) as monitor:
+        steps(optimizer, 1)
+        optimizer.grad_scale = fake
+        with pytest.raises(TypeError, match="grad_scale is a FakeTensor"):
+            optimizer.step()
+        optimizer.grad_scale = None
+        steps(optimizer, 1)
+    assert numbers(monitor.rows) == [0, 1]
+
+
 def test_the_number_of_the_first_step(host_backend: Backend) -> None:
     optimizer = make(host_backend)
     with Monitor(optimizer, first_step=2**40) as monitor:

