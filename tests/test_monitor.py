@@ -189,8 +189,8 @@ def test_steps_that_change_the_order_of_groups(host_backend: Backend) -> None:
     assert [row.lr for row in monitor.rows] == [(1.0, 0.5), (0.5, 1.0)]
 
 
-def test_a_loop_in_inference_mode_and_with_other_defaults(backend: Backend) -> None:
-    optimizer = make(backend, 2)
+def test_a_loop_in_inference_mode_and_with_other_defaults(host_backend: Backend) -> None:
+    optimizer = make(host_backend, 2)
     before = torch.get_default_dtype()
     try:
         torch.set_default_dtype(torch.float16)
@@ -210,8 +210,8 @@ def test_a_loop_in_inference_mode_and_with_other_defaults(backend: Backend) -> N
 # -- when they come ------------------------------------------------------------------------------------------
 
 
-def test_every_so_many_steps_by_poll_and_by_flush(backend: Backend, mirrored: bool) -> None:
-    optimizer, rows = make(backend), list[Row]()
+def test_every_so_many_steps_by_poll_and_by_flush(host_backend: Backend, mirrored: bool) -> None:
+    optimizer, rows = make(host_backend), list[Row]()
     monitor = Monitor(optimizer, every=3, to=rows.extend)
     seen = []
     for _ in range(7):
@@ -303,8 +303,8 @@ def test_rows_that_are_overwritten_are_counted(host_backend: Backend, monkeypatc
     assert monitor.overwritten == 8
 
 
-def test_a_step_that_fails_is_none(backend: Backend) -> None:
-    optimizer = make(backend)
+def test_a_step_that_fails_is_none(host_backend: Backend) -> None:
+    optimizer = make(host_backend)
     with torch._subclasses.FakeTensorMode():
         fake = torch.ones(())
     with Monitor(optimizer) as monitor:
@@ -530,8 +530,8 @@ def test_a_load_goes_on(host_backend: Backend) -> None:
     assert [(row.step, row.lr) for row in monitor.rows] == [(0, (1.0,)), (1, (1.0,)), (2, (0.25,))]
 
 
-def test_two_monitors(backend: Backend, mirrored: bool) -> None:
-    optimizer = make(backend, skip_nonfinite=True)
+def test_two_monitors(host_backend: Backend, mirrored: bool) -> None:
+    optimizer = make(host_backend, skip_nonfinite=True)
     with Monitor(optimizer, every=2) as first:
         steps(optimizer, 3)
         with Monitor(optimizer, first_step=50) as second:
