@@ -64,12 +64,15 @@ FUSED_SCHED_HD inline void note_decision(double* control, double norm, bool skip
   header[kHeaderSkippedSteps] += skipped ? 1 : 0;
 }
 
-// Notes the norm of all gradients in the header, and whether the step is skipped.
+// Notes the norm of all gradients in the header, and whether the step is skipped. What somebody else
+// stops is not remembered.
 FUSED_SCHED_HD inline void decide(double* control, double norm, bool found_inf, bool only_finite,
                                   const Spikes& spikes) {
   int64_t* header = reinterpret_cast<int64_t*>(control);
   bool skipped = found_inf || (only_finite && !is_finite(norm));
-  if (spikes.norms != nullptr && is_spike(spikes, header + kHeaderNormsSeen, norm)) skipped = true;
+  if (!found_inf && spikes.norms != nullptr && is_spike(spikes, header + kHeaderNormsSeen, norm)) {
+    skipped = true;
+  }
   note_decision(control, norm, skipped);
 }
 

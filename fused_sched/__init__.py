@@ -6,6 +6,8 @@ from fused_sched.lr_scheduler import CosineAnnealingLR
 
 from . import lr_scheduler, optim, schedules
 from .graphs import Graphed, graphed
+from .monitor import Monitor
+from .rows import Row
 
 __version__ = "0.1.0"
-__all__ = ["Graphed", "graphed", "lr_scheduler", "optim", "schedules"]
+__all__ = ["Graphed", "Monitor", "Row", "graphed", "lr_scheduler", "optim", "schedules"]

@@ -38,8 +38,8 @@ class SpikeRule:
 
     The norm is compared with the mean of the last ``window`` norms, and skipped if it is larger by more than
     ``deviations`` standard deviations (the unbiased estimate). Until half a window, and at least three norms, the
-    present one among them, have been seen, no step is. Norms of skipped steps are remembered, those that are not finite
-    are not, and such a step is skipped.
+    present one among them, have been seen, no step is. Norms of skipped steps are remembered, but not those that are
+    not finite, whose steps are skipped, nor those of steps that GradScaler or a flag keeps from updating.
 
     Args:
         window: number of steps, from 2 to 4096.

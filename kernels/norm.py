@@ -109,8 +109,9 @@ def norms_of_each(control, sums, groups, n_groups, scale, BOUND: tl.constexpr):
 
 
 @triton.jit
-def is_spike(control, norms, norm, WINDOW: tl.constexpr, LEAST: tl.constexpr, DEVIATIONS: tl.constexpr):
-    """Whether a norm is larger than those before it let expect; it is remembered where it is finite."""
+def is_spike(control, norms, norm, stopped, WINDOW: tl.constexpr, LEAST: tl.constexpr, DEVIATIONS: tl.constexpr):
+    """Whether a norm is larger than those before it let expect; it is remembered where it is finite, and the step not
+    ``stopped`` by somebody else."""
     place = control.to(tl.pointer_type(tl.int64)) + NORMS_SEEN
     seen = tl.load(place)
     known = tl.minimum(seen, WINDOW)
@@ -124,7 +125,7 @@ def is_spike(control, norms, norm, WINDOW: tl.constexpr, LEAST: tl.constexpr, DE
     deviation = tl.sqrt(tl.sum(away * away, 0) / (count - 1.0))
     expected = norm - mean <= deviation * DEVIATIONS
     tl.debug_barrier()  # all threads have read what is written now
-    finite = is_finite(norm)
+    finite = is_finite(norm) & (stopped == 0)
     tl.store(norms + seen % WINDOW, norm, mask=finite)
     tl.store(place, seen + 1, mask=finite)
     return (known + 1 >= LEAST) & (expected == 0)
@@ -178,11 +179,12 @@ def norm_kernel(
                 norm = norms_of_each(control, sums, groups, n_groups, scale, BOUND)
             else:
                 norm = norm_of_all(control, sums, groups, n_sums, n_groups, scale, BOUND)
-            skipped = is_skipped(control, found_inf, GUARDED, False) != 0
+            stopped = is_skipped(control, found_inf, GUARDED, False) != 0
+            skipped = stopped
             if ONLY_FINITE:
                 skipped = skipped | (is_finite(norm) == 0)
             if WINDOW > 0:
-                skipped = skipped | is_spike(control, norms, norm, WINDOW, LEAST, DEVIATIONS)
+                skipped = skipped | is_spike(control, norms, norm, stopped, WINDOW, LEAST, DEVIATIONS)
             header = control.to(tl.pointer_type(tl.int64))
             count = skipped.to(tl.int64)
             steps = tl.load(header + SKIPPED_STEPS)

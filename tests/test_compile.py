@@ -129,6 +129,81 @@ def test_a_fused_scheduler_advances_in_a_compiled_step(mode: str) -> None:
     assert len(set(ours.lrs)) == 7
 
 
+class Compiler:
+    """A backend of torch.compile that runs what it is given as it is, and counts how often it is given something."""
+
+    def __init__(self) -> None:
+        self.graphs = 0
+
+    def __call__(self, graph: torch.fx.GraphModule, _: list[torch.Tensor]) -> Callable[..., Any]:
+        self.graphs += 1
+        return graph.forward
+
+
+def one_function(optimizer: str, scheduler: str, fused: bool, compiler: Compiler | None, beside: bool) -> Any:
+    """200 steps of one function that does all of a training step; what came of them, and of the monitor if any."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Tanh(), torch.nn.Linear(3, 2))
+    options = {"max_grad_norm": 0.5, "ema_decay": 0.9, "zero_grad_in_step": True} if beside else {}
+    made: Any = getattr(fused_sched.optim, optimizer)(model.parameters(), **OPTIMIZERS[optimizer], **options)
+    schedule = getattr(fused_sched.lr_scheduler, scheduler)
+    given = {"T_max": 60} if scheduler == "CosineAnnealingLR" else {"lr_lambda": lambda step: 1 / (1 + step % 50)}
+    scheduled = schedule(made, **given, fused=fused)
+    monitor = fused_sched.Monitor(made, every=30) if beside else None
+    stop = torch.zeros(())
+    if beside:
+        made.stop_when(stop)
+
+    def train(x: torch.Tensor) -> torch.Tensor:
+        if not beside:
+            made.zero_grad()
+        loss = model(x).square().sum()
+        loss.backward()
+        made.step()
+        scheduled.step()
+        return loss.detach()
+
+    run = train if compiler is None else torch.compile(train, backend=compiler)
+    losses, counts, lrs = [], [], []
+    generator = torch.Generator().manual_seed(1)
+    for step in range(STEPS):
+        stop.fill_(step % 17 == 5)
+        losses.append(float(run(torch.randn(8, 4, generator=generator))))
+        lrs.append(scheduled.get_last_lr()[0])
+        if compiler is not None:
+            counts.append((compiler.graphs, *(sum(counters[key].values()) for key in ("frames", "graph_break"))))
+    if monitor is not None:
+        monitor.close()
+    rows = [] if monitor is None else [row[:4] for row in monitor.rows]
+    return (losses, lrs, [p.tolist() for p in model.parameters()], rows), counts
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["plain", "clipped, averaged, watched and stopped"])
+@pytest.mark.parametrize("fused", [False, True], ids=["separate", "fused"])
+@pytest.mark.parametrize("scheduler", ["CosineAnnealingLR", "LambdaLR"])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_one_compiled_function_that_is_all_of_a_training_step(
+    optimizer: str, scheduler: str, fused: bool, beside: bool
+) -> None:
+    """It has the bits of the function as it is, and a moving lr compiles nothing anew."""
+    plain, _ = one_function(optimizer, scheduler, fused, None, beside)
+    compiled, counts = one_function(optimizer, scheduler, fused, Compiler(), beside)
+    assert compiled == plain
+    assert counts[0][0] > 0
+    assert counts[1:] == counts[1:2] * (STEPS - 1)  # graphs, frames and breaks: no more after the second step
+    assert len({*plain[1]}) >= 50
+
+
+def test_an_lr_that_is_a_number_in_the_graph_is_found_by_the_counter() -> None:
+    """What the test above would see if the lr were read by Dynamo."""
+    compiler, lr = Compiler(), {"lr": 1.0}
+    run = torch.compile(lambda x: x * lr["lr"], backend=compiler, dynamic=False)
+    for _ in range(4):
+        run(torch.ones(2))
+        lr["lr"] *= 0.5
+    assert compiler.graphs > 1
+
+
 def test_a_plateaus_step_with_a_metric_of_the_graph() -> None:
     lrs = []
     for compiler in (None, "eager"):

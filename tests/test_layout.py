@@ -94,6 +94,8 @@ LAYERS = (
     ("kernels",),
     ("backends",),
     ("optim",),
+    ("rows",),
+    ("monitor",),
     ("curves",),
     ("schedules",),
     ("lr_scheduler",),

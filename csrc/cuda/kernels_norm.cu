@@ -120,9 +120,9 @@ __device__ bool is_spike(const Spikes& s, int64_t* seen, double norm, double* pa
 __device__ void conclude(const Measure& m, double* parts) {
   const double scale = common::scale_of(m);
   const double norm = m.each != 0 ? norms_of_each(m, scale, parts) : norm_of_all(m, scale, parts);
-  bool skipped = m.found_inf != nullptr && *m.found_inf != 0.0f;
-  if (m.only_finite != 0 && !common::is_finite(norm)) skipped = true;
-  if (m.spikes.norms != nullptr) {
+  const bool stopped = m.found_inf != nullptr && *m.found_inf != 0.0f;  // such a norm is not remembered
+  bool skipped = stopped || (m.only_finite != 0 && !common::is_finite(norm));
+  if (!stopped && m.spikes.norms != nullptr) {
     int64_t* seen = reinterpret_cast<int64_t*>(m.control) + kHeaderNormsSeen;
     if (is_spike(m.spikes, seen, norm, parts)) skipped = true;
   }

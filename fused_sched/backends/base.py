@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from torch.utils.weak import WeakIdKeyDictionary
 
 from ..memory.control_block import ControlBlock
 from ..memory.parameter_table import ParameterTable
@@ -94,6 +95,9 @@ class Backend:
 
     Optimizers share a backend: a copy of it is the same one, and it is pickled as its name.
 
+    Attributes:
+        captured: what CUDA graphs point to, as long as an object lives: a parameter, or a schedule.
+
     Args:
         platform: what the backend, and all that works with it, asks about devices.
     """
@@ -104,6 +108,7 @@ class Backend:
 
     def __init__(self, platform: Platform = TORCH) -> None:
         self.platform = platform
+        self.captured: Any = WeakIdKeyDictionary()
 
     def __deepcopy__(self, memo: object) -> Backend:
         return self
@@ -171,6 +176,10 @@ class Backend:
     def advance(self, schedule: Run) -> None:
         """Run a schedule's program once."""
         raise NotImplementedError
+
+    def keep(self, owner: Any, tensors: Sequence[Any]) -> None:
+        """Have tensors that a CUDA graph points to for as long as ``owner`` lives."""
+        self.captured.setdefault(owner, []).extend(tensors)
 
     def retire(self, schedule: Schedule) -> None:
         """Take note that a schedule is not run any more."""

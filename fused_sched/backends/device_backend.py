@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch.utils.weak import WeakIdKeyDictionary
 
 from ..memory import pointers
 from ..memory.control_block import ControlBlock
@@ -31,7 +30,6 @@ class DeviceBackend(Backend):
         device_tables: what the device has of each parameter table, from its first update on.
         measurements: launches that measure the gradients of an update.
         advances: launches of schedules that are not advanced by an update.
-        captured: what captured launches point to, as long as a parameter (or a schedule) lives.
 
     Args:
         chunk_size: elements of a chunk; default: what suits the number of elements.
@@ -46,7 +44,6 @@ class DeviceBackend(Backend):
         self.device_tables: WeakKeyDictionary[ParameterTable, DeviceTable] = WeakKeyDictionary()
         self.measurements: WeakKeyDictionary[Measurement, Launches] = WeakKeyDictionary()
         self.advances: WeakKeyDictionary[Run, Launches] = WeakKeyDictionary()
-        self.captured: Any = WeakIdKeyDictionary()
 
     def prepare(self, table: ParameterTable) -> None:
         pointers.prepare(table, self.platform)
@@ -170,7 +167,7 @@ class DeviceBackend(Backend):
 
     def _note_capture(self, owner: Any, kept: list[Any], hosted: list[Any]) -> None:
         """Keep what the graph points to, and stop trusting host mirrors: replays are not seen here."""
-        self.captured.setdefault(owner, []).extend([*kept, [h.tensor for h in hosted]])
+        self.keep(owner, [*kept, [h.tensor for h in hosted]])
         for array in hosted:
             array.note_capture()
 

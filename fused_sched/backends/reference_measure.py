@@ -22,13 +22,14 @@ def measure(m: Measurement) -> None:
         own = norm if m.options.norm_scope == "all" else sums[row].sqrt() / scale
         block.measured(row, "group_norm").copy_(own)
         block.measured(row, "clip_factor").copy_(_clip_factor(block, row, own) if clips else own.new_ones(()))
-    skipped = torch.zeros((), dtype=torch.bool, device=block.device)
+    stopped = torch.zeros((), dtype=torch.bool, device=block.device)
     if m.found_inf is not None:
-        skipped = m.found_inf.to(block.device).reshape(()) != 0
+        stopped = m.found_inf.to(block.device).reshape(()) != 0
+    skipped = stopped
     if m.options.may_skip:
         skipped = skipped | ~torch.isfinite(norm)
     if m.options.skip_spikes is not None and m.norms is not None:
-        skipped = skipped | _is_spike(norm, m.norms, block, m.options.skip_spikes)
+        skipped = skipped | _is_spike(norm, m.norms, block, m.options.skip_spikes, stopped)
     block.tensor[HEADER["grad_norm"]] = norm
     block.integers[HEADER["skipped"]] = skipped
     block.integers[HEADER["skipped_steps"]] += skipped
@@ -53,15 +54,20 @@ def _clip_factor(block: ControlBlock, row: int, norm: torch.Tensor) -> torch.Ten
     return torch.where(most == torch.inf, 1.0, factor)
 
 
-def _is_spike(norm: torch.Tensor, norms: torch.Tensor, block: ControlBlock, rule: SpikeRule) -> torch.Tensor:
-    """Whether ``norm`` is larger than those before it let expect; it is remembered where it is finite."""
+def _is_spike(
+    norm: torch.Tensor, norms: torch.Tensor, block: ControlBlock, rule: SpikeRule, stopped: torch.Tensor
+) -> torch.Tensor:
+    """Whether ``norm`` is larger than those before it let expect.
+
+    It is remembered where it is finite, and the step not ``stopped`` by somebody else.
+    """
     seen = block.integers[HEADER["norms_seen"]]
     known = seen.clamp(max=rule.window)
     there = torch.arange(rule.window, dtype=torch.int64, device=norms.device) < known
     mean = torch.where(there, norms, 0.0).sum() / known
     variance = torch.where(there, (norms - mean).square(), 0.0).sum() / (known - 1)
     spike = (known + 1 >= rule.least) & ~(norm - mean <= rule.deviations * variance.sqrt())
-    finite = torch.isfinite(norm)
+    finite = torch.isfinite(norm) & ~stopped
     place = (seen % rule.window).reshape(1)
     norms.index_copy_(0, place, torch.where(finite, norm, norms[place].reshape(())).reshape(1))
     seen += finite

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -66,7 +66,10 @@ class Rehearsal:
         self._after = {id(o): o.keep_for_rehearsal(self.keep) for o in self._optimizers.values()}
         Home.rehearsal = self
         try:
-            yield
+            with ExitStack() as stack:
+                for optimizer in self._optimizers.values():
+                    stack.enter_context(optimizer.unobserved())
+                yield
         finally:
             Home.rehearsal = None
             for p, grad in grads:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -20,6 +20,29 @@ def _stream_that_is_not_captured() -> torch.cuda.Stream:
             if not torch.cuda.is_current_stream_capturing():
                 return stream
     raise RuntimeError("every stream is being captured: take one optimizer.step() before the capture")
+
+
+class Download:
+    """Tensors on their way to the host.
+
+    Attributes:
+        values: CPU tensors, which have what was copied once it :meth:`has_arrived`.
+
+    Args:
+        event: of what copies them, None if they are there.
+    """
+
+    def __init__(self, values: Sequence[torch.Tensor], event: Any = None) -> None:
+        self.values, self._event = values, event
+
+    def has_arrived(self) -> bool:
+        """Whether they are there; does not wait."""
+        return self._event is None or bool(self._event.query())
+
+    def wait(self) -> None:
+        """Until they are there."""
+        if self._event is not None:
+            self._event.synchronize()
 
 
 class Platform:
@@ -103,6 +126,19 @@ class Platform:
             return values.pin_memory().to(device, non_blocking=True)
         with self.outside_of_capture():
             return values.pin_memory().to(device, non_blocking=True)
+
+    def download(self, tensors: Sequence[torch.Tensor]) -> Download:
+        """Copies of tensors of one device for the host, in stream order and without waiting; not inside a capture."""
+        device = tensors[0].device
+        if device.type != "cuda":
+            return Download([tensor.clone() for tensor in tensors])
+        values = [torch.empty(t.shape, dtype=t.dtype, device="cpu", pin_memory=True) for t in tensors]
+        with self.current(device):
+            for value, tensor in zip(values, tensors, strict=True):
+                value.copy_(tensor, non_blocking=True)
+            done = torch.cuda.Event()
+            done.record()
+        return Download(values, done)
 
     def current(self, device: torch.device) -> AbstractContextManager[Any]:
         """Makes ``device`` the current one."""

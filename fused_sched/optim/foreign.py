@@ -30,12 +30,18 @@ def home_of(optimizer: Any, backend: str | backends.Backend | None = None) -> Ho
         optimizer: any one; of what is none, the answer is None.
         backend: of a foreign one that no scheduler has driven yet; default: what suits the device.
     """
+    found = fused_inside(optimizer)
+    return _foreign(optimizer, backend) if found is None else found
+
+
+def fused_inside(optimizer: Any) -> FusedOptimizer | None:
+    """The optimizer of this package that ``optimizer`` is, or wraps and shows the groups of; None if there is none."""
     found, inner = None, optimizer
     while isinstance(inner, Optimizer):
         if isinstance(inner, FusedOptimizer) and _shows_groups_of(optimizer, inner):
             found = inner  # the innermost: a wrapper may be of its class too, as Lightning's
         inner = next((vars(inner)[name] for name in _INNER if name in vars(inner)), None)
-    return _foreign(optimizer, backend) if found is None else found
+    return found
 
 
 def _shows_groups_of(wrapper: Any, inner: FusedOptimizer) -> bool:

@@ -190,17 +190,21 @@ class FusedOptimizer(Saving):
             self.sync()
         if Home.rehearsal is not None:
             Home.rehearsal.before_update(self)
-        found = getattr(self, "found_inf", None)
+        found = self._found_to_stop()
         may_be_skipped = found is not None or self._may_skip
         if may_be_skipped:
             for schedule in schedules:
                 schedule.prepare_skippable_update()
+        observers = self._present_observers() if self._observers else ()
+        lrs = self._coming_lrs() if observers else None  # before schedules advance in the launch
         if self._staged:
             self._update_staged(schedules, found)
         else:
             self._launch(schedules, found)
         for schedule in schedules:
             schedule.note_update(may_be_skipped)
+        if lrs is not None:
+            self._tell(observers, lrs)
 
     def _take_in(self, schedules: Sequence[Schedule]) -> bool:
         """What the user did to groups, states and schedules since the last step; True if tables are to be made anew."""
@@ -243,8 +247,6 @@ class FusedOptimizer(Saving):
         scale = getattr(self, "grad_scale", None)
         if scale is not None:
             check_values("grad_scale", scale)
-        if found is not None:
-            check_values("found_inf", found)
         if self._sparse:
             for table in self.tables:
                 check_sparse(table, self._block, self.state)
@@ -292,6 +294,10 @@ class FusedOptimizer(Saving):
             raise
         for schedule in schedules:
             self._backend.advance(schedule.in_update)
+
+    def _keep_for_graph(self, tensors: list[torch.Tensor]) -> None:
+        entries = self.tables[0].entries if self.tables else ()
+        self._backend.keep(entries[0].param if entries else self._block, tensors)
 
     def _without_trial_step(self, schedules: list[Schedule]) -> list[Schedule]:
         """No schedule advances on the step by which torch's distributed checkpoint creates the state.

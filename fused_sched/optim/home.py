@@ -202,6 +202,10 @@ class Home:
         """Whether what is launched now is recorded into a CUDA graph."""
         return self._block.capturing()
 
+    def _keep_for_graph(self, tensors: list[torch.Tensor]) -> None:
+        """Have tensors for as long as a graph that is being captured may be replayed."""
+        raise NotImplementedError
+
     def refuse_in_capture(self, what: str) -> None:
         """Raise RuntimeError if ``what`` the host does now would end up in a CUDA graph."""
         self._block.refuse_in_capture(what)

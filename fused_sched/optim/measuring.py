@@ -50,7 +50,7 @@ class Measuring(Home):
 
     @property
     def skipped_steps(self) -> torch.Tensor:
-        """How many steps were skipped so far: 0-d, int64, on the device; live as :attr:`grad_norm`.
+        """How many steps were skipped so far, whoever did it: 0-d, int64, on the device; live as :attr:`grad_norm`.
 
         Raises:
             RuntimeError: steps measure nothing.

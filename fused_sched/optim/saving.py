@@ -16,13 +16,15 @@ from ..step_options import AVERAGE, OF_NO_RULE, OPTION_FIELDS, StepKeywords
 from .averaging import Averaging
 from .load import Load, with_own_dtypes
 from .measuring import SAVED, Measuring
+from .observing import Observing
 from .param_state import OptimizerState, ParamState
 from .rehearsed import Rehearsed
 from .rounding import Rounding
+from .stopping import Stopping
 from .sync import first_number
 
 
-class Saving(Measuring, Averaging, Rounding, Rehearsed, Optimizer):
+class Saving(Measuring, Averaging, Rounding, Stopping, Observing, Rehearsed, Optimizer):
     """The part of an optimizer that is saved and loaded."""
 
     _known_state: Any

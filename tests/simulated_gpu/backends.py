@@ -11,10 +11,10 @@ import torch
 
 from fused_sched.kernels.launcher import Argument, Launcher
 from fused_sched.kernels.variants import Kernel
-from fused_sched.memory.platforms import Platform
+from fused_sched.memory.platforms import Download, Platform
 
-from .graph import STREAM
-from .memory import DLPACK_DEVICE
+from .graph import STREAM, SimulationError
+from .memory import DLPACK_DEVICE, on_the_host
 
 
 class SimulatedPlatform(Platform):
@@ -35,11 +35,30 @@ class SimulatedPlatform(Platform):
         with self.outside_of_capture():
             return values.to(device, non_blocking=True)
 
+    def download(self, tensors: Sequence[torch.Tensor]) -> Download:
+        if STREAM.graph is not None:
+            raise SimulationError("a copy to the host inside a capture: every replay would write the host's memory")
+        return Download([on_the_host(t).clone() for t in tensors], _Event())
+
     def dlpack_device(self, tensor: torch.Tensor) -> tuple[int, int]:
         return DLPACK_DEVICE  # torch itself cannot tell
 
     def current(self, device: torch.device) -> AbstractContextManager[None]:
         return nullcontext()
+
+
+class _Event:
+    """Is there when it is asked for the second time, so that code which does not ask shows."""
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def query(self) -> bool:
+        asked, self._asked = self._asked, True
+        return asked
+
+    def synchronize(self) -> None:
+        STREAM.host_waits("an event's synchronize()")
 
 
 class StreamedLauncher(Launcher):

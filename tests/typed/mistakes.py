@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from fused_sched import Monitor
 from fused_sched.lr_scheduler import (
     ChainedScheduler,
     CosineAnnealingLR,
@@ -53,3 +54,6 @@ Adam(model.parameters(), skip_spikes=6.0)  # wrong
 SGD(model.parameters(), master_weights="float16")  # wrong
 SGD(model.parameters(), state_dtype="bfloat16")  # wrong
 scheduler.explane()  # wrong
+optimizer.stop_when(True)  # wrong
+Monitor(optimizer, to=3)  # wrong
+Monitor(optimizer, every="100")  # wrong

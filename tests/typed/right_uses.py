@@ -11,7 +11,7 @@ from torch.optim import lr_scheduler as torchs
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import ParamsT
 
-from fused_sched import schedules
+from fused_sched import Monitor, Row, schedules
 from fused_sched.lr_scheduler import (
     SWALR,
     ChainedScheduler,
@@ -133,6 +133,11 @@ def optimizers(weights: torch.nn.Parameter) -> list[Optimizer]:
     ]
 
 
+class Writer:
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int | None = None) -> None:
+        pass
+
+
 def main() -> None:
     """Run all of it."""
     weights = torch.nn.Parameter(torch.ones(3))
@@ -153,10 +158,24 @@ def main() -> None:
         assert len(lrs) == 1
 
     optimizer = SGD([weights], lr=0.1)
+    optimizer.stop_when(torch.zeros((), dtype=torch.bool))
+    optimizer.stop_when(None)
+    seen: list[Row] = []
+    with (
+        Monitor(optimizer, every=2, to=seen.extend, capacity=8, first_step=0) as monitor,
+        Monitor(optimizer, to=Writer()),
+    ):
+        optimizer.step()
+        with optimizer.unobserved():
+            optimizer.step()
+        monitor.poll()
+        monitor.flush()
+    lowest: float = min(lr for row in seen for lr in row.lr) + seen[0].grad_norm + seen[0].scale
+    text = f"{lowest} {seen[0].step + 1} {seen[0].skipped is True} {monitor.overwritten + 1}"
     noted = Noted(optimizer, 10, "note")
     optimizer.step()
     noted.step()
-    text: str = noted.note + noted.explain() + str(noted.program)
+    text += noted.note + noted.explain() + str(noted.program)
     recipe: LambdaLR = get_scheduler("cosine", SGD([weights]), num_warmup_steps=1, num_training_steps=9, fused=True)
     recipe.detach()
     plateau: ReduceLROnPlateau = get_scheduler("reduce_lr_on_plateau", SGD([weights]))
