@@ -147,11 +147,12 @@ PyObject* measure(PyObject*, PyObject* const* args, Py_ssize_t n_args) {
 
 PyMethodDef methods[] = {
     {"scan", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(scan)), METH_FASTCALL,
-     "scan(groups, ids, layouts, records, needed, held[, device_type, device_id]) -> int\n\n"
+     "scan(groups, ids, layouts, records, needed, held, specs[, device_type, device_id]) -> int\n\n"
      "Compare the parameter table with the tensors and follow moved gradients; needed counts the\n"
      "state tensors of each record. held is emptied, and then has the gradients that only it\n"
-     "keeps until the update. All tensors have to be on the device, as __dlpack_device__\n"
-     "writes it; the default is the CPU.\n"
+     "keeps until the update. specs, or None without DTensors, has for each parameter how it is\n"
+     "spread (None: it is none), and a place for the same of its gradient. All tensors have to be\n"
+     "on the device, as __dlpack_device__ writes it; the default is the CPU.\n"
      "0: nothing changed; 1: a gradient's address changed; 2: rebuild the table."},
     {"layout", layout, METH_O,
      "layout(tensor) -> int\n\nNon-zero hash of dtype, shape and strides."},

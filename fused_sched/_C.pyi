@@ -14,6 +14,7 @@ def scan(
     records: Tensor,
     needed: Tensor,
     held: list[Tensor | None],
+    specs: list[Any] | None,
     device_type: int = 1,
     device_id: int = 0,
     /,

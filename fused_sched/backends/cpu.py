@@ -36,7 +36,8 @@ class CpuBackend(Backend):
         table.layouts = torch.tensor(layouts, dtype=torch.int64, device="cpu")
 
     def scan(self, table: ParameterTable) -> bool:
-        if _C.scan(table.lists, table.ids, table.layouts, table.records, table.needed, table.held) == _REBUILD:
+        t = table
+        if _C.scan(t.lists, t.ids, t.layouts, t.records, t.needed, t.held, t.specs) == _REBUILD:
             return False
         return not table.watched or all(e.is_current() for e in table.watched)
 

@@ -82,7 +82,7 @@ class DeviceBackend(Backend):
             entries = update.table.entries
             kept = [launches.kept, table.tensors, scale, found]
             hosted = [block, *(s.memory for s in update.schedules)]
-            self._note_capture(entries[0].param if entries else block, kept, hosted)
+            self._note_capture(entries[0].owner if entries else block, kept, hosted)
 
     def _measure(self, measurement: Measurement) -> None:
         m, block = measurement, measurement.block
@@ -103,7 +103,7 @@ class DeviceBackend(Backend):
         if capturing:
             entries = m.tables[0].entries
             kept = [launches.kept, *(table.tensors for table in tables), scale, found]
-            self._note_capture(entries[0].param if entries else block, kept, [block])
+            self._note_capture(entries[0].owner if entries else block, kept, [block])
 
     def _make_measurement(self, measurement: Measurement, tables: list[DeviceTable]) -> tuple[Any, list[Any]]:
         m = measurement

@@ -39,7 +39,7 @@ def _sums_of_squares(m: Measurement) -> dict[int, torch.Tensor]:
     sums = {row: m.block.tensor.new_zeros(()) for row, _ in m.groups}
     for table in m.tables:
         for entry in table.entries:
-            g = entry.param.grad
+            g = entry.grad
             if g is not None and not entry.inert:
                 sums[entry.row] = sums[entry.row] + real_view(g).double().square().sum()
     return sums

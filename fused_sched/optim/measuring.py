@@ -84,6 +84,11 @@ class Measuring(Home):
                 "a sparse gradient cannot be measured for max_grad_norm, skip_nonfinite or skip_spikes, nor can torch "
                 "clip it: use dense gradients, or an optimizer of its own for the embedding"
             )
+        if any(table.specs is not None for table in self.tables):
+            raise RuntimeError(
+                "max_grad_norm, skip_nonfinite and skip_spikes do not go with DTensor parameters, of whose gradients each "
+                "process has a part: call torch.nn.utils.clip_grad_norm_ before step() instead"
+            )
         groups = [(group.row, "max_grad_norm" in group) for group in self.groups_seen]
         self._measurement = backends.Measurement(
             self._rule, self.tables, self._block, groups, self._options, self._norms
@@ -99,7 +104,7 @@ class Measuring(Home):
         spans = []
         for table in self.tables:
             for entry in table.entries:
-                g = entry.param.grad
+                g = entry.grad
                 if g is not None and not entry.inert and g.numel() > 0:
                     spans.append(span_of(g))
         spans.sort()
