@@ -86,8 +86,8 @@ class Measuring(Home):
             )
         if any(table.specs is not None for table in self.tables):
             raise RuntimeError(
-                "max_grad_norm, skip_nonfinite and skip_spikes do not go with DTensor parameters, of whose gradients each "
-                "process has a part: call torch.nn.utils.clip_grad_norm_ before step() instead"
+                "max_grad_norm, skip_nonfinite and skip_spikes do not go with DTensor parameters, of whose gradients "
+                "each process has a part: call torch.nn.utils.clip_grad_norm_ before step() instead"
             )
         groups = [(group.row, "max_grad_norm" in group) for group in self.groups_seen]
         self._measurement = backends.Measurement(

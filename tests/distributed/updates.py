@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.tensor import DTensor, Placement, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard, distribute_tensor
 
 from fused_sched import optim
 
@@ -92,3 +96,150 @@ def follow(name: str, shapes: list[tuple[int, ...]], options: dict[str, Any], dt
             kept = {k: v for k, v in twins.optimizer.state[p].items() if k != "step"}
             assert all(isinstance(value, DTensor) for value in kept.values())
     return twins.difference()
+
+
+def spread(*shape: int, by: Placement | None = None, dtype: torch.dtype = torch.float64) -> torch.nn.Parameter:
+    """A parameter of random numbers, on a mesh of all ranks; by default, each has some of the rows."""
+    torch.manual_seed(2)
+    mesh = mesh_of(dist.get_world_size())
+    whole = torch.randn(shape, dtype=dtype)
+    return torch.nn.Parameter(distribute_tensor(whole, mesh, [Shard(0) if by is None else by]))
+
+
+def message_of(error: type[Exception], call: Callable[[], Any]) -> str:
+    """What an error says that has to come."""
+    try:
+        call()
+    except error as raised:
+        return str(raised)
+    raise AssertionError(f"there was no {error.__name__}")
+
+
+def refusals() -> dict[str, str]:
+    """What is said of DTensors that cannot be updated; nothing is changed by them."""
+    said = {}
+    p = spread(6, 2)
+    mesh, before = p.device_mesh, p.full_tensor().clone()
+    partial = torch.nn.Parameter(DTensor.from_local(torch.ones(3), mesh, [Partial()]))
+    said["partial parameter"] = message_of(TypeError, lambda: optim.AdamW([partial]))
+    optimizer = optim.AdamW([p])
+    local = p.to_local().detach()
+    grads: dict[str, Any] = {
+        "partial gradient": DTensor.from_local(torch.ones(6, 2, dtype=local.dtype), mesh, [Partial()]),
+        "other placements": distribute_tensor(torch.ones(6, 2, dtype=local.dtype), mesh, [Shard(1)]),
+    }
+    for warm in ("", " after a step"):
+        for name, grad in grads.items():
+            p.grad = grad
+            said[name + warm] = message_of(ValueError, optimizer.step)
+        p.grad = None
+        assert torch.equal(p.full_tensor(), before)
+        p.grad = torch.zeros_like(p)
+        optimizer.param_groups[0]["lr"] = 0.0
+        optimizer.step()
+    assert torch.equal(p.full_tensor(), before)
+    state = optimizer.state[p]
+    kept = state["exp_avg"]
+    state["exp_avg"] = torch.zeros(6, 2, dtype=local.dtype)
+    said["plain state"] = message_of(ValueError, optimizer.step)
+    state["exp_avg"] = kept.redistribute(mesh, [Replicate()])
+    said["state elsewhere"] = message_of(ValueError, optimizer.step)
+    state["exp_avg"] = kept
+    optimizer.step()
+    return said
+
+
+def follow_other_memory(backend: str) -> bool:
+    """Whether steps go on with the part that a DTensor has now, as FSDP2 gives it another one."""
+    p, q = spread(7, 3), spread(7, 3)
+    ours, theirs = optim.AdamW([p], backend=backend), torch.optim.AdamW([q], foreach=False)
+    for step in range(6):
+        g = torch.full_like(q, 1.0 + step)
+        p.grad, q.grad = g, g.clone()
+        if step == 2:
+            p._local_tensor = p._local_tensor.clone()
+        if step == 3:
+            p._local_tensor.data = p._local_tensor.clone()
+        if step == 4:
+            ours.state[p]["exp_avg"]._local_tensor.mul_(2)
+            theirs.state[q]["exp_avg"]._local_tensor.mul_(2)
+        if step == 5:
+            part = ours.state[p]["exp_avg"]._local_tensor
+            part.data = part + 1
+            theirs.state[q]["exp_avg"]._local_tensor.add_(1)
+        ours.step()
+        theirs.step()
+    return torch.allclose(p.full_tensor(), q.full_tensor(), rtol=1e-14, atol=1e-14)
+
+
+def kept_beside(options: dict[str, Any], dtype: torch.dtype) -> dict[str, float]:
+    """How far parameters, averages and masters are from those of the whole tensor on one process."""
+    p = spread(9, 4, dtype=dtype)
+    q = torch.nn.Parameter(p.full_tensor().detach().clone())
+    ours, whole = optim.AdamW([p], lr=0.1, **options), optim.AdamW([q], lr=0.1, **options)
+    for _ in range(5):
+        q.grad = torch.randn_like(q)
+        p.grad = distribute_tensor(q.grad, p.device_mesh, p.placements)
+        ours.step()
+        whole.step()
+    pairs: dict[str, tuple[Any, Any]] = {"p": (p.detach(), q.detach())}
+    pairs |= {key: (ours.state[p][key], value) for key, value in whole.state[q].items() if key != "step"}
+    if "ema_decay" in options:
+        with ours.ema_weights(), whole.ema_weights():
+            pairs["averaged"] = p.full_tensor().clone(), q.detach().clone()
+    return {key: float((whole_of(mine) - whole_of(right)).abs().max()) for key, (mine, right) in pairs.items()}
+
+
+def whole_of(tensor: torch.Tensor) -> torch.Tensor:
+    """All of a tensor, in a dtype that gloo knows."""
+    wide = tensor.double()
+    return wide.full_tensor() if isinstance(wide, DTensor) else wide
+
+
+def rounded_by_chance(placement: Placement) -> list[list[float]]:
+    """What the rows of a parameter of equal numbers are after a step that rounds by chance."""
+    p = spread(2, 400, by=placement, dtype=torch.bfloat16)
+    with torch.no_grad():
+        p._local_tensor.fill_(1.0)
+    optimizer = optim.SGD([p], lr=1.0, stochastic_rounding=True, rounding_seed=7)
+    p.grad = torch.full_like(p, 0.001)
+    optimizer.step()
+    return p.full_tensor().float().tolist()
+
+
+def copied() -> bool:
+    """Whether a copied optimizer goes on as the first one."""
+    p = spread(5, 2)
+    optimizer = optim.SGD([p], lr=0.1, momentum=0.9)
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    twin = copy.deepcopy(optimizer)
+    (q,) = twin.param_groups[0]["params"]
+    q.grad = torch.ones_like(q)
+    optimizer.step()
+    twin.step()
+    return torch.equal(p.full_tensor(), q.full_tensor()) and isinstance(twin.state[q]["momentum_buffer"], DTensor)
+
+
+def seconds_of_steps(tensors: int) -> dict[str, float]:
+    """Shortest of steps of plain parameters, of DTensors, and of torch's for-loop with the same DTensors."""
+    plain = [torch.nn.Parameter(torch.ones(64)) for _ in range(tensors)]
+    mesh = mesh_of(dist.get_world_size())
+    parts = [torch.nn.Parameter(distribute_tensor(torch.ones(64), mesh, [Shard(0)])) for _ in range(tensors)]
+    for p in [*plain, *parts]:
+        p.grad = torch.ones_like(p)
+    steps = {
+        "plain": (optim.AdamW(plain).step, 30),
+        "parts": (optim.AdamW(parts).step, 30),
+        "torch": (torch.optim.AdamW(parts, foreach=False).step, 2),
+    }
+    shortest = {}
+    for name, (step, times) in steps.items():
+        step()
+        taken = []
+        for _ in range(times):
+            begin = time.perf_counter()
+            step()
+            taken.append(time.perf_counter() - begin)
+        shortest[name] = min(taken)
+    return shortest
