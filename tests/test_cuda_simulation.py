@@ -385,7 +385,7 @@ def test_gradients_that_moved_are_measured(cuda: CudaBackend) -> None:
     assert norms[0] != norms[1]
     (launches,) = cuda.measurements.values()
     grads = cuda.device_tables[optimizer.tables[0]].grads
-    assert launches.prepared.rows[:, NORM_LAUNCH.index("grads")].tolist() == [grads.data_ptr()]
+    assert launches.prepared[0].rows[:, NORM_LAUNCH.index("grads")].tolist() == [grads.data_ptr()]
 
 
 def test_unchanged_gradients_change_nothing_on_the_host(cuda: CudaBackend) -> None:

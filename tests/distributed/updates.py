@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,8 +12,10 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard, distribute_tensor
+from torch.distributed.tensor.debug import CommDebugMode
 
 from fused_sched import optim
+from fused_sched.step_options import StepKeywords
 
 SHAPES: tuple[tuple[int, ...], ...] = ((7, 5), (1, 3), (4,), (6, 9), (2, 3, 5), (1,), (8, 8))
 CLASSES = {"SGD": (optim.SGD, torch.optim.SGD), "AdamW": (optim.AdamW, torch.optim.AdamW)}
@@ -53,7 +56,8 @@ class Twins:
         self.whole.append(torch.nn.Parameter(plain.clone()))
         self.ours.append(torch.nn.Parameter(plain.clone()))
         self.optimizer = make_ours(self.ours, **options)
-        foreign = {k: v for k, v in options.items() if k != "backend"}
+        own = {"backend", *StepKeywords.__annotations__}
+        foreign = {k: v for k, v in options.items() if k not in own}
         self.torchs = make_torchs(self.whole, foreach=False, **foreign)
 
     def set_gradients(self, step: int) -> None:
@@ -243,3 +247,87 @@ def seconds_of_steps(tensors: int) -> dict[str, float]:
             taken.append(time.perf_counter() - begin)
         shortest[name] = min(taken)
     return shortest
+
+
+def clipped(name: str, shapes: list[tuple[int, ...]], options: dict[str, Any], scale: float = 1.0) -> dict[str, Any]:
+    """Steps that clip, beside ours of the whole tensors on one process: differences, norms, skipped steps."""
+    twins = Twins(name, [mesh_of(*shape) for shape in shapes], {"lr": 0.1, **options}, torch.float64)
+    on_one = CLASSES[name][0](twins.whole, lr=0.1, **options)  # without DTensors, measured on this process alone
+    half = len(twins.ours) // 2
+    for optimizer, params in ((twins.optimizer, twins.ours), (on_one, twins.whole)):
+        (group,) = optimizer.param_groups
+        group["params"] = params[:half]
+        optimizer.add_param_group({"params": params[half:], "max_grad_norm": 0.5})
+    norms = []
+    for step in range(5):
+        twins.set_gradients(step)
+        if step == 3 and dist.get_rank() == dist.get_world_size() - 1:
+            last = next(p for p in reversed(twins.ours) if p.grad is not None and isinstance(p, DTensor))
+            last.grad._local_tensor.view(-1)[:1] = float("nan")
+        if step == 3:
+            next(q for q in reversed(twins.whole[:-1]) if q.grad is not None).grad.view(-1)[-1] = float("nan")
+        for optimizer in (twins.optimizer, on_one):
+            optimizer.step()
+            norms.append([float(optimizer.grad_norm), *map(float, optimizer.group_grad_norms)])
+    whole = [p.full_tensor() if isinstance(p, DTensor) else p for p in twins.ours]
+    worst = max(float((p - q).abs().max()) for p, q in zip(whole, twins.whole, strict=True))
+    skipped = [int(optimizer.skipped_steps) for optimizer in (twins.optimizer, on_one)]
+    return {"worst": worst, "norms": norms[::2], "right": norms[1::2], "skipped": skipped}
+
+
+def collectives_of_a_step(options: dict[str, Any]) -> int:
+    """How many there are."""
+    p, q = spread(6, 2), spread(5)
+    optimizer = optim.AdamW([{"params": [p]}, {"params": [q]}], max_grad_norm=1.0, **options)
+    p.grad, q.grad = torch.ones_like(p), torch.ones_like(q)
+    optimizer.step()
+    with CommDebugMode() as counted:
+        optimizer.step()
+    return int(counted.get_total_counts())
+
+
+def torchs_norm() -> list[float]:
+    """The norm that torch finds of DTensors, and ours."""
+    params = [spread(7, 3), spread(4, by=Replicate()), spread(2, 5, by=Shard(1))]
+    for number, p in enumerate(params):
+        p.grad = p.detach() * (number + 1)
+    expected = torch.nn.utils.get_total_norm([p.grad for p in params])
+    optimizer = optim.SGD(params, lr=0.1, max_grad_norm=math.inf)
+    optimizer.step()
+    return [float(expected.full_tensor()), float(optimizer.grad_norm)]
+
+
+def spikes() -> list[int]:
+    """Steps skipped by a SpikeRule so far, where one process alone has large gradients."""
+    p = spread(8)
+    optimizer = optim.SGD([p], lr=0.1, skip_spikes=optim.SpikeRule(8, 3.0))
+    skipped = []
+    for step in range(12):
+        p.grad = torch.full_like(p, 1.0 + 0.01 * (step % 3))
+        if step == 9 and dist.get_rank() == 0:
+            p.grad._local_tensor.mul_(100)
+        optimizer.step()
+        skipped.append(int(optimizer.skipped_steps))
+    return skipped
+
+
+def found_by_one(backend: str) -> tuple[int, list[float]]:
+    """GradScaler's found_inf of one process is that of all."""
+    p = spread(6)
+    with torch.no_grad():
+        p._local_tensor.fill_(1.0)
+    optimizer = optim.SGD([p], lr=0.5, max_grad_norm=math.inf, backend=backend)
+    for step in range(2):
+        p.grad = torch.ones_like(p)
+        optimizer.grad_scale = torch.tensor([2.0])
+        optimizer.found_inf = torch.tensor([float(step == 0 and dist.get_rank() == 0)])
+        optimizer.step()
+    return int(optimizer.skipped_steps), p.full_tensor().tolist()
+
+
+def meshes_apart() -> str:
+    """What is said where no collective finds the norm."""
+    whole = mesh_of(4)
+    pairs = init_device_mesh("cpu", (2, 2), mesh_dim_names=("a", "b"))["b"]
+    params = [torch.nn.Parameter(distribute_tensor(torch.ones(8), mesh, [Shard(0)])) for mesh in (whole, pairs)]
+    return message_of(RuntimeError, lambda: optim.AdamW(params, max_grad_norm=1.0))
