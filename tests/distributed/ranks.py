@@ -15,6 +15,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+IMPORTED = [  # once for all of them
+    *("torch.distributed.fsdp", "torch.distributed.tensor.parallel", "torch.distributed.checkpoint.state_dict"),
+    *("torch.distributed.tensor.debug", "fused_sched.lr_scheduler", "fused_sched.optim"),
+]
 COLLECTIVE_SECONDS = 20  # after which a collective that somebody is missing from raises
 
 
@@ -37,6 +41,7 @@ def _serve(pipe: Connection) -> None:
                 world_size=world,
                 timeout=timedelta(seconds=COLLECTIVE_SECONDS),
             )
+            dist.barrier()  # all are there: one that is done soon does not leave while others arrive
             pipe.send((True, function(*arguments)))
         except BaseException:
             pipe.send((False, traceback.format_exc()))
@@ -97,7 +102,8 @@ class Ranks:
         return [outcomes[rank] for rank in range(world)]
 
     def _fill(self, world: int) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(IMPORTED)
         while len(self._workers) < world:
             here, there = context.Pipe()
             process = context.Process(target=_serve, args=(there,), daemon=True)

@@ -21,12 +21,22 @@ def check_same(found: Outcome, expected: Outcome, dtype: torch.dtype = torch.flo
         torch.testing.assert_close(mine, right, rtol=SPREAD[dtype], atol=SPREAD[dtype])
 
 
-@pytest.mark.parametrize(("way", "world"), [("ddp", 2), ("fsdp", 2), ("fsdp", 4), ("two dimensions", 4)])
+@pytest.mark.parametrize(("way", "world"), [("ddp", 2), ("fsdp", 2), ("fsdp", 4), ("hybrid", 4), ("two dimensions", 4)])
 @pytest.mark.parametrize("dtype", SPREAD, ids=str)
 def test_of_one_process(way: Way, world: int, dtype: torch.dtype, ranks: Ranks) -> None:
     expected = train(Training(dtype=dtype, ours=False), STEPS)
     for found in ranks.run(world, train, Training(way, dtype=dtype), STEPS):
         check_same(found, expected, dtype)
+
+
+@pytest.mark.parametrize(("way", "world"), [("fsdp", 2), ("fsdp", 4), ("hybrid", 4), ("two dimensions", 4)])
+def test_clipped_in_the_step(way: Way, world: int, ranks: Ranks) -> None:
+    """As torch clips on one process; of the two dimensions, some parameters are on both and others on one."""
+    expected = train(Training(ours=False, clip=0.5), STEPS)
+    assert any(map(torch.ne, expected[0][0].flatten(), train(Training(ours=False), STEPS)[0][0].flatten()))
+    options = {"max_grad_norm": 0.5, "skip_nonfinite": True}
+    for found in ranks.run(world, train, Training(way, options=options), STEPS):
+        check_same(found, expected)
 
 
 @pytest.mark.parametrize("world", [1, 4])

@@ -27,7 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fused_sched import lr_scheduler, optim
 
-Way = Literal["alone", "ddp", "fsdp", "two dimensions"]
+Way = Literal["alone", "ddp", "fsdp", "hybrid", "two dimensions"]
 BATCH = 8  # of all ranks
 
 
@@ -57,6 +57,9 @@ class Training:
             return DistributedDataParallel(model)
         if self.way == "fsdp":
             return fully_shard(model, mesh=init_device_mesh("cpu", (dist.get_world_size(),)))
+        if self.way == "hybrid":
+            mesh = init_device_mesh("cpu", (2, dist.get_world_size() // 2), mesh_dim_names=("replicas", "shards"))
+            return fully_shard(model, mesh=mesh)
         if self.way == "two dimensions":
             mesh = init_device_mesh("cpu", (2, dist.get_world_size() // 2), mesh_dim_names=("data", "tensor"))
             parallelize_module(model, mesh["tensor"], {"0": ColwiseParallel(), "2": RowwiseParallel()})

@@ -39,14 +39,16 @@ def placements_for(mesh: DeviceMesh, shape: tuple[int, ...]) -> list[list[Placem
 class Twins:
     """An optimizer of DTensors, and torch's of whole tensors with the same numbers."""
 
-    def __init__(self, name: str, meshes: list[DeviceMesh], options: dict[str, Any], dtype: torch.dtype) -> None:
+    def __init__(
+        self, name: str, meshes: list[DeviceMesh], options: dict[str, Any], dtype: torch.dtype, n_shapes: int = 7
+    ) -> None:
         torch.manual_seed(0)
         make_ours, make_torchs = CLASSES[name]
         self.spread: list[tuple[DeviceMesh, list[Placement]]] = []
         self.whole: list[torch.nn.Parameter] = []
         self.ours: list[torch.nn.Parameter] = []
         for mesh in meshes:
-            for shape in SHAPES:
+            for shape in SHAPES[:n_shapes]:
                 for placements in placements_for(mesh, shape):
                     value = torch.randn(shape, dtype=dtype)
                     self.spread.append((mesh, placements))
@@ -249,9 +251,9 @@ def seconds_of_steps(tensors: int) -> dict[str, float]:
     return shortest
 
 
-def clipped(name: str, shapes: list[tuple[int, ...]], options: dict[str, Any], scale: float = 1.0) -> dict[str, Any]:
+def clipped(name: str, shapes: list[tuple[int, ...]], options: dict[str, Any], n_shapes: int) -> dict[str, Any]:
     """Steps that clip, beside ours of the whole tensors on one process: differences, norms, skipped steps."""
-    twins = Twins(name, [mesh_of(*shape) for shape in shapes], {"lr": 0.1, **options}, torch.float64)
+    twins = Twins(name, [mesh_of(*shape) for shape in shapes], {"lr": 0.1, **options}, torch.float64, n_shapes)
     on_one = CLASSES[name][0](twins.whole, lr=0.1, **options)  # without DTensors, measured on this process alone
     half = len(twins.ours) // 2
     for optimizer, params in ((twins.optimizer, twins.ours), (on_one, twins.whole)):
