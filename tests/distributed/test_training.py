@@ -9,7 +9,18 @@ import torch
 from tolerances import SPREAD
 
 from distributed.ranks import Ranks
-from distributed.training import Outcome, Training, Way, go_on, train, train_and_save, train_and_vanish
+from distributed.training import (
+    Outcome,
+    Training,
+    Way,
+    go_on,
+    go_on_with_all,
+    train,
+    train_all,
+    train_and_save,
+    train_and_save_all,
+    train_and_vanish,
+)
 
 STEPS, SAVED = 10, 5
 ALONE = Training()
@@ -66,3 +77,15 @@ def test_a_rank_that_is_killed(ranks: Ranks, tmp_path: Path) -> None:
     assert "onnection" in trace or "imed out" in trace, trace  # what gloo says of the other, and no result
     for found in ranks.run(2, go_on, training, SAVED, STEPS, str(tmp_path)):
         check_same(found, train(ALONE, STEPS))
+
+
+@pytest.mark.parametrize("flatten", [False, True], ids=["nested", "flat"])
+def test_averages_and_skipped_steps_are_resumed(flatten: bool, ranks: Ranks, tmp_path: Path) -> None:
+    options = {"max_grad_norm": 0.5, "skip_nonfinite": True, "ema_decay": 0.8}
+    expected, averages, skipped = train_all(Training(options=options), SAVED - 1, STEPS)
+    training = Training("fsdp", options=options, flatten=flatten)
+    ranks.run(2, train_and_save_all, training, SAVED, str(tmp_path))
+    for found, averaged, seen in ranks.run(4, go_on_with_all, training, SAVED, STEPS, str(tmp_path)):
+        check_same(found, expected)
+        check_same((averaged, found[1]), (averages, found[1]))
+        assert seen == skipped == 1

@@ -49,6 +49,19 @@ def test_another_memory_is_followed(kernels: str, ranks: Ranks) -> None:
     assert ranks.run(2, u.follow_other_memory, kernels) == [True, True]
 
 
+@pytest.mark.parametrize("kernels", ["cpu", "reference"])
+def test_gradients_that_have_not_arrived(kernels: str, ranks: Ranks) -> None:
+    for difference, kept in ranks.run(2, u.gradients_on_their_way, kernels):
+        assert difference <= UPDATE_RELATIVE[torch.float64]
+        assert kept  # the table was not made anew
+
+
+def test_what_python_alone_sees(ranks: Ranks) -> None:
+    if backends.reason_unavailable("triton") is not None:
+        pytest.skip("triton cannot run here")
+    assert max(ranks.run(2, u.follow_by_python)) <= UPDATE_RELATIVE[torch.float64]
+
+
 @pytest.mark.parametrize(
     ("options", "dtype"),
     [

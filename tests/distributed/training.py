@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 from collections.abc import Iterator
@@ -166,3 +167,43 @@ def train_and_vanish(training: Training, saved: int, end: int, folder: str) -> O
         os.kill(os.getpid(), signal.SIGKILL)
     trainer.train(saved + 2, end)
     return list(trainer.whole()), trainer.lrs
+
+
+def go_on_with_all(training: Training, begin: int, end: int, folder: str) -> tuple[Outcome, list[torch.Tensor], int]:
+    """As :func:`go_on`, with what torch's checkpoints leave out; averages, and skipped steps, too."""
+    trainer = Trainer(training)
+    trainer.load(folder)
+    beside: dict[str, Any] = torch.load(f"{folder}/beside.pt")
+    trainer.optimizer.load_state_dict({**trainer.optimizer.state_dict(), "fused_sched": beside})
+    trainer.train(begin, end)
+    with trainer.optimizer.ema_weights():
+        averages = list(trainer.whole())
+    return (list(trainer.whole()), trainer.lrs), averages, int(trainer.optimizer.skipped_steps)
+
+
+def train_and_save_all(training: Training, end: int, folder: str) -> None:
+    """As :func:`train_and_save`; the step before the last is skipped."""
+    trainer = Trainer(training)
+    trainer.train(0, end - 1)
+    for p in trainer.model.parameters():
+        p.grad = torch.full_like(p, math.inf)
+    trainer.optimizer.step()
+    trainer.train(end - 1, end)
+    trainer.save(folder)
+    beside = trainer.optimizer.state_dict()["fused_sched"]
+    if dist.get_rank() == 0:
+        torch.save(beside, f"{folder}/beside.pt")
+    dist.barrier()
+
+
+def train_all(training: Training, skipped: int, end: int) -> tuple[Outcome, list[torch.Tensor], int]:
+    """What the two come to, in one run."""
+    trainer = Trainer(training)
+    trainer.train(0, skipped)
+    for p in trainer.model.parameters():
+        p.grad = torch.full_like(p, math.inf)
+    trainer.optimizer.step()
+    trainer.train(skipped, end)
+    with trainer.optimizer.ema_weights():
+        averages = list(trainer.whole())
+    return (list(trainer.whole()), trainer.lrs), averages, int(trainer.optimizer.skipped_steps)

@@ -10,11 +10,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed._functional_collectives import all_reduce
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.debug import CommDebugMode
 
 from fused_sched import optim
+from fused_sched.memory import pointers
 from fused_sched.step_options import StepKeywords
 
 SHAPES: tuple[tuple[int, ...], ...] = ((7, 5), (1, 3), (4,), (6, 9), (2, 3, 5), (1,), (8, 8))
@@ -91,9 +93,11 @@ class Twins:
         return worst
 
 
-def follow(name: str, shapes: list[tuple[int, ...]], options: dict[str, Any], dtype: torch.dtype) -> float:
+def follow(
+    name: str, shapes: list[tuple[int, ...]], options: dict[str, Any], dtype: torch.dtype, n_shapes: int = 7
+) -> float:
     """How far steps are from torch's."""
-    twins = Twins(name, [mesh_of(*shape) for shape in shapes], options, dtype)
+    twins = Twins(name, [mesh_of(*shape) for shape in shapes], options, dtype, n_shapes)
     for step in range(4):
         twins.set_gradients(step)
         twins.step()
@@ -333,3 +337,32 @@ def meshes_apart() -> str:
     pairs = init_device_mesh("cpu", (2, 2), mesh_dim_names=("a", "b"))["b"]
     params = [torch.nn.Parameter(distribute_tensor(torch.ones(8), mesh, [Shard(0)])) for mesh in (whole, pairs)]
     return message_of(RuntimeError, lambda: optim.AdamW(params, max_grad_norm=1.0))
+
+
+def gradients_on_their_way(kernels: str) -> tuple[float, bool]:
+    """A gradient whose part is still to arrive, as tensor parallelism may leave it, and a new one each step."""
+    p, q = spread(6, 2, by=Replicate()), spread(6, 2, by=Replicate())
+    ours, theirs = optim.AdamW([p], backend=kernels), torch.optim.AdamW([q], foreach=False)
+    for step in range(4):
+        part = torch.full_like(p.to_local().detach(), 1.0 + step)
+        arriving = all_reduce(part, "sum", p.device_mesh)
+        assert type(arriving).__name__ == "AsyncCollectiveTensor"
+        p.grad = type(p)(arriving, copy.copy(p._spec), requires_grad=False)
+        q.grad = distribute_tensor(part * dist.get_world_size(), q.device_mesh, q.placements)
+        ours.step()
+        theirs.step()
+    rebuilt = ours.tables
+    p.grad = torch.ones_like(p)
+    ours.step()
+    q.grad = torch.ones_like(q)
+    theirs.step()
+    return float((p - q).to_local().abs().max()), rebuilt == ours.tables
+
+
+def follow_by_python() -> float:
+    """As :func:`follow`, where the C++ extension is missing and kernels of a GPU run."""
+    extension, pointers._C = pointers._C, None
+    try:
+        return follow("AdamW", [(2,)], {"lr": 0.1, "backend": "triton"}, torch.float64, 2)
+    finally:
+        pointers._C = extension
