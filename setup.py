@@ -134,7 +134,7 @@ def extensions() -> list[Extension]:
         "fused_sched._C",
         SOURCES,
         define_macros=[("FUSED_SCHED_X86", "1")] if IS_X86 else [],
-        libraries=["torch_cpu"],
+        libraries=["torch_cpu", "dl"] if sys.platform == "linux" else ["torch_cpu"],
         extra_compile_args=["-O2", *EXACT],
         depends=[*KERNELS, *HEADERS],
         py_limited_api=True,

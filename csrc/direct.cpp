@@ -1,5 +1,9 @@
 #include "direct.h"
 
+#ifdef __ELF__
+#include <dlfcn.h>
+#endif
+
 // Torch's, by the names that its libraries export. They are declared here because torch's headers of C++ do not go with
 // the limited API of Python, and compile their own version's layout of a tensor into whoever includes them. One that
 // this torch does not have is null.
@@ -24,6 +28,9 @@ namespace {
 Py_ssize_t tensor_offset = 0;        // in an object; 0: nothing is read directly
 const void* no_gradient = nullptr;   // what an undefined at::Tensor refers to
 PyObject* grad_attribute = nullptr;  // torch's own
+// PyObject* THPVariable_Wrap(const at::TensorBase&), which gives the Python object of a tensor; null if it is not to be
+// used. Nothing is linked with the library that has it: torch has loaded it.
+PyObject* (*torch_wrap)(const void* tensor) = nullptr;
 PyObject* grad_name = nullptr;
 
 #ifdef __ELF__
@@ -66,6 +73,17 @@ Py_ssize_t find_offset(PyObject* object, const void* address) {
   return 0;
 }
 
+// Looks for torch_wrap, which has to give this object for this tensor.
+void find_wrap(const void* tensor, PyObject* object) {
+  void* library = dlopen("libtorch_python.so", RTLD_NOLOAD | RTLD_LAZY);
+  if (library == nullptr) return;
+  torch_wrap = reinterpret_cast<PyObject* (*)(const void*)>(dlsym(library, "_Z16THPVariable_WrapRKN2at10TensorBaseE"));
+  PyObject* wrapped = torch_wrap == nullptr ? nullptr : torch_wrap(tensor);
+  if (wrapped != object) torch_wrap = nullptr;
+  Py_XDECREF(wrapped);
+  PyErr_Clear();
+}
+
 // Whether all that is read directly of a tensor, and of one that is made its gradient, is what Python says.
 bool try_out(PyObject* tensor, PyObject* gradient) {
   if (!is_plain_tensor(tensor) || !is_plain_tensor(gradient)) return false;
@@ -83,6 +101,7 @@ bool try_out(PyObject* tensor, PyObject* gradient) {
   if (data_pointer(seen) != data_pointer(expected) || !same_geometry(seen, expected)) return false;
   no_gradient = none;
   tensor_offset = offset;
+  find_wrap(torch_grad(address), gradient);
   return true;
 }
 
@@ -122,8 +141,23 @@ bool reads_directly() {
   return tensor_offset != 0 && !torch_has_function_mode() && is_untouched(tensor_type) && is_untouched(parameter_type);
 }
 
+bool reads_directly(PyTypeObject* type) { return torch_wrap != nullptr && is_untouched(type); }
+
 const TensorHandle& tensor_in(PyObject* object) {
   return *reinterpret_cast<const TensorHandle*>(reinterpret_cast<const char*>(object) + tensor_offset);
+}
+
+PyObject* gradient_object(PyObject* tensor) {
+  const TensorHandle* gradient;
+  const Gradient kind = gradient_of(tensor_in(tensor), &gradient);
+  if (kind == Gradient::kAskPython) return nullptr;
+  if (kind == Gradient::kNone) {
+    Py_INCREF(Py_None);
+    return Py_None;
+  }
+  PyObject* object = torch_wrap(gradient);
+  if (object == nullptr) PyErr_Clear();
+  return object;
 }
 
 Gradient gradient_of(const TensorHandle& tensor, const TensorHandle** gradient) {
@@ -145,6 +179,8 @@ bool view_directly(const TensorHandle& tensor, DLTensor* view) {
 
 bool load_direct() { return true; }
 bool reads_directly() { return false; }
+bool reads_directly(PyTypeObject*) { return false; }
+PyObject* gradient_object(PyObject*) { return nullptr; }
 const TensorHandle& tensor_in(PyObject* object) { return *reinterpret_cast<const TensorHandle*>(object); }
 Gradient gradient_of(const TensorHandle&, const TensorHandle**) { return Gradient::kAskPython; }
 bool view_directly(const TensorHandle&, DLTensor*) { return false; }

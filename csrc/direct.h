@@ -25,6 +25,12 @@ const TensorHandle& tensor_in(PyObject* object);
 enum class Gradient { kThere, kNone, kAskPython };
 Gradient gradient_of(const TensorHandle& tensor, const TensorHandle** gradient);
 
+// The same question of a class of somebody's, such as torch's DTensor, where reads_directly() holds.
+bool reads_directly(PyTypeObject* type);
+
+// What `grad` of a tensor of such a class is, a new reference; null, without an exception, where Python has to be asked.
+PyObject* gradient_object(PyObject* tensor);
+
 // As view_tensor(), but sets no exception.
 bool view_directly(const TensorHandle& tensor, DLTensor* view);
 

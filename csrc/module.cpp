@@ -109,36 +109,79 @@ bool read_spikes(PyObject* const* args, const int64_t* header, Spikes* spikes) {
   return !PyErr_Occurred();
 }
 
-PyObject* measure(PyObject*, PyObject* const* args, Py_ssize_t n_args) {
-  Measurement m;
-  Control control;
+// None, or a number for each group. Returns false with a Python exception set.
+bool read_sums(PyObject* object, int64_t n_groups, double** sums) {
+  *sums = nullptr;
+  if (object == Py_None) return true;
+  Argument argument;
+  if (!read_tensor(object, {"sums", kDLFloat, 64, "float64", 0, n_groups}, &argument)) return false;
+  *sums = static_cast<double*>(argument.data);
+  return true;
+}
+
+// Arguments 1 to 4 of measure() and sum_squares().
+bool read_measured(PyObject* const* args, Measurement* m, Control* control) {
   Argument groups;
+  if (!read_control(args[0], control) || !read_tables(args[1], &m->tables) ||
+      !read_int(args[2], "chunk", 1, INT64_MAX, &m->chunk_size) ||
+      !read_tensor(args[3], {"groups", kDLInt, 64, "int64", 2, 0}, &groups)) {
+    return false;
+  }
+  m->kernels = chosen_capability.kernels;
+  m->control = control->data;
+  m->n_rows = control->n_rows;
+  m->groups = static_cast<const MeasuredGroup*>(groups.data);
+  m->n_groups = groups.count / 2;
+  return true;
+}
+
+bool is_sane(const Measurement& m) {
+  char message[kMessageSize];
+  if (check_measurement(m, message, kMessageSize)) return true;
+  PyErr_SetString(PyExc_ValueError, message);
+  return false;
+}
+
+PyObject* sum_squares(PyObject*, PyObject* const* args, Py_ssize_t n_args) {
+  Measurement m{};
+  Control control;
+  double* sums = nullptr;
+  if (!check_argument_count("sum_squares", n_args, 5) || !read_measured(args, &m, &control) ||
+      !read_sums(args[4], m.n_groups, &sums)) {
+    return nullptr;
+  }
+  if (sums == nullptr) {
+    PyErr_SetString(PyExc_TypeError, "sums=None must be a tensor of float64 with a place for each group");
+    return nullptr;
+  }
+  if (!is_sane(m)) return nullptr;
+  Py_BEGIN_ALLOW_THREADS;
+  sum_squares(m, sums);
+  Py_END_ALLOW_THREADS;
+  Py_RETURN_NONE;
+}
+
+PyObject* measure(PyObject*, PyObject* const* args, Py_ssize_t n_args) {
+  Measurement m{};
+  Control control;
   int64_t each, only_finite;
   bool given;
+  double* sums;
   float grad_scale = 1.0f, found_inf = 0.0f;
-  if (!check_argument_count("measure", n_args, 11) || !read_control(args[0], &control) ||
-      !read_tables(args[1], &m.tables) || !read_int(args[2], "chunk", 1, INT64_MAX, &m.chunk_size) ||
-      !read_tensor(args[3], {"groups", kDLInt, 64, "int64", 2, 0}, &groups) ||
+  if (!check_argument_count("measure", n_args, 12) || !read_measured(args, &m, &control) ||
       !read_int(args[4], "each", 0, 1, &each) || !read_optional(args[5], "grad_scale", &given, &grad_scale) ||
       !read_optional(args[6], "found_inf", &given, &found_inf) ||
       !read_int(args[7], "only_finite", 0, 1, &only_finite) ||
-      !read_spikes(args + 8, reinterpret_cast<const int64_t*>(control.data), &m.spikes)) {
+      !read_spikes(args + 8, reinterpret_cast<const int64_t*>(control.data), &m.spikes) ||
+      !read_sums(args[11], m.n_groups, &sums)) {
     return nullptr;
   }
-  m.kernels = chosen_capability.kernels;
-  m.control = control.data;
-  m.n_rows = control.n_rows;
-  m.groups = static_cast<const MeasuredGroup*>(groups.data);
-  m.n_groups = groups.count / 2;
+  m.sums = sums;
   m.each = each != 0;
   m.grad_scale = grad_scale;
   m.found_inf = found_inf != 0.0f;
   m.only_finite = only_finite != 0;
-  char message[kMessageSize];
-  if (!check_measurement(m, message, kMessageSize)) {
-    PyErr_SetString(PyExc_ValueError, message);
-    return nullptr;
-  }
+  if (!is_sane(m)) return nullptr;
   Py_BEGIN_ALLOW_THREADS;
   run_measurement(m);
   Py_END_ALLOW_THREADS;
@@ -147,11 +190,12 @@ PyObject* measure(PyObject*, PyObject* const* args, Py_ssize_t n_args) {
 
 PyMethodDef methods[] = {
     {"scan", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(scan)), METH_FASTCALL,
-     "scan(groups, ids, layouts, records, needed, held[, device_type, device_id]) -> int\n\n"
+     "scan(groups, ids, layouts, records, needed, held, specs[, device_type, device_id]) -> int\n\n"
      "Compare the parameter table with the tensors and follow moved gradients; needed counts the\n"
      "state tensors of each record. held is emptied, and then has the gradients that only it\n"
-     "keeps until the update. All tensors have to be on the device, as __dlpack_device__\n"
-     "writes it; the default is the CPU.\n"
+     "keeps until the update. specs, or None without DTensors, has for each parameter how it is\n"
+     "spread (None: it is none), and a place for the same of its gradient. All tensors have to be\n"
+     "on the device, as __dlpack_device__ writes it; the default is the CPU.\n"
      "0: nothing changed; 1: a gradient's address changed; 2: rebuild the table."},
     {"layout", layout, METH_O,
      "layout(tensor) -> int\n\nNon-zero hash of dtype, shape and strides."},
@@ -166,10 +210,14 @@ PyMethodDef methods[] = {
      "may be rounded by chance."},
     {"measure", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(measure)), METH_FASTCALL,
      "measure(control, tables, chunk, groups, each, grad_scale, found_inf, only_finite, norms, least,\n"
-     "    deviations) -> None\n\n"
+     "    deviations, sums) -> None\n\n"
      "Write the norm of the gradients of all tables (records, chunks), the clip factor of each group\n"
      "(row, whether it has one) and whether the step is skipped to the control block. each: by\n"
-     "a norm of each group's own gradients. norms: what a SpikeRule remembers, or None."},
+     "a norm of each group's own gradients. norms: what a SpikeRule remembers, or None. sums: more\n"
+     "squares of each group, or None."},
+    {"sum_squares", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(sum_squares)), METH_FASTCALL,
+     "sum_squares(control, tables, chunk, groups, sums) -> None\n\n"
+     "Write the sum of the squares of each group's gradients."},
     {"advance", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(advance_schedule)),
      METH_FASTCALL,
      "advance(control, schedule) -> None\n\n"

@@ -14,6 +14,7 @@ def scan(
     records: Tensor,
     needed: Tensor,
     held: list[Tensor | None],
+    specs: list[Any] | None,
     device_type: int = 1,
     device_id: int = 0,
     /,
@@ -59,12 +60,18 @@ def measure(
     norms: Tensor | None,
     least: int,
     deviations: float,
+    sums: Tensor | None,
 ) -> None:
     """Write norm, clip factors and whether the step is skipped to the control block.
 
     tables: records and chunks. groups: int64 (n, 2), row and whether it has a clip factor. each: that of the group's
-    own norm. norms: what a SpikeRule remembers.
+    own norm. norms: what a SpikeRule remembers. sums: float64, more squares of each group.
     """
+
+def sum_squares(
+    control: Tensor, tables: tuple[tuple[Tensor, Tensor], ...], chunk: int, groups: Tensor, sums: Tensor, /
+) -> None:
+    """Write the sum of the squares of each group's gradients to ``sums``, float64."""
 
 def advance(control: Tensor, schedule: Schedule, /) -> None:
     """Run a program once. Its memory has, from ``rows_offset`` on, the row of the control block that each lane drives.

@@ -385,7 +385,7 @@ def test_gradients_that_moved_are_measured(cuda: CudaBackend) -> None:
     assert norms[0] != norms[1]
     (launches,) = cuda.measurements.values()
     grads = cuda.device_tables[optimizer.tables[0]].grads
-    assert launches.prepared.rows[:, NORM_LAUNCH.index("grads")].tolist() == [grads.data_ptr()]
+    assert launches.prepared[0].rows[:, NORM_LAUNCH.index("grads")].tolist() == [grads.data_ptr()]
 
 
 def test_unchanged_gradients_change_nothing_on_the_host(cuda: CudaBackend) -> None:
@@ -411,10 +411,10 @@ def test_the_scan_compares_devices(cuda: CudaBackend) -> None:
     set_gradients(params, 1)
     optimizer.step()
     t = optimizer.tables[0]
-    arguments = t.lists, t.ids, t.layouts, t.records, t.needed, t.held
+    arguments = t.lists, t.ids, t.layouts, t.records, t.needed, t.held, t.specs
     assert [_C.scan(*arguments), _C.scan(*arguments, 1, 0)] == [UNCHANGED] * 2
     assert [_C.scan(*arguments, 2, 0), _C.scan(*arguments, 1, 1)] == [REBUILD] * 2
-    with pytest.raises(TypeError, match="takes 8 positional arguments, but 7 were given"):
+    with pytest.raises(TypeError, match="takes 9 positional arguments, but 8 were given"):
         _C.scan(*arguments, 1)
 
 

@@ -47,3 +47,7 @@ LONG_RUN_RELATIVE = 1e-12
 # equally good roundings differ by luck: of n elements, the rms is known to about 1 / sqrt(2 n).
 RMS_RATIO_FLOAT32 = 1.01  # over torch's fused kernel, whose roundings are nearly ours: equal bits on x86
 RMS_RATIO_16_BIT = 1.05  # over torch's for-loop, for 4,000 elements; storing to 16 bits dominates in both
+
+# A training over several processes against one process, absolute and relative. They add up the parts of a gradient in
+# another order, and Adam scales the rounding of a small gradient up to a part of a step of size lr.
+SPREAD: dict[torch.dtype, float] = {torch.float64: 1e-12, torch.float32: 1e-4}

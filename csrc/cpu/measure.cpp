@@ -86,9 +86,16 @@ bool check_measurement(const Measurement& m, char* message, int message_size) {
   return true;
 }
 
+void sum_squares(const Measurement& m, double* sums) {
+  row_sums.assign(m.n_rows, 0.0);
+  for (const Gradients& t : m.tables) add_squares(m, t);
+  for (int64_t i = 0; i < m.n_groups; ++i) sums[i] = row_sums[m.groups[i].row];
+}
+
 void run_measurement(const Measurement& m) {
   row_sums.assign(m.n_rows, 0.0);
   for (const Gradients& t : m.tables) add_squares(m, t);
+  for (int64_t i = 0; m.sums != nullptr && i < m.n_groups; ++i) row_sums[m.groups[i].row] += m.sums[i];
   double squares = 0.0;
   for (int64_t i = 0; i < m.n_groups; ++i) squares += row_sums[m.groups[i].row];
   const double norm = sqrt(squares) / m.grad_scale;

@@ -30,6 +30,7 @@ struct Measurement {
   const MeasuredGroup* groups;
   int64_t n_groups;
   bool each;  // a norm of each group's gradients, else one of all
+  const double* sums;  // of the squares of each group's gradients, added to those of the tables; or null
   double grad_scale;
   bool found_inf;
   bool only_finite;
@@ -38,6 +39,9 @@ struct Measurement {
 
 // Returns false and sets message if a record, chunk or group is invalid; nothing is changed then.
 bool check_measurement(const Measurement& m, char* message, int message_size);
+
+// Writes the sum of the squares of each group's gradients, as they are.
+void sum_squares(const Measurement& m, double* sums);
 
 // Writes the norms, the clip factors and whether the step is skipped to the control block. The same
 // bits whatever the number of threads and the instruction set.

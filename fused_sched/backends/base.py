@@ -12,6 +12,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from ..memory.control_block import ControlBlock
 from ..memory.parameter_table import ParameterTable
 from ..memory.platforms import TORCH, Platform
+from ..memory.reduction import Reduction
 from ..rules import Rule
 from ..step_options import StepOptions
 
@@ -31,6 +32,7 @@ class Measurement:
         groups: row of each group, and whether it has a ``max_grad_norm``.
         options: what the norm is for.
         norms: float64, one for each step of a SpikeRule's window: what it remembers; else None.
+        reduction: adds up what processes measure of their parts of DTensors; None without those.
         grad_scale, found_inf: as in :class:`Update`.
     """
 
@@ -40,11 +42,19 @@ class Measurement:
     groups: Sequence[tuple[int, bool]]
     options: StepOptions
     norms: torch.Tensor | None
+    reduction: Reduction | None = None
     grad_scale: torch.Tensor | None = None
     found_inf: torch.Tensor | None = None
     groups_table: torch.Tensor = field(init=False)  # int64 CPU tensor of the groups
+    counted: Sequence[torch.Tensor] = field(init=False)  # bool CPU tensors: which entries of each table count here
 
     def __post_init__(self) -> None:
+        reduction = self.reduction
+        on_host: dict[str, Any] = {"dtype": torch.bool, "device": "cpu"}
+        self.counted = [
+            torch.tensor([reduction is None or reduction.counts(e.owner) for e in table.entries], **on_host)
+            for table in self.tables
+        ]
         self.groups_table = torch.tensor(self.groups, dtype=torch.int64, device="cpu").reshape(-1, 2)
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
+from weakref import WeakKeyDictionary
 
 import torch
 
 from ..memory.parameter_table import CHUNK, ParameterTable
-from ..memory.platforms import Platform
+from ..memory.platforms import TORCH, Platform
+from ..memory.reduction import Reduction
 from ..rules import RULES
 from .base import Backend, Measurement, Update
 
@@ -30,13 +32,20 @@ class CpuBackend(Backend):
     walks_memory = True
     rules: ClassVar = {name: RULES[name] for name in _C.rules()}
 
+    def __init__(self, platform: Platform = TORCH) -> None:
+        super().__init__(platform)
+        # of a measurement over several processes: the chunks that count on this one
+        self._counted: WeakKeyDictionary[Measurement, tuple[tuple[torch.Tensor, torch.Tensor], ...]]
+        self._counted = WeakKeyDictionary()
+
     def prepare(self, table: ParameterTable) -> None:
         """Remember the memory layout of every parameter; 0: kernels do not walk its own memory."""
         layouts = [0 if e.inert or e.staging is not None else _C.layout(e.param) for e in table.entries]
         table.layouts = torch.tensor(layouts, dtype=torch.int64, device="cpu")
 
     def scan(self, table: ParameterTable) -> bool:
-        if _C.scan(table.lists, table.ids, table.layouts, table.records, table.needed, table.held) == _REBUILD:
+        t = table
+        if _C.scan(t.lists, t.ids, t.layouts, t.records, t.needed, t.held, t.specs) == _REBUILD:
             return False
         return not table.watched or all(e.is_current() for e in table.watched)
 
@@ -57,19 +66,39 @@ class CpuBackend(Backend):
 
     def _measure(self, measurement: Measurement) -> None:
         m, rule = measurement, measurement.options.skip_spikes
+        tables = tuple((table.records, table.chunks) for table in m.tables)
+        sums, found = None, m.found_inf
+        if m.reduction is not None:
+            sums, found = self._sums_of_all(m, m.reduction)
+            tables = ()
         _C.measure(
             m.block.tensor,
-            tuple((table.records, table.chunks) for table in m.tables),
+            tables,
             CHUNK,
             m.groups_table,
             int(m.options.norm_scope == "group"),
             m.grad_scale,
-            m.found_inf,
+            found,
             int(m.options.may_skip),
             m.norms,
             0 if rule is None else rule.least,
             0.0 if rule is None else float(rule.deviations),
+            sums,
         )
+
+    def _sums_of_all(self, m: Measurement, reduction: Reduction) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The squares of each group's gradients, and found_inf, added up over all processes."""
+        together = torch.zeros(len(m.groups) + 1, dtype=torch.float64, device="cpu")
+        tables = self._counted.get(m)
+        if tables is None:
+            pairs = zip(m.tables, m.counted, strict=True)
+            tables = tuple((table.records, table.chunks[counts[table.chunks[:, 0]]]) for table, counts in pairs)
+            self._counted[m] = tables
+        _C.sum_squares(m.block.tensor, tables, CHUNK, m.groups_table, together[:-1])
+        if m.found_inf is not None:
+            together[-1:] = m.found_inf.reshape(1)
+        reduction.add_up(together)
+        return together[:-1], None if m.found_inf is None else together[-1:].float()
 
     def advance(self, schedule: Run) -> None:
         _C.advance(schedule.block.tensor, schedule.launch_arguments)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from ..memory.device_measure import DeviceMeasurement, NormChunks
+from ..memory.device_measure import DeviceMeasurement, NormChunks, SumsOfAll
 from ..memory.device_table import UNIT, DeviceTable, SignatureChunks
 from ..memory.parameter_table import DTYPES
 from ..memory.platforms import TORCH, Platform
@@ -134,7 +134,8 @@ class CudaBackend(DeviceBackend):
     def _launch_measurement(
         self, prepared: _Norms, control: torch.Tensor, scale: torch.Tensor | None, found: torch.Tensor | None
     ) -> None:
-        self._operators.measure(prepared.rows, control, scale, found)
+        if len(prepared.rows):
+            self._operators.measure(prepared.rows, control, scale, found)
 
     def _launch_advance(self, prepared: torch.Tensor, control: torch.Tensor) -> None:
         self._operators.advance(prepared, control)
@@ -177,7 +178,7 @@ class CudaBackend(DeviceBackend):
         return rows, [schedules, *made]
 
     def _prepare_measurement(
-        self, measurement: Measurement, on_device: DeviceMeasurement, tables: list[DeviceTable]
+        self, measurement: Measurement, on_device: DeviceMeasurement | SumsOfAll, tables: list[DeviceTable]
     ) -> tuple[_Norms, list[Any]]:
         values = {
             "unit": UNIT,
@@ -193,11 +194,13 @@ class CudaBackend(DeviceBackend):
         }
         # Without any elements there still is a norm, of 0: one block notes it.
         nothing = {"dtype": -1, "n_blocks": 1, "chunks": 0, "chunk_size": 0, "records": 0}
-        words = [_norm_words(part, tables[part.table]) for part in on_device.parts]
-        launches = [{**values, **own} for own in words or [nothing]]
-        launches[-1]["last"] = 1
-        rows = [_row(NORM_LAUNCH, NORM_LAUNCH_WIDTH, launch) for launch in launches]
-        prepared = _Norms(torch.tensor(rows, dtype=torch.int64, device="cpu"), [p.table for p in on_device.parts])
+        found = [_norm_words(part, tables[part.table]) for part in on_device.parts]
+        launches = [{**values, **own} for own in found or [nothing] * on_device.decides]
+        if on_device.decides:
+            launches[-1]["last"] = 1
+        words = [_row(NORM_LAUNCH, NORM_LAUNCH_WIDTH, launch) for launch in launches]
+        rows = torch.tensor(words, dtype=torch.int64, device="cpu").reshape(-1, NORM_LAUNCH_WIDTH)
+        prepared = _Norms(rows, [p.table for p in on_device.parts])
         self._operators.prepare(prepared.rows, measurement.block.device.index)
         return prepared, []
 

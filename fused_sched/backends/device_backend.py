@@ -12,7 +12,7 @@ import torch
 
 from ..memory import pointers
 from ..memory.control_block import ControlBlock
-from ..memory.device_measure import DeviceMeasurement
+from ..memory.device_measure import DeviceMeasurement, SumsOfAll
 from ..memory.device_table import DeviceTable, Launches
 from ..memory.parameter_table import ParameterTable
 from ..memory.platforms import TORCH, Platform
@@ -79,7 +79,7 @@ class DeviceBackend(Backend):
             entries = update.table.entries
             kept = [launches.kept, table.tensors, scale, found]
             hosted = [block, *(s.memory for s in update.schedules)]
-            self._note_capture(entries[0].param if entries else block, kept, hosted)
+            self._note_capture(entries[0].owner if entries else block, kept, hosted)
 
     def _measure(self, measurement: Measurement) -> None:
         m, block = measurement, measurement.block
@@ -93,20 +93,31 @@ class DeviceBackend(Backend):
                 launches = self.measurements[m] = self._renewed(launches, key, make, capturing)
             grads = [table.grads for table in tables]
             if not launches.reads(grads):
-                self._point_measurement_to(launches.prepared, grads)
+                self._point_measurement_to(launches.prepared[0], grads)
             scale = None if m.grad_scale is None else one_float(m.grad_scale, block.device)
             found = None if m.found_inf is None else one_float(m.found_inf, block.device)
-            self._launch_measurement(launches.prepared, block.tensor, scale, found)
+            own, of_all = launches.prepared
+            self._launch_measurement(own, block.tensor, scale, found)
+            if of_all is not None and m.reduction is not None:
+                sums, decision = of_all
+                self._launch_measurement(decision, block.tensor, scale, sums.add_up(m.reduction, found))
         if capturing:
             entries = m.tables[0].entries
             kept = [launches.kept, *(table.tensors for table in tables), scale, found]
-            self._note_capture(entries[0].param if entries else block, kept, [block])
+            self._note_capture(entries[0].owner if entries else block, kept, [block])
 
     def _make_measurement(self, measurement: Measurement, tables: list[DeviceTable]) -> tuple[Any, list[Any]]:
-        m = measurement
-        on_device = DeviceMeasurement(tables, m.groups, self.platform, m.block.device, self._chunk_size)
+        """The launches of a measurement, and what follows them where other processes have parts of the gradients."""
+        m, about = measurement, (self.platform, measurement.block.device)
+        counted = None if m.reduction is None else m.counted
+        on_device = DeviceMeasurement(tables, m.groups, *about, self._chunk_size, counted)
+        of_all = None if m.reduction is None else SumsOfAll(on_device, m.groups, *about)
         prepared, made = self._prepare_measurement(m, on_device, tables)
-        return prepared, [on_device.tensors, m.norms, *made]
+        kept = [on_device.tensors, m.norms, *made]
+        if of_all is None:
+            return (prepared, None), kept
+        decision, made = self._prepare_measurement(m, of_all, tables)
+        return (prepared, (of_all, decision)), [*kept, of_all.tensors, *made]
 
     def advance(self, schedule: Run) -> None:
         block = schedule.block
@@ -131,7 +142,7 @@ class DeviceBackend(Backend):
             self._drop(self.advances.pop(run, None))
 
     def _prepare_measurement(
-        self, measurement: Measurement, on_device: DeviceMeasurement, tables: list[DeviceTable]
+        self, measurement: Measurement, on_device: DeviceMeasurement | SumsOfAll, tables: list[DeviceTable]
     ) -> tuple[Any, list[Any]]:
         """The launches of a measurement, as yet without gradients, and what else was made for them to point to."""
         raise NotImplementedError

@@ -83,14 +83,14 @@ class ReferenceBackend(Backend):
         rows = {index: Row(block, index) for index in {entry.row for entry in entries}}
         for entry in entries:
             row = rows[entry.row]
-            if entry.param.grad is not None:
+            if entry.grad is not None:
                 self._update_one(update, entry, row, block.counts[entry.count], skip)
             if entry.average is not None:
                 _average(_value(entry), entry.average, row.ema_decay, skip)
         if update.zeroes:
             for entry in entries:
-                if entry.param.grad is not None:
-                    entry.param.grad.detach().zero_()
+                if entry.grad is not None:
+                    entry.grad.detach().zero_()
         if update.draws:
             updates = block.integers[HEADER["updates"]]
             updates += 1 if skip is None else (~skip).to(updates.dtype)
@@ -109,7 +109,7 @@ class ReferenceBackend(Backend):
 
     @staticmethod
     def _update_one(update: Update, entry: Entry, row: Row, count: torch.Tensor, skip: torch.Tensor | None) -> None:
-        grad = entry.param.grad
+        grad = entry.grad
         assert grad is not None
         g = _wide(grad)
         unscaled = None

@@ -15,6 +15,9 @@ def measure(m: Measurement) -> None:
     """See :meth:`Backend.measure`; nothing waits for the device."""
     block = m.block
     sums = _sums_of_squares(m)
+    found = None if m.found_inf is None else m.found_inf.to(block.device).reshape(()) != 0
+    if m.reduction is not None:
+        sums, found = _added_up(sums, found, m)
     total = torch.stack([*sums.values(), block.tensor.new_zeros(())]).sum().sqrt()
     scale = 1.0 if m.grad_scale is None else m.grad_scale.to(block.device, torch.float64).reshape(())
     norm = total / scale
@@ -22,9 +25,7 @@ def measure(m: Measurement) -> None:
         own = norm if m.options.norm_scope == "all" else sums[row].sqrt() / scale
         block.measured(row, "group_norm").copy_(own)
         block.measured(row, "clip_factor").copy_(_clip_factor(block, row, own) if clips else own.new_ones(()))
-    stopped = torch.zeros((), dtype=torch.bool, device=block.device)
-    if m.found_inf is not None:
-        stopped = m.found_inf.to(block.device).reshape(()) != 0
+    stopped = torch.zeros((), dtype=torch.bool, device=block.device) if found is None else found
     skipped = stopped
     if m.options.may_skip:
         skipped = skipped | ~torch.isfinite(norm)
@@ -38,12 +39,23 @@ def measure(m: Measurement) -> None:
 def _sums_of_squares(m: Measurement) -> dict[int, torch.Tensor]:
     """Of each row's gradients, as they are."""
     sums = {row: m.block.tensor.new_zeros(()) for row, _ in m.groups}
-    for table in m.tables:
-        for entry in table.entries:
-            g = entry.param.grad
-            if g is not None and not entry.inert:
+    for table, counted in zip(m.tables, m.counted, strict=True):
+        for entry, counts in zip(table.entries, counted.tolist(), strict=True):
+            g = entry.grad
+            if g is not None and counts and not entry.inert:
                 sums[entry.row] = sums[entry.row] + real_view(g).double().square().sum()
     return sums
+
+
+def _added_up(
+    sums: dict[int, torch.Tensor], found: torch.Tensor | None, m: Measurement
+) -> tuple[dict[int, torch.Tensor], torch.Tensor | None]:
+    """Those of all processes."""
+    assert m.reduction is not None
+    none = m.block.tensor.new_zeros(())
+    together = torch.stack([*sums.values(), none if found is None else found.to(none.dtype)])
+    m.reduction.add_up(together)
+    return dict(zip(sums, together, strict=False)), None if found is None else together[-1] != 0
 
 
 def _clip_factor(block: ControlBlock, row: int, norm: torch.Tensor) -> torch.Tensor:

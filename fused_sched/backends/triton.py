@@ -16,7 +16,7 @@ from ..kernels import rules as kernel_rules
 from ..kernels import variants
 from ..kernels.launcher import Launcher, make_launcher
 from ..kernels.program_source import advance_function
-from ..memory.device_measure import DeviceMeasurement
+from ..memory.device_measure import DeviceMeasurement, SumsOfAll
 from ..memory.device_table import DeviceTable
 from ..memory.platforms import TORCH, Platform
 from ..rules import RULES
@@ -125,7 +125,7 @@ class TritonBackend(DeviceBackend):
         return launches, [schedules]
 
     def _prepare_measurement(
-        self, measurement: Measurement, on_device: DeviceMeasurement, tables: list[DeviceTable]
+        self, measurement: Measurement, on_device: DeviceMeasurement | SumsOfAll, tables: list[DeviceTable]
     ) -> tuple[list[tuple[int, _Launch]], list[Any]]:
         m, device = measurement, measurement.block.device
         control = m.block.tensor
@@ -148,11 +148,12 @@ class TritonBackend(DeviceBackend):
         numbers = {"n_sums": on_device.n_sums, "n_groups": on_device.n_groups, "chunk_size": 0}
         launches = []
         for part in on_device.parts:
-            kernel = variants.norm(part.grad, replace(options, last=part is on_device.parts[-1]))
+            last = on_device.decides and part is on_device.parts[-1]
+            kernel = variants.norm(part.grad, replace(options, last=last))
             given = {**tensors, "records": tables[part.table].records, "chunks": part.chunks}
             given_numbers = {**numbers, "chunk_size": part.size}
             launches.append((part.table, self._launch(kernel, device, len(part.chunks), given, given_numbers)))
-        if not launches:
+        if not launches and on_device.decides:
             launches.append((0, self._launch(variants.norm(None, options), device, 1, tensors, numbers)))
         return launches, []
 

@@ -16,6 +16,7 @@ import torch
 
 from .control_block import NO_COUNT, Slot
 from .masters import MASTERS
+from .shards import local, spec_of, spread_alike
 from .values import has_values
 
 CHUNK = 16384  # elements; 7 arrays of a chunk stay in a core's L2 cache
@@ -146,7 +147,8 @@ class Entry:
     """One parameter of the table.
 
     Attributes:
-        param: the parameter.
+        owner: the parameter.
+        param: what of it is updated here: itself, or the part of it that this process has.
         dtype: that it had when the entry was made.
         row: of its group, in the control block.
         count: index of its state's count.
@@ -164,13 +166,13 @@ class Entry:
     """
 
     __slots__ = (
-        *("asleep", "average", "copied_count", "count", "dtype", "elsewhere", "master", "needed", "param", "row"),
-        *("sparse", "staging", "state", "state_dtype", "stream"),
+        *("asleep", "average", "copied_count", "count", "dtype", "elsewhere", "master", "needed", "owner", "param"),
+        *("row", "sparse", "staging", "state", "state_dtype", "stream"),
     )
 
-    def __init__(self, param: torch.Tensor, row: int, needed: int) -> None:
-        self.param, self.row, self.needed = param, row, needed
-        self.dtype = param.dtype
+    def __init__(self, owner: torch.Tensor, row: int, needed: int) -> None:
+        self.owner, self.param, self.row, self.needed = owner, local(owner), row, needed
+        self.dtype = owner.dtype
         self.count = NO_COUNT
         self.state: tuple[torch.Tensor, ...] = ()
         self.state_dtype: torch.dtype | None = None
@@ -182,15 +184,26 @@ class Entry:
         self.copied_count: Slot | None = None
 
     @property
+    def grad(self) -> torch.Tensor | None:
+        """Its gradient, of which a process has the same part."""
+        g = self.owner.grad
+        return None if g is None else local(g)
+
+    @property
     def inert(self) -> bool:
         """Whether kernels are to leave it alone."""
         return self.asleep or self.elsewhere or self.sparse
 
     def is_current(self) -> bool:
         """Whether states and staging still suit the parameter and its gradient."""
-        p, g = self.param, self.param.grad
+        p, g = self.param, self.owner.grad
+        if local(self.owner) is not p:
+            return False
         if g is None or self.elsewhere:
             return True
+        if not spread_alike(self.owner, g):
+            return False
+        g = local(g)
         if self.sparse:
             return g.layout == torch.sparse_coo and g.shape == p.shape
         if p.dtype != self.dtype:
@@ -205,7 +218,7 @@ class Entry:
 
     def needs_staging(self) -> bool:
         """Whether the kernels cannot walk the parameter, or its present gradient, in place."""
-        p, g = self.param, self.param.grad
+        p, g = self.param, self.grad
         if p.is_complex() or p.is_neg() or not is_dense(p):
             return True
         if g is None:
@@ -258,7 +271,8 @@ class ParameterTable:
     ``ids`` (addresses of the parameter objects, and which list has them), ``layouts`` (a hash of shape and strides, 0
     when kernels do not walk the parameter itself) and ``needed`` (state tensors) let a scan notice without Python work
     that a record is out of date. ``held`` has, from a scan to the end of the update, the gradients of parameters whose
-    class is not torch's own: what such a class answers may be a tensor that nobody else has.
+    class is not torch's own: what such a class answers may be a tensor that nobody else has. ``specs``, None without
+    DTensors, has for each entry how a DTensor is spread, and the same of the gradient that was seen last.
 
     The rest belongs to scans of a GPU's tensors (``pointers.py``). ``dlpack_device``: their device as DLPack writes it,
     or None if C++ cannot read them. ``seen``: what the scan in Python found in order, by position. ``moved``: whether
@@ -273,7 +287,7 @@ class ParameterTable:
         self.entries = list(entries)
         self.lists = list(lists)
         places = [place for place, params in enumerate(lists) for _ in params]
-        self._places = [(id(e.param), place) for e, place in zip(entries, places, strict=True)]
+        self._places = [(id(e.owner), place) for e, place in zip(entries, places, strict=True)]
         self.ids = torch.tensor(self._places, dtype=torch.int64, device="cpu").reshape(-1, 2)
         self.layouts = torch.zeros(len(self.entries), dtype=torch.int64, device="cpu")
         self.needed = torch.tensor([e.needed for e in self.entries], dtype=torch.int64, device="cpu")
@@ -284,6 +298,8 @@ class ParameterTable:
         self.records = torch.zeros(len(self.entries), RECORD_WIDTH, dtype=torch.int64, device="cpu")
         self.chunks = torch.empty(0, 2, dtype=torch.int64, device="cpu")
         self.held: list[torch.Tensor | None] = []
+        specs = [spec_of(e.owner) for e in self.entries]
+        self.specs = [x for spec in specs for x in (spec, None)] if any(s is not None for s in specs) else None
         self.dlpack_device: tuple[int, int] | None = None
         self.seen: dict[int, tuple[Any, ...]] = {}
         self.moved = False
@@ -309,7 +325,7 @@ class ParameterTable:
         if entry.inert:
             return [0] * RECORD_WIDTH
         p = entry.param if entry.staging is None else entry.staging.param
-        g = entry.param.grad if entry.staging is None else None  # a staged gradient is set step by step
+        g = entry.grad if entry.staging is None else None  # a staged gradient is set step by step
         numel = p.numel() * (2 if p.is_complex() else 1)
         dtype = real_dtype(p.dtype)
         grad_dtype = dtype if g is None else real_dtype(g.dtype)
@@ -329,7 +345,7 @@ class ParameterTable:
         """Copy staged parameters and gradients into their buffers, and mark which have a gradient."""
         for i, entry in self.staged:
             assert entry.staging is not None
-            g = entry.param.grad
+            g = entry.grad
             if g is not None or entry.average is not None:
                 entry.staging.param.copy_(entry.param.detach())
             if g is None:
@@ -341,7 +357,7 @@ class ParameterTable:
     def stage_out(self, unscaled: bool, zeroed: bool = False) -> None:
         """Copy the updated buffers back; ``unscaled``, ``zeroed``: the gradients were rewritten too."""
         for _, entry in self.staged:
-            g = entry.param.grad
+            g = entry.grad
             if g is not None:
                 assert entry.staging is not None
                 entry.param.detach().copy_(entry.staging.param)

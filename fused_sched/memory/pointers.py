@@ -9,6 +9,7 @@ import torch
 
 from .parameter_table import DTYPES, RECORD, ParameterTable, real_dtype, same_layout
 from .platforms import Platform
+from .shards import local, spread_alike
 from .values import has_values
 
 _C: Any = None
@@ -48,7 +49,7 @@ def scan(table: ParameterTable) -> bool:
 
 def _scan_in_c(table: ParameterTable) -> int:
     assert table.dlpack_device is not None
-    arguments = table.lists, table.ids, table.layouts, table.records, table.needed, table.held
+    arguments = table.lists, table.ids, table.layouts, table.records, table.needed, table.held, table.specs
     return int(_C.scan(*arguments, *table.dlpack_device))
 
 
@@ -60,8 +61,12 @@ def _scan(table: ParameterTable) -> int:
     for position, entry in enumerate(table.entries):
         if entry.inert or entry.staging is not None:
             continue
-        p, g = entry.param, entry.param.grad
-        if type(p) not in (torch.Tensor, torch.nn.Parameter):
+        p, g = local(entry.owner), entry.owner.grad
+        if g is not None:
+            if not spread_alike(entry.owner, g):
+                return REBUILD
+            g = local(g)
+        if type(entry.owner) not in (torch.Tensor, torch.nn.Parameter):
             table.held.append(g)
         key = p.data_ptr(), p.shape, p.stride(), p.dtype, None if g is None else _key(g)
         if table.seen.get(position) != key:

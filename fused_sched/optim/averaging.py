@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..memory.parameter_table import is_dense, same_layout
+from ..memory.shards import local
 from .home import Home
 from .param_state import stored_average
 from .sync import first_number
@@ -86,7 +87,7 @@ class Exchange:
     """
 
     def __init__(self, owner: torch.Tensor, average: torch.Tensor) -> None:
-        param = owner.detach()
+        param = local(owner).detach()
         self.owner, self.param, self.average = owner, param, average
         alike = param.dtype == average.dtype and is_dense(param) and same_layout(param, average)
         self._pieces = (
@@ -114,7 +115,7 @@ class Exchange:
         for p, average in self._pieces[: self._entered]:
             _exchange(p, average)
         self._entered = 0
-        now = self.owner.detach()
+        now = local(self.owner).detach()
         if now.data_ptr() != self.param.data_ptr() or now.dtype != self.param.dtype or now.device != self.param.device:
             now.copy_(self.param)  # the block has put it into other memory, as model.half() does
 

@@ -12,6 +12,7 @@ import torch
 from .. import backends
 from ..compiled import not_compiled
 from ..memory.parameter_table import ParameterTable
+from ..memory.shards import any_anywhere
 from ..memory.values import check_values, fake_mode, modes_on, refuse_fake_mode
 from ..program.schedule import Schedule
 from ..rules import Rule
@@ -315,7 +316,7 @@ class FusedOptimizer(Saving):
     def _all_gradients_are_zeros(self) -> bool:
         gradients = [p.grad for g in self.param_groups for p in g["params"] if p.requires_grad]
         there = bool(gradients) and all(g is not None and g.layout == torch.strided for g in gradients)
-        return there and not any(bool(g.any()) for g in gradients)
+        return there and not any_anywhere(g for g in gradients if g is not None)
 
     # -- groups, parameters and state as they are now --------------------------------------------------
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ..memory.shards import local
 from ..memory.values import has_values
 
 
@@ -37,7 +38,7 @@ class Changes:
 
     def hand_out(self, tensor: torch.Tensor) -> None:
         """The user has a state tensor now, and may give it another storage, which no assignment tells of."""
-        if tensor.layout != torch.strided or not has_values(tensor):
+        if tensor.layout != torch.strided or not has_values(local(tensor)):
             return
         known = self.handed_out.get(id(tensor))
         if known is None or known[0]() is not tensor:
@@ -53,16 +54,33 @@ class Changes:
             if _memory(tensor) != memory:
                 self.structure = True
                 self.handed_out[key] = reference, _memory(tensor)
-            elif sys.getrefcount(tensor) <= _REFERENCES and _users_of_storage(tensor) <= _USERS:
+            elif (
+                sys.getrefcount(tensor) <= _REFERENCES
+                and _users_of_storage(tensor) <= _USERS
+                and (local(tensor) is tensor or _references_of_part(tensor) <= _REFERENCES_OF_PART)
+            ):
                 del self.handed_out[key]
 
 
 def _memory(tensor: torch.Tensor) -> Any:
+    tensor = local(tensor)
     return tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
 
 
 def _users_of_storage(tensor: torch.Tensor) -> int:
-    return int(torch._C._storage_Use_Count(tensor.untyped_storage()._cdata))
+    return int(torch._C._storage_Use_Count(local(tensor).untyped_storage()._cdata))
+
+
+def _references_of_part(tensor: Any) -> int:
+    """References to the part of a DTensor that is here."""
+    return sys.getrefcount(tensor._local_tensor)
+
+
+class _LikeDTensor:
+    __slots__ = ("_local_tensor",)
+
+    def __init__(self) -> None:
+        self._local_tensor = torch.empty(1, dtype=torch.float32, device="cpu")
 
 
 def _of_a_state() -> tuple[int, int]:
@@ -77,6 +95,7 @@ def _of_a_state() -> tuple[int, int]:
 
 
 _REFERENCES, _USERS = _of_a_state()
+_REFERENCES_OF_PART = _references_of_part(_LikeDTensor())
 
 
 class LiveDict(dict[str, Any]):

@@ -11,6 +11,8 @@ import torch
 from .. import backends
 from ..memory.control_block import HEADER
 from ..memory.parameter_table import RECORD, ParameterTable, span_of
+from ..memory.reduction import Reduction
+from ..memory.shards import is_shard
 from ..rules import Rule
 from ..step_options import StepOptions
 from .home import Home
@@ -73,6 +75,13 @@ class Measuring(Home):
         rule = self._options.skip_spikes
         if rule is not None:
             self._norms = torch.zeros(rule.window, dtype=torch.float64, device=self._block.device)
+        if self._measures():
+            self._reduction()  # raises what a step would raise
+
+    def _reduction(self) -> Reduction | None:
+        """What adds up over processes where parameters are DTensors; None where none is."""
+        params = [p for group in self.groups_seen for p in group["params"]]
+        return Reduction(params) if any(map(is_shard, params)) else None
 
     def _prepare_measurement(self) -> None:
         """What a step gives the backend, for as long as tables and groups stay the same."""
@@ -86,7 +95,7 @@ class Measuring(Home):
             )
         groups = [(group.row, "max_grad_norm" in group) for group in self.groups_seen]
         self._measurement = backends.Measurement(
-            self._rule, self.tables, self._block, groups, self._options, self._norms
+            self._rule, self.tables, self._block, groups, self._options, self._norms, self._reduction()
         )
 
     def _check_gradients_apart(self) -> None:
@@ -99,7 +108,7 @@ class Measuring(Home):
         spans = []
         for table in self.tables:
             for entry in table.entries:
-                g = entry.param.grad
+                g = entry.grad
                 if g is not None and not entry.inert and g.numel() > 0:
                     spans.append(span_of(g))
         spans.sort()

@@ -13,6 +13,7 @@ from torch.optim.optimizer import _get_scalar_dtype
 
 from ..memory.control_block import ControlBlock
 from ..memory.parameter_table import real_view
+from ..memory.shards import local, spread_alike
 from ..rules import Rule
 from ..step_options import AVERAGE, OF_NO_RULE
 from .live_dict import Changes, LiveDict
@@ -86,7 +87,9 @@ class ParamState(LiveDict):
             present = self.stored(key)
             if isinstance(value, torch.Tensor) and key not in self.live:
                 if isinstance(present, torch.Tensor) and _same_kind(present, value):
-                    value = present if present is value else present.copy_(value)
+                    if present is not value:
+                        local(present).copy_(local(value))
+                    value = present
                 else:
                     value = value.detach().clone()
             self[key] = value
@@ -167,17 +170,22 @@ class ParamState(LiveDict):
 
 
 def stored_average(state: Any) -> torch.Tensor | None:
-    """The averaged copy in a state, also one that a copied optimizer has not taken in yet; None if there is none."""
+    """The averaged copy in a state, also one that a copied optimizer has not taken in yet; None if there is none.
+
+    Of a DTensor, the part that is here.
+    """
     average = dict.get(state, AVERAGE) if isinstance(state, dict) else None
-    return average if isinstance(average, torch.Tensor) else None
+    return local(average) if isinstance(average, torch.Tensor) else None
 
 
 def start_anew(key: str, tensor: torch.Tensor) -> torch.Tensor:
     """Let a state tensor mean "nothing yet": zeros, and NaN in an average, which then begins with the parameter."""
+    mine = local(tensor)
     if key == AVERAGE:
-        real_view(tensor).fill_(math.nan)
-        return tensor
-    return tensor.zero_()
+        real_view(mine).fill_(math.nan)
+    else:
+        mine.zero_()
+    return tensor
 
 
 def whole_step(value: Any) -> int:
@@ -197,7 +205,8 @@ def whole_step(value: Any) -> int:
 
 
 def _same_kind(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.shape == b.shape and a.dtype == b.dtype and a.device == b.device and a.layout == b.layout
+    alike = a.shape == b.shape and a.dtype == b.dtype and a.device == b.device and a.layout == b.layout
+    return alike and spread_alike(a, b)
 
 
 class OptimizerState(defaultdict[torch.Tensor, Any]):

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch.optim import Optimizer
 
 from .. import backends
@@ -17,7 +16,7 @@ from .averaging import Averaging
 from .load import Load, with_own_dtypes
 from .measuring import SAVED, Measuring
 from .observing import Observing
-from .param_state import OptimizerState, ParamState
+from .param_state import OptimizerState, ParamState, stored_average
 from .rehearsed import Rehearsed
 from .rounding import Rounding
 from .stopping import Stopping
@@ -120,8 +119,8 @@ class Saving(Measuring, Averaging, Rounding, Stopping, Observing, Rehearsed, Opt
         reserved = {self._rule.step_key, *self._rule.state_keys} if state.holds_nothing else set()
         if reserved and self._rule.step_key is not None:  # else a master may hold something all the same
             reserved |= OF_NO_RULE - {AVERAGE}
-        average = state.stored(AVERAGE)
-        if isinstance(average, torch.Tensor):
+        average = stored_average(state)
+        if average is not None:
             tells = self._rule.step_key is not None or average.numel() == 0
             if bool(reserved) if tells else bool(first_number(average).isnan()):
                 reserved = reserved | {AVERAGE}

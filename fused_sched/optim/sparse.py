@@ -36,7 +36,7 @@ def reserve_buffer(
 def check_sparse(table: ParameterTable, block: ControlBlock, state: Mapping[Any, Any]) -> None:
     """Raise RuntimeError where torch raises it in the middle of a step, and inside a CUDA graph capture."""
     for entry in table.sparse:
-        if entry.param.grad is None:
+        if entry.grad is None:
             continue
         block.refuse_in_capture("a sparse gradient was applied", "step outside of captures, or use dense gradients")
         decay = block.read_field(entry.row, "weight_decay")
@@ -45,7 +45,7 @@ def check_sparse(table: ParameterTable, block: ControlBlock, state: Mapping[Any,
                 f"weight_decay={decay} with a sparse gradient, to which torch cannot add the parameter: put the "
                 "parameter into a group with weight_decay=0, or use dense gradients"
             )
-        buffer = state[entry.param].stored(BUFFER) if entry.count != NO_COUNT else None
+        buffer = state[entry.owner].stored(BUFFER) if entry.count != NO_COUNT else None
         if buffer is None or buffer.layout != torch.strided or not Row(block, entry.row).flags["nesterov"]:
             continue
         if block.read_field(entry.row, "momentum") != 0:
@@ -59,8 +59,8 @@ def check_sparse(table: ParameterTable, block: ControlBlock, state: Mapping[Any,
 def zero_sparse(table: ParameterTable) -> None:
     """Leave zeros in the sparse gradients, as the kernels in the others."""
     for entry in table.sparse:
-        if entry.param.grad is not None:
-            entry.param.grad.zero_()  # the very tensor: a detached one would have zeros alone
+        if entry.grad is not None:
+            entry.grad.zero_()  # the very tensor: a detached one would have zeros alone
 
 
 @torch.no_grad()
@@ -73,14 +73,14 @@ def update_sparse(update: Update, state: Mapping[Any, Any]) -> None:
     """
     block = update.block
     for entry in update.table.sparse:
-        if entry.param.grad is not None:
-            kept = state[entry.param] if entry.count != NO_COUNT else None
+        if entry.grad is not None:
+            kept = state[entry.owner] if entry.count != NO_COUNT else None
             one = _update_on_device if block.remote else _update_on_host
             one(update, entry, Row(block, entry.row), kept)
 
 
 def _update_on_host(update: Update, entry: Entry, row: Any, state: ParamState | None) -> None:
-    p, g, counts = entry.param, entry.param.grad, update.block.counts
+    p, g, counts = entry.param, entry.grad, update.block.counts
     assert g is not None
     if update.found_inf is not None and bool(update.found_inf != 0):
         return
@@ -100,7 +100,7 @@ def _update_on_host(update: Update, entry: Entry, row: Any, state: ParamState | 
 
 
 def _update_on_device(update: Update, entry: Entry, row: Any, state: ParamState | None) -> None:
-    p, g, counts = entry.param, entry.param.grad, update.block.counts
+    p, g, counts = entry.param, entry.grad, update.block.counts
     assert g is not None
     values, keep = g._values(), None
     if update.grad_scale is not None:

@@ -27,6 +27,7 @@ from ..memory.parameter_table import (
     state_dtype_fits,
     state_format,
 )
+from ..memory.shards import has_partial, how_spread, is_shard, local, number_of_part, spread_alike
 from ..memory.stochastic import STREAMS
 from ..memory.values import USE_TORCHS, check_values
 from ..rules import Rule
@@ -36,6 +37,7 @@ from .param_state import OptimizerState, ParamState, start_anew, stored_average
 from .rounding import check_stream, first_free_stream
 from .sparse import reserve_buffer
 
+_PARTS_APART = 0x9E3779B1  # between the streams of two parts of a parameter: an odd number of 32 bits
 WARM_UP = "run one optimizer.step() with all gradients before the capture"
 
 
@@ -50,6 +52,12 @@ def why_not_trainable(p: Any, device: torch.device | None, options: StepOptions)
     Returns:
         TypeError for its kind, layout or dtype, ValueError for its device.
     """
+    if has_partial(p):
+        return TypeError(
+            f"a parameter is {how_spread(p)}, whose parts have still to be added up: redistribute() it to Shard or "
+            "Replicate before the optimizer is made"
+        )
+    p = local(p)
     if isinstance(p, FakeTensor) or torch._is_functional_tensor(p):
         return TypeError(
             f"a parameter is a {type(p).__name__} without values: make the optimizer of parameters made outside of "
@@ -57,8 +65,8 @@ def why_not_trainable(p: Any, device: torch.device | None, options: StepOptions)
         )
     if is_traceable_wrapper_subclass(p):
         return TypeError(
-            f"a parameter is a {type(p).__name__}, a tensor subclass without memory of its own "
-            "(FSDP2 makes such parameters): use torch.optim's class of the same name for it"
+            f"a parameter, or the part of a DTensor that is here, is a {type(p).__name__}, a tensor subclass without "
+            "memory of its own: use torch.optim's class of the same name for it"
         )
     if p.layout != torch.strided:
         return TypeError(
@@ -124,12 +132,17 @@ def check_params(
 
 
 def check_gradients(groups: Iterable[Mapping[str, Any]], kind: str, takes_sparse: bool) -> None:
-    """Raise RuntimeError if a gradient is sparse and may not be, TypeError if it has no values."""
+    """Raise RuntimeError if a gradient is sparse and may not be, TypeError if it has no values, or not its parameter's.
+
+    ValueError, if it is a DTensor that is not spread as its parameter is.
+    """
     for group in groups:
         for p in group["params"]:
             g = p.grad
             if g is None:
                 continue
+            _check_spread(p, g)
+            g = local(g)
             if g.layout == torch.sparse_coo and takes_sparse:
                 continue
             if g.layout != torch.strided:
@@ -138,6 +151,20 @@ def check_gradients(groups: Iterable[Mapping[str, Any]], kind: str, takes_sparse
                     "use sparse=False in the embedding, torch.optim.SparseAdam or SGD"
                 )
             check_values("a gradient", g)
+
+
+def _check_spread(p: torch.Tensor, g: torch.Tensor) -> None:
+    """Raise TypeError or ValueError unless each process has the same part of a gradient as of its parameter."""
+    if is_shard(p) != is_shard(g):
+        raise TypeError(
+            f"a parameter is {how_spread(p)}, but its gradient is {how_spread(g)}: assign a gradient of its "
+            "parameter's kind, as distribute_tensor() or full_tensor() makes it"
+        )
+    if not spread_alike(p, g):
+        raise ValueError(
+            f"a parameter is {how_spread(p)}, but its gradient is {how_spread(g)}: assign "
+            "p.grad = p.grad.redistribute(p.device_mesh, p.placements) before step()"
+        )
 
 
 @dataclass
@@ -226,42 +253,43 @@ class Sync:
         beside = averaged or by_chance or mastered is not None
         self.averages[id(p)] -= averaged
         follows = averaged and self.averages[id(p)] == 0  # once, where it is listed several times
-        if p.grad is None:
+        mine, grad = entry.param, entry.grad
+        if grad is None:
             unfit = why_not_trainable(p, self.block.device, self.options) is not None
             if unfit or not values:
                 # without states that would be missed, a scan would not see that what is beside them has to be made
-                entry.asleep = unfit or p.numel() == 0 or (beside and needed == 0)
+                entry.asleep = unfit or mine.numel() == 0 or (beside and needed == 0)
                 return entry
         check_trainable(p, self.block.device, self.options)
-        check_values("a parameter", p)
-        if self._is_sparse(p, values):
+        check_values("a parameter", mine)
+        if self._is_sparse(grad, values):
             entry.sparse = True
             _refuse_sparse(p, averaged, self.options)
             if needed:
                 state = self._state_of(p, values)
                 entry.count = state.index
-                if p.grad is not None:
-                    reserve_buffer(p.grad, state, self.tensors)
+                if grad is not None:
+                    reserve_buffer(grad, state, self.tensors)
             return entry
         if needed or follows or by_chance or mastered is not None:
             state = self._state_of(p, values)
             entry.count, entry.state_dtype = state.index, self.options.state_dtype_of(p.dtype)
             entry.state = self._state_tensors(p, state, needed)
             if by_chance:
-                entry.stream = self._stream(state)
+                entry.stream = (self._stream(state) + number_of_part(p) * _PARTS_APART) % STREAMS
             if mastered is not None:
                 entry.master = self._master(p, state, *mastered)
             if follows:
                 entry.average = self._average(entry, state, group)
         if self.walks_memory and entry.needs_staging():
-            _refuse_shared_elements(p)
-            entry.staging = Staging.like(p)
+            _refuse_shared_elements(mine)
+            entry.staging = Staging.like(mine)
         return entry
 
-    def _is_sparse(self, p: torch.Tensor, values: Any) -> bool:
-        """Whether torch's operations update it: its gradient is sparse, or was when its state was made."""
-        if p.grad is not None:
-            return p.grad.layout == torch.sparse_coo
+    def _is_sparse(self, grad: torch.Tensor | None, values: Any) -> bool:
+        """Whether torch's operations update a parameter: its gradient is sparse, or was when its state was made."""
+        if grad is not None:
+            return grad.layout == torch.sparse_coo
         kept = [values.stored(key) for key in self.rule.state_keys] if isinstance(values, ParamState) else []
         return any(isinstance(t, torch.Tensor) and t.layout == torch.sparse_coo for t in kept)
 
@@ -282,7 +310,9 @@ class Sync:
         return tuple(self._state_tensor(p, state, key, dtype) for key in keys)
 
     def _state_tensor(self, p: torch.Tensor, state: ParamState, key: str, dtype: torch.dtype) -> torch.Tensor:
-        memory_format = state_format(p)
+        """What launches point to of a state tensor: the part that is here, where the parameter is a DTensor."""
+        mine = local(p)
+        memory_format = state_format(mine)
         place = id(state), key
         tensor = self.tensors[place][1] if place in self.tensors else state.stored(key)
         if isinstance(tensor, torch.Tensor) and tensor.layout != torch.strided and state.holds_nothing:
@@ -291,7 +321,7 @@ class Sync:
             self.block.refuse_in_capture(f"the optimizer's state {key!r} was made", WARM_UP)
             tensor = start_anew(key, torch.empty_like(p, dtype=dtype, memory_format=memory_format, requires_grad=False))
             self.tensors[place] = state, tensor
-            return tensor.detach()
+            return local(tensor).detach()
         check_shape(p, key, tensor)
         check_dtype(key, tensor)
         if tensor.layout != torch.strided:
@@ -300,11 +330,13 @@ class Sync:
                 f"cannot add the one to the other: delete the state, or assign {key}.to_dense()"
             )
         walkable = memory_format == torch.preserve_format
-        fits = same_layout(tensor, p) and not tensor.is_neg() if walkable else tensor.is_contiguous()
-        if tensor.dtype != dtype or tensor.device != p.device or not fits or tensor.is_conj():
-            tensor = torch.empty_like(p, dtype=dtype, memory_format=memory_format).copy_(tensor)
+        kept = local(tensor)
+        fits = same_layout(kept, mine) and not kept.is_neg() if walkable else kept.is_contiguous()
+        if kept.dtype != dtype or kept.device != mine.device or not fits or kept.is_conj():
+            tensor = torch.empty_like(p, dtype=dtype, memory_format=memory_format)
+            local(tensor).copy_(kept)
             self.tensors[place] = state, tensor
-        return tensor.detach()
+        return local(tensor).detach()
 
     def _stream(self, state: ParamState) -> int:
         """What chooses the random bits of a parameter: its state's own number."""
@@ -324,7 +356,7 @@ class Sync:
         is_new = state.stored(key) is None and place not in self.tensors
         master = self._state_tensor(p, state, key, dtype)
         if is_new and dtype.is_floating_point:
-            self.tensors[place][1].copy_(p.detach())
+            local(self.tensors[place][1]).copy_(local(p).detach())
         return master  # a remainder of 0 is the parameter too
 
     def _average(self, entry: Entry, state: ParamState, group: ParamGroup) -> torch.Tensor:
@@ -333,16 +365,16 @@ class Sync:
         Torch's AveragedModel begins with all parameters at once. So where the others of a group have begun, one whose
         first gradient comes later begins as what it has been so far. The device alone may know whether they have.
         """
-        p = entry.param
+        p, mine = entry.owner, entry.param
         is_new = state.stored(AVERAGE) is None and (id(state), AVERAGE) not in self.tensors
         average = self._state_tensor(p, state, AVERAGE, self.options.average_dtype(p.dtype))
-        if is_new and p.numel() > 0:
+        if is_new and mine.numel() > 0:
             if id(group) not in self.begun:
                 self.begun[id(group)] = self._begun_average(group)
             first = self.begun[id(group)]
             if first is not None:
-                stored = self.tensors[id(state), AVERAGE][1]
-                value = p.detach() if entry.master is None else value_of(p, entry.master)
+                stored = local(self.tensors[id(state), AVERAGE][1])
+                value = mine.detach() if entry.master is None else value_of(mine, entry.master)
                 stored.copy_(torch.where(first.isnan(), stored, value.to(stored.dtype)))
         return average
 
@@ -376,11 +408,16 @@ def check_shape(p: torch.Tensor, key: str, tensor: Any) -> None:
     """Raise TypeError or ValueError if a state is not a tensor of its parameter's shape."""
     if not isinstance(tensor, torch.Tensor):
         raise TypeError(f"state {key!r} is {tensor!r}, but must be a tensor of its parameter's shape: assign one")
-    check_values(f"state {key!r}", tensor)
+    check_values(f"state {key!r}", local(tensor))
     if tensor.shape != p.shape:
         raise ValueError(
             f"state {key!r} has shape {tuple(tensor.shape)}, but its parameter has {tuple(p.shape)}: "
             "assign a tensor of the parameter's shape, or delete the entry"
+        )
+    if not spread_alike(p, tensor):
+        raise ValueError(
+            f"state {key!r} is {how_spread(tensor)}, but its parameter is {how_spread(p)}: redistribute() it, or make "
+            "it by distribute_tensor(), as torch.distributed.checkpoint does, or delete the entry"
         )
 
 
