@@ -99,7 +99,10 @@ for name, make, options in (
     for kept in ("float32", "remainder"):
         run(name, make, BFLOAT16, BFLOAT16, dict(options, master_weights=kept))
     run(name, make, FLOAT16, FLOAT16, dict(options, master_weights="float32"))
+    run(name, make, BFLOAT16, FLOAT32, dict(options, master_weights="remainder"))
+    run(name, make, BFLOAT16, FLOAT32, dict(options, state_dtype=BFLOAT16))
     for dtype in (BFLOAT16, FLOAT16):
+        run(name, make, dtype, FLOAT32, options)
         run(name, make, dtype, dtype, dict(options, stochastic_rounding=True, rounding_seed=seed))
 """
 
