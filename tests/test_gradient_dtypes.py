@@ -215,6 +215,31 @@ def test_gradients_change_their_dtype_in_mid_run(layout: str, after: torch.dtype
         assert torch.equal(optimizer.state[p]["master"], expected)
 
 
+@every_dtype
+@pytest.mark.parametrize("first", [None, SINGLE], ids=["narrow states", "float32 states"])
+def test_a_run_goes_on_from_its_state_dict(
+    first: torch.dtype | None, dtype: torch.dtype, host_backend: Backend
+) -> None:
+    """With the bits of one that was never interrupted, where the parameter says what gradients it takes."""
+    p = torch.nn.Parameter(torch.randn(35).to(dtype))
+    p.grad_dtype = None
+    optimizer = AdamW([p], lr=0.1, backend=host_backend)
+    p.grad = torch.randn(35).to(first or dtype)
+    optimizer.step()
+    q = torch.nn.Parameter(p.detach().clone())
+    q.grad_dtype = SINGLE
+    other = AdamW([q], lr=0.1, backend=host_backend)
+    other.load_state_dict(optimizer.state_dict())
+    assert other.state[q]["exp_avg"].dtype == (first or dtype)
+    for _ in range(2):
+        p.grad = torch.randn(35)
+        q.grad = p.grad.clone()
+        optimizer.step()
+        other.step()
+        assert same_bits(p, q)
+        assert same_bits(optimizer.state[p]["exp_avg_sq"], other.state[q]["exp_avg_sq"])
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, SINGLE], ids=str)
 def test_float32_gradients_of_wider_parameters_and_wider_gradients_of_float32(
     dtype: torch.dtype, backend: Backend
