@@ -45,6 +45,10 @@ SIGNATURES = {
     "float32, grad bfloat16": (F32, B16, F32),
     "float32, grad float16": (F32, F16, F32),
     "float32, state bfloat16": (F32, F32, B16),
+    "bfloat16, grad float32, state float32": (B16, F32, F32),
+    "float16, grad float32, state float32": (F16, F32, F32),
+    "bfloat16, grad float32": (B16, F32, B16),
+    "float16, grad float32": (F16, F32, F16),
 }
 # With what is kept beside them.
 MASTERED = {

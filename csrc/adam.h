@@ -89,7 +89,7 @@ struct Adam {
     // torch.lerp(m, g, w) starts from the nearer end.
     const bool near_m = s.grad_weight < T(0.5);
     const T weight = near_m ? s.grad_weight : s.grad_weight - T(1);
-    m = multiply_add(weight, g - m, near_m ? m : g);
+    m = multiply_add(weight, g - m, selected(near_m, m, g));
     v = multiply_add(s.square_weight * g, g, s.beta2 * v);
     if (kMode == 1) v_max = maximum(v_max, v);
     const V root = square_root(kMode == 1 ? v_max : v);

@@ -54,6 +54,12 @@ inline float multiply_add(float a, float b, float c) {
 FUSED_SCHED_HD inline float square_root(float x) { return sqrtf(x); }
 FUSED_SCHED_HD inline double square_root(double x) { return sqrt(x); }
 
+// One of two numbers, as something says that is the same for many of them.
+template <typename T>
+FUSED_SCHED_HD inline T selected(bool first, T a, T b) {
+  return first ? a : b;
+}
+
 // The larger of two numbers; NaN if either is, as torch.maximum.
 template <typename T>
 FUSED_SCHED_HD inline T maximum(T a, T b) {

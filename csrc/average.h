@@ -24,7 +24,7 @@ FUSED_SCHED_HD inline Follow<T> follow_of(double decay) {
 // The average a that comes of parameter p. NaN holds nothing yet: then it begins as the parameter.
 template <typename T, typename V>
 FUSED_SCHED_HD inline V followed(const Follow<T>& f, V p, V a) {
-  const V moved = multiply_add(f.weight, p - a, f.near_average != 0 ? a : p);
+  const V moved = multiply_add(f.weight, p - a, selected(f.near_average != 0, a, p));
   return where_nan(a, p, moved);
 }
 

@@ -48,7 +48,9 @@ struct Kind {
 using Kinds =
     List<Kind<float, float, float>, Kind<double, double, double>, Kind<BFloat16, BFloat16, BFloat16>,
          Kind<Float16, Float16, Float16>, Kind<BFloat16, BFloat16, float>, Kind<Float16, Float16, float>,
-         Kind<float, BFloat16, float>, Kind<float, Float16, float>, Kind<float, float, BFloat16>>;
+         Kind<float, BFloat16, float>, Kind<float, Float16, float>, Kind<float, float, BFloat16>,
+         Kind<BFloat16, float, float>, Kind<Float16, float, float>, Kind<BFloat16, float, BFloat16>,
+         Kind<Float16, float, Float16>>;
 constexpr int kKindCount = Kinds::kCount;
 
 inline int param_dtype(int64_t kind) { return static_cast<int>(kind & 15); }

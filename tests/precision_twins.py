@@ -38,12 +38,13 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
 
 
 class PrecisionTwins:
-    """Both sides begin with equal values and get equal gradients, of the parameters' dtype.
+    """Both sides begin with equal values and get equal gradients.
 
     Args:
         name: ``"SGD"``, ``"Adam"`` or ``"AdamW"``.
         backend: of ours.
         dtype: of our parameters.
+        grad_dtype: of their gradients, default: the same.
         options: for both constructors.
         ours: for ours alone.
         shapes: of the parameters.
@@ -62,13 +63,18 @@ class PrecisionTwins:
         device: str = "cpu",
         layout: Callable[[Tensor], Tensor] = Tensor.clone,
         kept: str = "float32",
+        grad_dtype: torch.dtype | None = None,
         **ours: Any,
     ) -> None:
         options = {"lr": LR[name], **(options or {})}
         self.dtype, self.kept, self._device = dtype, kept, device
+        self.grad_dtype = grad_dtype or dtype
         values = [torch.randn(shape, dtype=torch.float64).to(dtype) for shape in shapes]
         self.params = [torch.nn.Parameter(layout(v.to(device))) for v in values]
         self.torch_params = [torch.nn.Parameter(v.float()) for v in values]
+        if self.grad_dtype != dtype:
+            for p in self.params:
+                p.grad_dtype = grad_dtype
         self.ours: Any = getattr(fused_sched.optim, name)(
             self.params, backend=backend, **{"master_weights": kept, **options, **ours}
         )
@@ -80,8 +86,8 @@ class PrecisionTwins:
 
     def set_grads(self, size: float = 1.0, without: Sequence[int] = ()) -> None:
         for i, (p, q) in enumerate(zip(self.params, self.torch_params, strict=True)):
-            g = (torch.randn(q.shape) * size).to(self.dtype)
-            p.grad, q.grad = (None, None) if i in without else (g.to(self._device), g.float())
+            g = (torch.randn(q.shape) * size).to(self.grad_dtype)
+            p.grad, q.grad = (None, None) if i in without else (g.to(self._device), g.float().clone())
 
     @torch.no_grad()
     def write(self, value: float | None = None) -> None:

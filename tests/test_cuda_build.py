@@ -30,6 +30,8 @@ KINDS = [
     *((t, t, "float") for t in TYPES[2:]),
     *(("float", t, "float") for t in TYPES[2:]),
     ("float", "float", "BFloat16"),
+    *((t, "float", "float") for t in TYPES[2:]),
+    *((t, "float", t) for t in TYPES[2:]),
 ]
 
 

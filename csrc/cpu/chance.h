@@ -13,8 +13,8 @@ static_assert(kPart % kDrawn == 0, "a part is drawn whole");
 namespace FUSED_SCHED_ISA {
 namespace {
 
-template <typename P>
-inline void put_by_chance(P* to, float x, const uint16_t* chances) {
+template <typename P, typename Memory>
+inline void put_by_chance(const Access<float, Memory>&, P* to, float x, const uint16_t* chances) {
   store_by_chance(to, x, *chances);
 }
 
@@ -82,15 +82,15 @@ inline __m512i chances_of(const uint16_t* chances) {
   return _mm512_maskz_cvtepu16_epi32(kAll, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(chances)));
 }
 
-inline void put_by_chance(BFloat16* to, Lanes<float> x, const uint16_t* chances) {
+inline __m256i words_by_chance(const BFloat16*, Lanes<float> x, const uint16_t* chances) {
   using R = Register<float>;
   const __m512i bits = _mm512_castps_si512(x.v), magnitude = _mm512_and_si512(bits, _mm512_set1_epi32(0x7fffffff));
   const __m512i up = _mm512_maskz_srli_epi32(kAll, _mm512_add_epi32(bits, chances_of(chances)), 16);
   const __mmask16 special = _mm512_cmpge_epi32_mask(magnitude, _mm512_set1_epi32(0x7f800000));
-  R::put_words(to, _mm512_mask_mov_epi32(up, special, R::bits_of_rounded(x.v)));
+  return R::low_words(_mm512_mask_mov_epi32(up, special, R::bits_of_rounded(x.v)));
 }
 
-inline void put_by_chance(Float16* to, Lanes<float> x, const uint16_t* chances) {
+inline __m256i words_by_chance(const Float16*, Lanes<float> x, const uint16_t* chances) {
   const auto words = [](int32_t word) { return _mm512_set1_epi32(word); };
   const __m512i bits = _mm512_castps_si512(x.v), chance = chances_of(chances);
   const __m512i magnitude = _mm512_and_si512(bits, words(0x7fffffff));
@@ -106,22 +106,22 @@ inline void put_by_chance(Float16* to, Lanes<float> x, const uint16_t* chances) 
   half = _mm512_mask_mov_epi32(half, is_special, words(0x7c00));
   half = _mm512_mask_mov_epi32(half, is_nan, words(0x7e00));
   const __m512i sign = _mm512_and_si512(_mm512_maskz_srli_epi32(kAll, bits, 16), words(0x8000));
-  Register<float>::put_words(to, _mm512_or_si512(half, sign));
+  return Register<float>::low_words(_mm512_or_si512(half, sign));
 }
 #else
 inline __m256i chances_of(const uint16_t* chances) {
   return _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(chances)));
 }
 
-inline void put_by_chance(BFloat16* to, Lanes<float> x, const uint16_t* chances) {
+inline __m128i words_by_chance(const BFloat16*, Lanes<float> x, const uint16_t* chances) {
   using R = Register<float>;
   const __m256i bits = _mm256_castps_si256(x.v), magnitude = _mm256_and_si256(bits, _mm256_set1_epi32(0x7fffffff));
   const __m256i up = _mm256_srli_epi32(_mm256_add_epi32(bits, chances_of(chances)), 16);
   const __m256i special = _mm256_cmpgt_epi32(magnitude, _mm256_set1_epi32(0x7f7fffff));
-  R::put_words(to, _mm256_blendv_epi8(up, R::bits_of_rounded(x.v), special));
+  return R::low_words(_mm256_blendv_epi8(up, R::bits_of_rounded(x.v), special));
 }
 
-inline void put_by_chance(Float16* to, Lanes<float> x, const uint16_t* chances) {
+inline __m128i words_by_chance(const Float16*, Lanes<float> x, const uint16_t* chances) {
   const auto words = [](int32_t word) { return _mm256_set1_epi32(word); };
   const __m256i bits = _mm256_castps_si256(x.v), chance = chances_of(chances);
   const __m256i magnitude = _mm256_and_si256(bits, words(0x7fffffff));
@@ -137,9 +137,16 @@ inline void put_by_chance(Float16* to, Lanes<float> x, const uint16_t* chances) 
   half = _mm256_blendv_epi8(half, words(0x7c00), is_special);
   half = _mm256_blendv_epi8(half, words(0x7e00), is_nan);
   const __m256i sign = _mm256_and_si256(_mm256_srli_epi32(bits, 16), words(0x8000));
-  Register<float>::put_words(to, _mm256_or_si256(half, sign));
+  return Register<float>::low_words(_mm256_or_si256(half, sign));
 }
 #endif
+
+// Of chances, as many are read as Lanes have.
+template <typename P, typename Memory>
+inline void put_by_chance(const Access<Lanes<float>, Memory>& elements, P* to, Lanes<float> x,
+                          const uint16_t* chances) {
+  elements.memory.put_words(to, words_by_chance(to, x, chances));
+}
 
 #endif
 

@@ -20,26 +20,27 @@ inline T* at(int64_t address, int64_t start) {
 }
 
 // Elements of an average of P, or of float beside P of 16 bits.
-template <typename V, typename P>
-inline V get_average(const Record& r, bool wide, int64_t i) {
+template <typename P, typename E>
+inline typename E::Value get_average(const E& elements, const Record& r, bool wide, int64_t i) {
   if constexpr (sizeof(P) == 2) {
-    if (wide) return Access<V>::get(at<float>(r.average, i));
+    if (wide) return elements.get(at<float>(r.average, i));
   }
-  return Access<V>::get(at<P>(r.average, i));
+  return elements.get(at<P>(r.average, i));
 }
 
-template <typename V, typename P>
-inline void put_average(const Record& r, bool wide, int64_t i, V average) {
+template <typename P, typename E>
+inline void put_average(const E& elements, const Record& r, bool wide, int64_t i, typename E::Value average) {
   if constexpr (sizeof(P) == 2) {
-    if (wide) return Access<V>::put(at<float>(r.average, i), average);
+    if (wide) return elements.put(at<float>(r.average, i), average);
   }
-  Access<V>::put(at<P>(r.average, i), average);
+  elements.put(at<P>(r.average, i), average);
 }
 
 // Lets elements of the average follow those of the parameter.
-template <typename V, typename P, typename T>
-inline void follow_elements(const Record& r, bool wide, int64_t i, V p, const Follow<T>& follow) {
-  put_average<V, P>(r, wide, i, followed(follow, p, get_average<V, P>(r, wide, i)));
+template <typename P, typename E, typename T>
+inline void follow_elements(const E& elements, const Record& r, bool wide, int64_t i, typename E::Value p,
+                            const Follow<T>& follow) {
+  put_average<P>(elements, r, wide, i, followed(follow, p, get_average<P>(elements, r, wide, i)));
 }
 
 // What the elements of a record's update share.
@@ -54,50 +55,71 @@ struct Shared {
   bool wide;
 };
 
-// Updates elements from i on, as many as V has. kPlain: there is nothing around the update; where elements are
+// Updates elements from i on, as many as E accesses. kPlain: there is nothing around the update; where elements are
 // updated one by one, compilers vectorise only that.
-template <typename V, typename R, int kMode, bool kPlain, typename Kept, typename G, typename S, typename T>
-inline void update_elements(const Record& r, int64_t i, typename Kept::Param* param, typename Kept::Rest* rest,
-                            G* grad, S* state0, S* state1, S* state2, const Shared<R, T>& s) {
-  using Elements = Access<V>;
-  V p = Kept::template get<V>(param, rest, i), g = Elements::get(grad + i);
+template <typename R, int kMode, bool kPlain, typename Kept, typename E, typename G, typename S, typename T>
+inline void update_elements(const E& elements, const Record& r, int64_t i, typename Kept::Param* param,
+                            typename Kept::Rest* rest, G* grad, S* state0, S* state1, S* state2,
+                            const Shared<R, T>& s) {
+  using V = typename E::Value;
+  V p = Kept::get(elements, param, rest, i), g = elements.get(grad + i);
   V a = T(0), b = T(0), c = T(0);
-  if constexpr (reads<R, kMode>(0)) a = Elements::get(state0 + i);
-  if constexpr (reads<R, kMode>(1)) b = Elements::get(state1 + i);
-  if constexpr (reads<R, kMode>(2)) c = Elements::get(state2 + i);
+  if constexpr (reads<R, kMode>(0)) a = elements.get(state0 + i);
+  if constexpr (reads<R, kMode>(1)) b = elements.get(state1 + i);
+  if constexpr (reads<R, kMode>(2)) c = elements.get(state2 + i);
   if (!kPlain && s.scaled) {
     g = g / s.scale;
-    Elements::put(grad + i, g);
+    elements.put(grad + i, g);
   }
   R::template element<kMode>(s.rule, g * s.factor, p, a, b, c);
-  if constexpr (writes<R, kMode>(0)) Elements::put(state0 + i, a);
-  if constexpr (writes<R, kMode>(1)) Elements::put(state1 + i, b);
-  if constexpr (writes<R, kMode>(2)) Elements::put(state2 + i, c);
-  Kept::put(param, rest, i, p);
+  if constexpr (writes<R, kMode>(0)) elements.put(state0 + i, a);
+  if constexpr (writes<R, kMode>(1)) elements.put(state1 + i, b);
+  if constexpr (writes<R, kMode>(2)) elements.put(state2 + i, c);
+  Kept::put(elements, param, rest, i, p);
   if (kPlain || !s.averaged) return;
-  follow_elements<V, typename Kept::Param>(r, s.wide, i, Kept::stored(param, i, p), s.follow);
+  follow_elements<typename Kept::Param>(elements, r, s.wide, i, Kept::stored(elements, param, i, p), s.follow);
 }
 
-template <typename V, typename R, int kMode, bool kPlain, typename Kept, typename G, typename S, typename T>
-inline int64_t update_loop(const Record& r, int64_t i, int64_t end, typename Kept::Param* __restrict param,
-                           typename Kept::Rest* __restrict rest, G* __restrict grad, S* __restrict state0,
-                           S* __restrict state1, S* __restrict state2, const Shared<R, T>& s) {
-  constexpr int kCount = Access<V>::kCount;
-  for (; i + kCount <= end; i += kCount) {
-    update_elements<V, R, kMode, kPlain, Kept>(r, i, param, rest, grad, state0, state1, state2, s);
+// Returns where fewer elements are left than E accesses.
+template <typename R, int kMode, bool kPlain, typename Kept, typename E, typename G, typename S, typename T>
+inline int64_t update_loop(const E& elements, const Record& r, int64_t i, int64_t end,
+                           typename Kept::Param* __restrict param, typename Kept::Rest* __restrict rest,
+                           G* __restrict grad, S* __restrict state0, S* __restrict state1, S* __restrict state2,
+                           const Shared<R, T>& s) {
+  for (; i + E::kCount <= end; i += E::kCount) {
+    update_elements<R, kMode, kPlain, Kept>(elements, r, i, param, rest, grad, state0, state1, state2, s);
   }
   return i;
+}
+
+// Whether there are instructions for the first elements of a register in arrays of all these types.
+template <typename... Ts>
+constexpr bool can_access_first() {
+#if FUSED_SCHED_LANES
+  return First::kHasWords || ((sizeof(Ts) != sizeof(uint16_t)) && ...);
+#else
+  return false;
+#endif
 }
 
 template <typename R, int kMode, bool kPlain, typename Kept, typename G, typename S, typename T>
 inline void update_range(const Record& r, int64_t start, int64_t end, typename Kept::Rest* rest,
                          const Shared<R, T>& s) {
-  const auto run = [&](auto v, int64_t first) {
-    return update_loop<decltype(v), R, kMode, kPlain, Kept>(
-        r, first, end, at<typename Kept::Param>(r.param, 0), rest, at<G>(r.grad, 0), at<S>(r.state[0], 0),
-        at<S>(r.state[1], 0), at<S>(r.state[2], 0), s);
+  using P = typename Kept::Param;
+  P* const param = at<P>(r.param, 0);
+  G* const grad = at<G>(r.grad, 0);
+  S *const state0 = at<S>(r.state[0], 0), *const state1 = at<S>(r.state[1], 0), *const state2 = at<S>(r.state[2], 0);
+  const auto run = [&](const auto& elements, int64_t first) {
+    return update_loop<R, kMode, kPlain, Kept>(elements, r, first, end, param, rest, grad, state0, state1, state2, s);
   };
-  run(T(), run(Lanes<T>(), start));
+  const int64_t left = run(Access<Lanes<T>, Whole>(), start);
+  if constexpr (can_access_first<P, typename Kept::Rest, G, S>()) {
+    if (left == end) return;
+    const Access<Lanes<T>, First> elements{First(end - left)};
+    update_elements<R, kMode, kPlain, Kept>(elements, r, left, param, rest, grad, state0, state1, state2, s);
+  } else {
+    run(Access<T>(), left);
+  }
 }
 
 // As update_range, a part at a time.
@@ -105,7 +127,7 @@ template <typename R, int kMode, bool kPlain, typename Kept, typename G, typenam
 inline void update_by_chance(const Record& r, int64_t start, int64_t end, const int64_t* header,
                              const Shared<R, T>& s) {
   const Draw draw = make_draw(header[kHeaderSeed], header[kHeaderUpdates], r.master);
-  uint16_t bits[kPart];
+  uint16_t bits[kPart + Access<Lanes<T>, Whole>::kCount];  // those behind are read, and do nothing
   while (start < end) {
     const int64_t part = start / kPart * kPart, next = std::min(part + kPart, end);
     draw_part(draw, part, bits);
@@ -146,14 +168,14 @@ void average(const Record& r, int64_t start, int64_t count, double decay) {
     using Kept = decltype(kept);
     const P* const param = at<P>(r.param, 0);
     const auto* const rest = at<typename Kept::Rest>(r.master, 0);
-    const auto run = [&](auto v, int64_t i) {
-      using V = decltype(v);
-      for (; i + Access<V>::kCount <= start + count; i += Access<V>::kCount) {
-        follow_elements<V, P>(r, wide, i, Kept::template get<V>(param, rest, i), follow);
+    const auto run = [&](const auto& elements, int64_t i) {
+      constexpr int kCount = std::decay_t<decltype(elements)>::kCount;
+      for (; i + kCount <= start + count; i += kCount) {
+        follow_elements<P>(elements, r, wide, i, Kept::get(elements, param, rest, i), follow);
       }
       return i;
     };
-    run(T(), run(Lanes<T>(), start));
+    run(Access<T>(), run(Access<Lanes<T>, Whole>(), start));
   });
 }
 
@@ -162,9 +184,9 @@ template <typename T, typename G>
 inline const T* converted(const G* from, int64_t count, T* part) {
   if constexpr (sizeof(G) == sizeof(T)) return from;
   else {
-    using Elements = Access<Lanes<T>>;
+    const Access<Lanes<T>, Whole> elements{};
     int64_t i = 0;
-    for (; i + Elements::kCount <= count; i += Elements::kCount) Elements::put(part + i, Elements::get(from + i));
+    for (; i + elements.kCount <= count; i += elements.kCount) elements.put(part + i, elements.get(from + i));
     for (; i < count; ++i) part[i] = load(from[i]);
     return part;
   }

@@ -18,18 +18,18 @@ template <typename P>
 struct Alone {
   using Param = P;
   using Rest = char;  // there is none
-  template <typename V>
-  static V get(const P* param, const Rest*, int64_t i) {
-    return Access<V>::get(param + i);
+  template <typename E>
+  static typename E::Value get(const E& elements, const P* param, const Rest*, int64_t i) {
+    return elements.get(param + i);
   }
-  template <typename V>
-  static void put(P* param, Rest*, int64_t i, V value) {
-    Access<V>::put(param + i, value);
+  template <typename E>
+  static void put(const E& elements, P* param, Rest*, int64_t i, typename E::Value value) {
+    elements.put(param + i, value);
   }
   // What averages follow, once a value was put: that which was stored.
-  template <typename V>
-  static V stored(const P* param, int64_t i, V value) {
-    if constexpr (sizeof(P) == 2) return Access<V>::get(param + i);
+  template <typename E>
+  static typename E::Value stored(const E& elements, const P* param, int64_t i, typename E::Value value) {
+    if constexpr (sizeof(P) == 2) return elements.get(param + i);
     else return value;
   }
 };
@@ -38,17 +38,17 @@ template <typename P>
 struct WithMaster {
   using Param = P;
   using Rest = float;
-  template <typename V>
-  static V get(const P* param, const Rest* master, int64_t i) {
-    return Access<V>::template current_value<P>(Access<V>::get(param + i), Access<V>::get(master + i));
+  template <typename E>
+  static typename E::Value get(const E& elements, const P* param, const Rest* master, int64_t i) {
+    return elements.template current_value<P>(elements.get(param + i), elements.get(master + i));
   }
-  template <typename V>
-  static void put(P* param, Rest* master, int64_t i, V value) {
-    Access<V>::put(master + i, value);
-    Access<V>::put(param + i, value);
+  template <typename E>
+  static void put(const E& elements, P* param, Rest* master, int64_t i, typename E::Value value) {
+    elements.put(master + i, value);
+    elements.put(param + i, value);
   }
-  template <typename V>
-  static V stored(const P*, int64_t, V value) {
+  template <typename E>
+  static typename E::Value stored(const E&, const P*, int64_t, typename E::Value value) {
     return value;
   }
 };
@@ -58,17 +58,17 @@ template <typename P>
 struct ByChance {
   using Param = P;
   using Rest = uint16_t;
-  template <typename V>
-  static V get(const P* param, const Rest*, int64_t i) {
-    return Access<V>::get(param + i);
+  template <typename E>
+  static typename E::Value get(const E& elements, const P* param, const Rest*, int64_t i) {
+    return elements.get(param + i);
   }
-  template <typename V>
-  static void put(P* param, const Rest* chances, int64_t i, V value) {
-    put_by_chance(param + i, value, chances + i % kPart);
+  template <typename E>
+  static void put(const E& elements, P* param, const Rest* chances, int64_t i, typename E::Value value) {
+    put_by_chance(elements, param + i, value, chances + i % kPart);
   }
-  template <typename V>
-  static V stored(const P* param, int64_t i, V) {
-    return Access<V>::get(param + i);
+  template <typename E>
+  static typename E::Value stored(const E& elements, const P* param, int64_t i, typename E::Value) {
+    return elements.get(param + i);
   }
 };
 
@@ -76,16 +76,16 @@ struct ByChance {
 struct WithRemainder {
   using Param = BFloat16;
   using Rest = int16_t;
-  template <typename V>
-  static V get(const Param* param, const Rest* remainder, int64_t i) {
-    return Access<V>::joined(Access<V>::get(param + i), remainder + i);
+  template <typename E>
+  static typename E::Value get(const E& elements, const Param* param, const Rest* remainder, int64_t i) {
+    return elements.joined(elements.get(param + i), remainder + i);
   }
-  template <typename V>
-  static void put(Param* param, Rest* remainder, int64_t i, V value) {
-    Access<V>::put_split(param + i, remainder + i, value);
+  template <typename E>
+  static void put(const E& elements, Param* param, Rest* remainder, int64_t i, typename E::Value value) {
+    elements.put_split(param + i, remainder + i, value);
   }
-  template <typename V>
-  static V stored(const Param*, int64_t, V value) {
+  template <typename E>
+  static typename E::Value stored(const E&, const Param*, int64_t, typename E::Value value) {
     return value;
   }
 };

@@ -111,7 +111,8 @@ class ReferenceBackend(Backend):
     def _update_one(update: Update, entry: Entry, row: Row, count: torch.Tensor, skip: torch.Tensor | None) -> None:
         grad = entry.grad
         assert grad is not None
-        g = _wide(grad)
+        p = _value(entry)
+        g = _wide(grad).to(p.dtype)
         unscaled = None
         if update.grad_scale is not None:
             g = unscaled = g / update.grad_scale.to(g.device).reshape(())
@@ -119,7 +120,6 @@ class ReferenceBackend(Backend):
             g = g * update.block.measured(entry.row, "clip_factor").to(g.dtype)
         if row.flags["maximize"]:
             g = -g
-        p = _value(entry)
         if update.rule.decay_is_coupled(row) and not is_zero(row.weight_decay):
             if update.block.remote:
                 g = torch.where(row.weight_decay != 0, g + row.weight_decay * p, g)

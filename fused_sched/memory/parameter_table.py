@@ -38,6 +38,10 @@ KINDS = frozenset((d, d, d) for d in DTYPES) | {
     (torch.float32, torch.bfloat16, torch.float32),
     (torch.float32, torch.float16, torch.float32),
     (torch.float32, torch.float32, torch.bfloat16),
+    (torch.bfloat16, torch.float32, torch.float32),
+    (torch.float16, torch.float32, torch.float32),
+    (torch.bfloat16, torch.float32, torch.bfloat16),
+    (torch.float16, torch.float32, torch.float16),
 }
 
 
@@ -131,6 +135,17 @@ def state_dtype_fits(param: torch.Tensor, dtype: torch.dtype, wanted: torch.dtyp
     return dtype == wanted if wanted is not None else dtype.itemsize >= param.dtype.itemsize
 
 
+def update_dtype(param: torch.dtype) -> torch.dtype:
+    """What the update of a parameter is computed in: its own dtype, or float32 for 16 bits."""
+    return torch.float32 if param.itemsize == 2 else param
+
+
+def dtype_beside(param: torch.Tensor) -> torch.dtype:
+    """The parameter's, or what its update is computed in where its gradient has another dtype."""
+    g = param.grad
+    return param.dtype if g is None or g.dtype == param.dtype else update_dtype(param.dtype)
+
+
 @dataclass
 class Staging:
     """Buffers that stand in for a tensor whose memory the kernels cannot walk: gaps, complex, odd gradients."""
@@ -140,7 +155,13 @@ class Staging:
 
     @classmethod
     def like(cls, param: torch.Tensor) -> Staging:
-        return cls(*(torch.empty_like(param, memory_format=state_format(param)).detach() for _ in range(2)))
+        """For a parameter and its present gradient."""
+        dtypes = param.dtype, dtype_beside(param)
+        return cls(*(torch.empty_like(param, dtype=d, memory_format=state_format(param)).detach() for d in dtypes))
+
+    def suits(self, param: torch.Tensor) -> bool:
+        """Whether a parameter and its present gradient can be copied in, with all digits that an update computes in."""
+        return self.param.shape == param.shape and self.grad.dtype == dtype_beside(param)
 
 
 class Entry:
@@ -213,7 +234,7 @@ class Entry:
         if self.master is not None and self.master.shape != p.shape:
             return False
         return all(t.shape == p.shape and state_dtype_fits(p, t.dtype, self.state_dtype) for t in self.state) and (
-            self.staging is None or self.staging.param.shape == p.shape
+            self.staging is None or self.staging.suits(p)
         )
 
     def needs_staging(self) -> bool:
@@ -328,7 +349,8 @@ class ParameterTable:
         g = entry.grad if entry.staging is None else None  # a staged gradient is set step by step
         numel = p.numel() * (2 if p.is_complex() else 1)
         dtype = real_dtype(p.dtype)
-        grad_dtype = dtype if g is None else real_dtype(g.dtype)
+        given = g if entry.staging is None else entry.staging.grad
+        grad_dtype = dtype if given is None else real_dtype(given.dtype)
         state_dtype = real_dtype(entry.state[0].dtype) if entry.state else dtype
         pointers = [s.data_ptr() for s in entry.state] + [0, 0, 0]
         average, master = entry.average, entry.master

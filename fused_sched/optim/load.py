@@ -100,7 +100,11 @@ def with_own_dtypes(
             there, mine = given["state"].get(number), state.get(p)
             if not isinstance(there, Mapping) or not isinstance(mine, dict):
                 continue
-            for key, dtype in _own_dtypes(rule, options, p.dtype):
+            own = _own_dtypes(rule, options, p.dtype)
+            if _takes_wider_gradients(p):
+                single = [k for k in rule.state_keys if getattr(there.get(k), "dtype", None) == torch.float32]
+                own = [*((key, torch.float32) for key in single), *own]
+            for key, dtype in own:
                 if isinstance(there.get(key), torch.Tensor):
                     mine[key] = there[key].to(p.device, None if key == REMAINDER else dtype)
             _leave_out_unused(mine, there, options, p.dtype)
@@ -116,6 +120,11 @@ def _leave_out_unused(mine: dict[str, Any], there: Mapping[str, Any], options: S
             mine.pop(key, None)
     if not options.rounds_by_chance(param):
         mine.pop(STREAM, None)
+
+
+def _takes_wider_gradients(param: torch.Tensor) -> bool:
+    """Whether states that were made beside gradients of a 16-bit parameter may be float32; see ``dtype_beside``."""
+    return param.dtype in NARROW and getattr(param, "grad_dtype", param.dtype) != param.dtype
 
 
 def _own_dtypes(rule: Rule, options: StepOptions, param: torch.dtype) -> list[tuple[str, torch.dtype]]:

@@ -20,6 +20,7 @@ from ..memory.parameter_table import (
     Entry,
     ParameterTable,
     Staging,
+    dtype_beside,
     layers,
     real_dtype,
     real_view,
@@ -304,7 +305,8 @@ class Sync:
         keys = self.rule.state_keys[:needed]
         check_complete(self.rule, state, keys[: self.rule.optional_state])  # amsgrad may be switched on in mid-run
         wanted = self.options.state_dtype_of(p.dtype)
-        dtype = next((t.dtype for t in map(state.stored, keys) if isinstance(t, torch.Tensor)), p.dtype)
+        dtype = next((t.dtype for t in map(state.stored, keys) if isinstance(t, torch.Tensor)), None)
+        dtype = dtype or wanted or dtype_beside(p)
         if not state_dtype_fits(p, dtype, wanted):
             dtype = wanted or p.dtype
         return tuple(self._state_tensor(p, state, key, dtype) for key in keys)

@@ -50,16 +50,41 @@ def test_values_are_torchs_float32_parameters(
 
 
 @pytest.mark.thin
+@pytest.mark.parametrize("aligned", [True, False], ids=["aligned", "unaligned"])
+@every_kept
+@every_rule
+def test_gradients_of_float32_arrive_with_all_digits(
+    name: str, case: str, kept: str, dtype: torch.dtype, aligned: bool, gpu_backend: Any
+) -> None:
+    layout = torch.Tensor.clone if aligned else one_element_off
+    options, single = OPTIONS[name][case], torch.float32
+    twins = PrecisionTwins(
+        name, gpu_backend, dtype, options, shapes=SHAPES, device=DEVICE, layout=layout, kept=kept, grad_dtype=single
+    )
+    for step in range(3):
+        twins.set_grads(without=[1] if step == 1 else [])
+        twins.step()
+        twins.assert_same(0.0 if name == "SGD" else FLOAT32)
+
+
+@pytest.mark.thin
+@pytest.mark.parametrize("grad_dtype", [None, torch.float32], ids=["", "float32 gradients"])
 @every_kept
 @every_rule
 def test_replays_clip_average_and_see_what_is_written(
-    name: str, case: str, kept: str, dtype: torch.dtype, gpu_backend: Any, capture: Capture, no_sync: Callable[[], Any]
+    name: str,
+    case: str,
+    kept: str,
+    dtype: torch.dtype,
+    grad_dtype: torch.dtype | None,
+    gpu_backend: Any,
+    capture: Capture,
+    no_sync: Callable[[], Any],
 ) -> None:
     """A captured graph takes what is written to a parameter between replays."""
     around = {"max_grad_norm": 2.0, "ema_decay": 0.7, "skip_nonfinite": True, "zero_grad_in_step": True}
-    twins = PrecisionTwins(
-        name, gpu_backend, dtype, OPTIONS[name][case], shapes=SHAPES, device=DEVICE, kept=kept, **around
-    )
+    options: dict[str, Any] = {"kept": kept, "grad_dtype": grad_dtype, **around}
+    twins = PrecisionTwins(name, gpu_backend, dtype, OPTIONS[name][case], shapes=SHAPES, device=DEVICE, **options)
     twins.set_grads()
     twins.step()
     graph = capture(twins.ours.step)
@@ -67,7 +92,7 @@ def test_replays_clip_average_and_see_what_is_written(
         if step == 2:
             twins.write(0.25)
         for p, q in zip(twins.params, twins.torch_params, strict=True):
-            g = torch.randn(q.shape).to(dtype)
+            g = torch.randn(q.shape).to(twins.grad_dtype)
             p.grad.copy_(g.to(DEVICE))
             q.grad = g.float()
         with no_sync():
