@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..memory.platforms import Platform
+from ..memory.shards import local
 from ..optim.fused_optimizer import FusedOptimizer
 from ..optim.home import Home
 
@@ -60,7 +61,7 @@ class Rehearsal:
         grads = [(p, p.grad) for p in params]
         for _, grad in grads:
             if grad is not None and grad.layout == torch.strided:
-                self.keep(grad)
+                self.keep(local(grad))
         if Home.rehearsal is not None:
             raise RuntimeError("a graph is warmed up inside the warm-up of another: call the outer function only")
         self._after = {id(o): o.keep_for_rehearsal(self.keep) for o in self._optimizers.values()}

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from ..memory.shards import local
 from .home import Home
 
 
@@ -24,5 +25,5 @@ class Rehearsed(Home):
         states = [t for state in self.state.values() for t in dict.values(state)]  # nobody is given them
         for tensor in (*own, *params, *states):
             if isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided:
-                keep(tensor)
+                keep(local(tensor))
         return super().keep_for_rehearsal(keep)
