@@ -176,5 +176,8 @@ class Backend:
         """Take note that a schedule is not run any more."""
         self.platform.record_stream(schedule.memory.tensor)
 
+    def note_write(self, schedule: Run) -> None:
+        """Take note that something else than a launch, perhaps a CUDA graph, writes the memory of a schedule."""
+
     def check_program(self, schedule: Run) -> None:
         """Refuse a program this backend cannot run."""

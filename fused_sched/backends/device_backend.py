@@ -124,6 +124,10 @@ class DeviceBackend(Backend):
         if capturing:
             self._note_capture(schedule, [launches.kept], [block, schedule.memory])
 
+    def note_write(self, schedule: Run) -> None:
+        if self.platform.is_capturing(schedule.block.device):
+            self._note_capture(schedule, [], [schedule.memory])
+
     def retire(self, schedule: Schedule) -> None:
         super().retire(schedule)
         for run in schedule.runs:

@@ -23,6 +23,8 @@ from torch.optim.lr_scheduler import LRScheduler as LRScheduler
 from .convert import on_device
 from .cosine_annealing_warm_restarts import CosineAnnealingWarmRestarts
 from .cyclic_lr import CyclicLR
+from .feedback_lr import FeedbackLR
+from .kl_adaptive_lr import KLAdaptiveLR
 from .lambda_lr import LambdaLR
 from .multiplicative_lr import MultiplicativeLR
 from .nested import ChainedScheduler, SequentialLR
@@ -41,6 +43,8 @@ __all__ = [
     "CosineAnnealingWarmRestarts",
     "CyclicLR",
     "ExponentialLR",
+    "FeedbackLR",
+    "KLAdaptiveLR",
     "LambdaLR",
     "LinearLR",
     "MultiStepLR",

@@ -52,7 +52,7 @@ class OnDevice(Bound):
         with UndoneOnError(groups_to_put_back(optimizer)):
             try:
                 with tensors_kept(optimizer):
-                    super().__init__(optimizer, *args, **kwargs)  # type: ignore[call-arg]
+                    self._construct(optimizer, *args, **kwargs)
                 self._bind()
                 self._compare_first()
             except BaseException:
@@ -60,6 +60,10 @@ class OnDevice(Bound):
                     self._home.stop_advancing(self._schedule)
                 raise
         self._home.note_lrs_scheduled()
+
+    def _construct(self, *args: Any, **kwargs: Any) -> None:
+        """Torch's constructor."""
+        super().__init__(*args, **kwargs)
 
     def __del__(self) -> None:
         """A fused scheduler that nobody has any more goes on with its optimizer, which it then has weakly."""
@@ -211,10 +215,8 @@ class OnDevice(Bound):
         for one in self._family():
             if one._host_reason is not None:
                 lines.append(f"{type(one).__name__} runs on the host: {one._host_reason}")
-            elif one._source is not None:
-                lines.append(f"{type(one).__name__}: {one._source.explain()}")
-            elif one._traced_get_lr is not None:
-                lines.append(f"{type(one).__name__}: its get_lr is part of the program: {one._traced_get_lr.explain()}")
+            elif (said := one._explained()) is not None:
+                lines.append(f"{type(one).__name__}: {said}")
             elif one._schedule is not None and (one is self or not one._parts()):
                 lines.append(f"{type(one).__name__} is a program on {one._schedule.block.device}")
         return "\n".join([*lines, *([] if self.program is None else [str(self.program)])])
@@ -226,7 +228,8 @@ class OnDevice(Bound):
         self._home.expire_mirrors()
         made = self._schedule is not None and self._schedule.is_step_made()
         make, cls = self._maker_of_copies()
-        return make, (cls, self._fused, self._skip_with_optimizer, self._horizon, made), self.__getstate__()
+        arguments = cls, self._fused, self._skip_with_optimizer, self._horizon, made, self._unused()
+        return make, arguments, self.__getstate__()
 
     def _maker_of_copies(self) -> tuple[Any, type]:
         return copy_of, type(self)
@@ -239,12 +242,15 @@ class OnDevice(Bound):
         self._settle()
 
 
-def copy_of(cls: Any, fused: bool, skip_with_optimizer: bool, horizon: int, made: bool) -> Any:
+def copy_of(
+    cls: Any, fused: bool, skip_with_optimizer: bool, horizon: int, made: bool, observed: float | None = None
+) -> Any:
     """A scheduler that a copy's attributes are put into."""
     one = cls.__new__(cls)
     one._horizon, one._step_was_made = horizon, made
     one._reset_slots(fused, skip_with_optimizer)
     one._methods_touched = True  # so that the first step settles it
+    one._pending, one._observing = observed, True
     return one
 
 

@@ -147,10 +147,11 @@ class HostSteps(EditedByHand):
 
     def _to_put_back(self) -> Callable[[], None]:
         """What puts the attributes, here and in the parts, back to what they are now."""
-        before = []
-        for one in self._family():
-            names = [name for name in (*one._registers, LAST_LR) if name in one.__dict__]
-            before.append((one, all_kept(one), [(name, getattr(one, name)) for name in names]))
+
+        def values_of(one: Any) -> list[tuple[str, Any]]:
+            return [(name, getattr(one, name)) for name in one._in_program()]
+
+        before = [(one, all_kept(one), values_of(one)) for one in self._family()]
 
         def undo() -> None:
             for one, state, values in before:
@@ -167,7 +168,7 @@ class HostSteps(EditedByHand):
         self._home.refuse_in_capture(f"the lr of {type(self).__name__} was computed by Python")
         schedule.write(TRAP, 0.0)
         self._home.expire_mirrors()  # what is put back must be what the device had
-        saved = [(one, name, getattr(one, name)) for one in self._family() for name in (*one._registers, LAST_LR)]
+        saved = [(one, name, getattr(one, name)) for one in self._family() for name in one._in_program()]
         put_groups_back = self._home.snapshot_groups()
 
         def put_back() -> None:
@@ -185,7 +186,9 @@ class HostSteps(EditedByHand):
             raise self._stopped(f"{type(error).__name__}: {error}") from error
         if schedule.memory.captured:
             put_back()
-            raise self._stopped("the values computed ahead by Python had been used up")
+            ahead = any(one._source is not None and not one._source.traced for one in self._family())
+            why = "the values computed ahead by Python had been used up" if ahead else "a function raised there"
+            raise self._stopped(why)
 
     def _stopped(self, why: str) -> RuntimeError:
         epoch = self._coming_epoch(restart=False)

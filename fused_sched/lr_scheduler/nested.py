@@ -10,11 +10,13 @@ from torch.optim import Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler
 
 from ..compiled import not_compiled
+from ..memory.values import as_float
 from ..program.builder import Builder, Value
 from ..program.program import LAST_EPOCH
 from .attributes import kept
 from .base import OnDevice
 from .host_steps import groups_to_put_back
+from .measured import Measured
 from .undo import UndoneOnError
 
 
@@ -42,6 +44,17 @@ class _Nested(OnDevice):
 
     def _check(self) -> None:
         self._refuse_fused_parts(self._schedulers)
+
+    def _why_parts_on_host(self) -> str | None:
+        for part in self._parts():
+            if isinstance(part, Measured):
+                part._observing = True  # the step of a part has no metric
+        return super()._why_parts_on_host()
+
+    def _emit_ignore(self, b: Builder) -> None:
+        for i, part in enumerate(self._schedulers):
+            with b.scope(f"{i}."):
+                part._emit_ignore(b)
 
     def _check_order(self) -> None:
         if self._schedule is not None:  # else the parts do
@@ -88,6 +101,14 @@ class SequentialLR(_Nested, lr_scheduler.SequentialLR):
                 optimizer, schedulers, milestones, last_epoch, fused=fused, skip_with_optimizer=skip_with_optimizer
             )
 
+    def _construct(self, optimizer: Any, schedulers: list[Any], *arguments: Any) -> None:
+        shown = _shown_to_torch(schedulers)
+        if shown is not schedulers and isinstance(optimizer, Optimizer):
+            for group in optimizer.param_groups:  # a plateau leaves none, and a sequence begins with it
+                group.setdefault("initial_lr", as_float(group["lr"]))
+        super()._construct(optimizer, shown, *arguments)
+        self._schedulers = schedulers
+
     def _refuse_nested_parts(self, schedulers: Sequence[Any]) -> None:
         for i, part in enumerate(schedulers[1:], 1):
             if isinstance(part, (lr_scheduler.SequentialLR, lr_scheduler.ChainedScheduler)):
@@ -122,7 +143,14 @@ class SequentialLR(_Nested, lr_scheduler.SequentialLR):
                 mine = mine & ~at_milestone
             with b.scope(f"{i}."), b.when(mine):
                 part._emit_step(b)
+        self._emit_ignore(b)  # of parts that it is not at
         self._emit_last_lr(b, b.field("lr"))
+
+    def _torchs_step(self, epoch: float | None) -> None:
+        super()._torchs_step(epoch)
+        for one in self._family():
+            if isinstance(one, Measured):
+                one.observed = None
 
     def _bisect(self, b: Builder, thresholds: list[Value], epoch: Value, low: int, high: int) -> Value:
         # the search itself and not a count, for milestones that are not sorted
@@ -163,7 +191,8 @@ class ChainedScheduler(_Nested, lr_scheduler.ChainedScheduler):
     ) -> None:
         self._refuse_fused_parts(schedulers)
         self._reset_slots(fused, skip_with_optimizer)
-        lr_scheduler.ChainedScheduler.__init__(self, schedulers, optimizer)
+        lr_scheduler.ChainedScheduler.__init__(self, _shown_to_torch(schedulers), optimizer)
+        self._schedulers = schedulers
         self._home = self._home_in(self.optimizer)
         with UndoneOnError(groups_to_put_back(self.optimizer)):
             self._bind()
@@ -190,6 +219,24 @@ class ChainedScheduler(_Nested, lr_scheduler.ChainedScheduler):
 
     def _steps_taken(self) -> int:
         return int(self._schedulers[0]._steps_taken())
+
+
+class _Plateau:
+    """Stands for a ReduceLROnPlateau of ours in torch's constructors, which refuse one as its step takes a metric."""
+
+    def __init__(self, part: Any) -> None:
+        self.optimizer = part.optimizer
+        self.get_last_lr = part.get_last_lr
+
+    def _initial_step(self) -> None:
+        """It makes none."""
+
+
+def _shown_to_torch(schedulers: Any) -> Any:
+    plateaus = [isinstance(x, Measured) and isinstance(x, lr_scheduler.ReduceLROnPlateau) for x in schedulers]
+    if not any(plateaus):
+        return schedulers
+    return [_Plateau(part) if plateau else part for part, plateau in zip(schedulers, plateaus, strict=True)]
 
 
 def _to_put_back(part: Any) -> Iterator[Callable[[], None]]:

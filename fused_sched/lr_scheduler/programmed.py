@@ -47,9 +47,9 @@ class Programmed:
     __slots__ = (
         "__weakref__", "_bases", "_comparing", "_fused", "_get_lr_audit", "_get_lr_differs", "_get_lr_given",
         "_groups_seen", "_home", "_horizon", "_host_reason", "_is_first_step", "_lrs_lent", "_methods_outdated",
-        "_methods_touched", "_order_checked", "_outdated", "_outer_reference", "_parts_seen", "_restarts", "_schedule",
-        "_scope", "_seen_in_groups", "_skip_with_optimizer", "_source", "_step_was_made", "_tabulates", "_touched",
-        "_traced_get_lr", "_values_seen", "_watched_parts", "_watches_groups",
+        "_methods_touched", "_observing", "_order_checked", "_outdated", "_outer_reference", "_parts_seen", "_pending",
+        "_restarts", "_schedule", "_scope", "_seen_in_groups", "_skip_with_optimizer", "_source", "_step_was_made",
+        "_tabulates", "_touched", "_traced_get_lr", "_values_seen", "_watched_parts", "_watches_groups",
     )  # fmt: skip
 
     # Attributes of the torch class that are constants of the program; users may change them at any time.
@@ -123,6 +123,8 @@ class Programmed:
         self._watched_parts: tuple[Any, ...] = ()
         self._groups_seen: Any = None  # the groups that the program drives, as the optimizer knew them
         self._order_checked = False
+        self._pending: float | None = None  # what was observed, as of the last pull, and no step has used
+        self._observing = False  # a step without a metric is meant
         self._source: StepFunctions | None = None  # where values that depend on a user's function come from
         if not isinstance(self._horizon, int) or self._horizon < 1:
             raise ValueError(
@@ -178,6 +180,9 @@ class Programmed:
         finally:
             keep(self, LAST_EPOCH, epoch)
             self._schedule = schedule
+
+    def _emit_ignore(self, b: Builder) -> None:
+        """Append what lets go of what was observed, in a step that is that of others in a sequence."""
 
     def _emit_at(self, b: Builder, epoch: Value) -> None:
         """Append what the schedule writes at ``epoch``."""
@@ -295,8 +300,8 @@ class Programmed:
         if len({id(one) for one in members}) < len(members):
             return f"a scheduler is in this {type(self).__name__} twice"
         for part in self._parts():
-            if isinstance(part, ReduceLROnPlateau):
-                return f"{type(self).__name__} contains {type(part).__name__}, whose step() needs a metric"
+            if isinstance(part, ReduceLROnPlateau) and not isinstance(part, Programmed):
+                return f"{type(self).__name__} contains torch's {type(part).__name__}, whose step() needs a metric"
             if not isinstance(part, Programmed):
                 return f"{type(self).__name__} contains {type(part).__name__}, which is not of fused_sched.lr_scheduler"
             if part._home is not self._home:
@@ -346,3 +351,17 @@ class Programmed:
             for name in (*self._registers, LAST_LR):
                 if name in self.__dict__:
                     keep(self, name, getattr(self, name))
+
+    def _in_program(self) -> list[str]:
+        """The attributes that the program has."""
+        return [name for name in (*self._registers, LAST_LR) if name in self.__dict__]
+
+    def _unused(self) -> float | None:
+        """What was observed and no step has used."""
+        return None
+
+    def _explained(self) -> str | None:
+        """How a function of the user's is part of the program."""
+        if self._traced_get_lr is not None:
+            return f"its get_lr is part of the program: {self._traced_get_lr.explain()}"
+        return None if self._source is None else self._source.explain()

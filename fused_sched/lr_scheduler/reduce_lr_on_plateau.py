@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import warnings
 from typing import Any, Literal, SupportsFloat
@@ -18,18 +17,20 @@ from ..program.builder import Builder, Value
 from ..program.program import LAST_EPOCH
 from .attributes import kept
 from .base import OnDevice
+from .measured import OBSERVED, Measured
 from .registers import Register
 
-_METRIC = "metric"
 
-
-class ReduceLROnPlateau(OnDevice, lr_scheduler.ReduceLROnPlateau):
+class ReduceLROnPlateau(Measured, lr_scheduler.ReduceLROnPlateau):
     """Multiplies the lr by ``factor`` when a metric stops improving, after
     :class:`torch.optim.lr_scheduler.ReduceLROnPlateau`.
 
     A metric given as a tensor on the optimizer's device never comes to the host: what is best so far, the
     bad steps and the cooldown are registers of the program. So :meth:`step` can be captured in a CUDA graph.
-    It has no ``fused`` keyword, because a step needs the metric.
+
+    :meth:`observe` hands a metric over for the next ``step()``, which then takes none. So it may be a part of a
+    SequentialLR or ChainedScheduler, which torch's class is refused by: a step of theirs keeps its lr where no metric
+    was observed since the last one. By itself it has no ``fused`` keyword, because a step needs the metric.
 
     Raises:
         TypeError, ValueError, RuntimeError: torch's reasons.
@@ -39,7 +40,6 @@ class ReduceLROnPlateau(OnDevice, lr_scheduler.ReduceLROnPlateau):
         "mode", "factor", "patience", "threshold", "threshold_mode", "cooldown", "eps", "min_lrs", "default_min_lr",
     )  # fmt: skip
     _registers = (LAST_EPOCH, "best", "num_bad_epochs", "cooldown_counter")
-    _order_matters = False
 
     best = Register(whole=False)
     num_bad_epochs = Register()
@@ -72,18 +72,20 @@ class ReduceLROnPlateau(OnDevice, lr_scheduler.ReduceLROnPlateau):
 
     def _emit_step(self, b: Builder) -> None:
         b.set_register(LAST_EPOCH, b.register(LAST_EPOCH, kept(self, LAST_EPOCH)) + 1)
-        best, metric = b.register("best", kept(self, "best")), b.register(_METRIC, math.nan)
+        metric, again = self._emit_observed(b)
+        observed = (metric == metric) | (again != again)  # torch counts a NaN as bad
+        best = b.register("best", kept(self, "best"))
         bad = b.register("num_bad_epochs", kept(self, "num_bad_epochs"))
         cooldown = b.register("cooldown_counter", kept(self, "cooldown_counter"))
         better = self._better(b, metric, best)
-        bad = b.where(better, 0.0, bad + 1)
         cooling = cooldown > 0
-        cooldown = b.where(cooling, cooldown - 1, cooldown)
-        bad = b.where(cooling, 0.0, bad)
-        reduce = bad > b.const("patience", self.patience)
+        now_bad = b.where(better | cooling, 0.0, bad + 1)
+        now_cooldown = b.where(cooling, cooldown - 1, cooldown)
+        reduce = observed & (now_bad > b.const("patience", self.patience))
+        now_cooldown = b.where(reduce, b.const("cooldown", self.cooldown), now_cooldown)
         b.set_register("best", b.where(better, metric, best))
-        b.set_register("num_bad_epochs", b.where(reduce, 0.0, bad))
-        b.set_register("cooldown_counter", b.where(reduce, b.const("cooldown", self.cooldown), cooldown))
+        b.set_register("num_bad_epochs", b.where(observed, b.where(reduce, 0.0, now_bad), bad))
+        b.set_register("cooldown_counter", b.where(observed, now_cooldown, cooldown))
         lr, n = b.field("lr"), b.n_groups
         least: list[Any] = self.min_lrs if len(self.min_lrs) == n else [self.default_min_lr] * n
         floor = self._per_group(b, "min_lrs", least, used=reduce)
@@ -91,35 +93,60 @@ class ReduceLROnPlateau(OnDevice, lr_scheduler.ReduceLROnPlateau):
         self._emit_lr(b, b.where(reduce & (lr - new > b.const("eps", self.eps)), new, lr))
 
     @not_compiled
-    def step(self, metrics: SupportsFloat, epoch: int | None = None) -> None:  # type: ignore[override]
+    def step(self, metrics: SupportsFloat | None = None, epoch: int | None = None) -> None:  # type: ignore[override]
         """One step of the schedule.
 
         Args:
-            metrics: a number or a one-element tensor, on any device.
+            metrics: a number or a one-element tensor, on any device; default, what :meth:`observe` was given last.
+                Where nothing was since the last step, the step keeps the lr and counts no bad epoch.
             epoch: deprecated, as in torch: what ``last_epoch`` becomes.
 
         Raises:
+            TypeError: ``metrics`` is not given, and nothing was ever observed.
             ValueError: ``metrics`` is a tensor with several elements.
             RuntimeError: ``metrics`` is a Python number and a CUDA graph is being captured.
         """
         if isinstance(metrics, torch.Tensor) and metrics.numel() != 1:
             raise ValueError(f"metrics has shape {tuple(metrics.shape)}: give a number or a one-element tensor")
+        if metrics is None and not self._observing:
+            raise TypeError(
+                "ReduceLROnPlateau.step() missing 1 required positional argument: 'metrics': give it, or hand it over "
+                "with observe() before"
+            )
         if epoch is not None:
             warn(EPOCH_DEPRECATION_WARNING)
         if self._methods_touched and self._schedule is None:
             self._look_again()
-        if self._schedule is not None:
+        if self._schedule is not None and not self._is_part:
             OnDevice._before_advance(self)
         # torch reduces a tensor once for each group that shares it
         shared = self._schedule is not None and self._schedule.shares_tensors
-        if epoch is not None or self._schedule is None or shared or not self._covers_groups():
-            self._home.refuse_in_capture("the lr of ReduceLROnPlateau was computed by Python")
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", re.escape(EPOCH_DEPRECATION_WARNING))  # given above
-                lr_scheduler.ReduceLROnPlateau.step(self, metrics, epoch)
+        if epoch is not None or self._is_part or self._schedule is None or shared or not self._covers_groups():
+            self._step_by_torch(metrics, epoch)
             return
-        self._note_metric(metrics)
+        if metrics is not None:
+            self._note_metric(metrics)
         self._schedule.advance()
+
+    def _step_by_torch(self, metrics: Any, epoch: int | None) -> None:
+        self._home.refuse_in_capture("the lr of ReduceLROnPlateau was computed by Python")
+        metrics = self.observed if metrics is None else metrics
+        if metrics is None:
+            self._update_lr(epoch)
+            return
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", re.escape(EPOCH_DEPRECATION_WARNING))  # given by step()
+            lr_scheduler.ReduceLROnPlateau.step(self, metrics, epoch)
+        self.observed = None
+
+    def _update_lr(self, epoch: int | None = None) -> None:
+        """A step that keeps the lr, as at the milestone of a SequentialLR."""
+        self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
+        self._last_lr = [as_float(group["lr"]) for group in self.optimizer.param_groups]
+        self.observed = None
+
+    def _steps_taken(self) -> int:
+        return int(self.last_epoch) + 1
 
     def _note_metric(self, metrics: Any) -> None:
         schedule = self._schedule
@@ -127,7 +154,7 @@ class ReduceLROnPlateau(OnDevice, lr_scheduler.ReduceLROnPlateau):
         memory = schedule.memory
         if memory.remote:
             if isinstance(metrics, torch.Tensor) and metrics.device == memory.device:
-                memory.copy_from_device(schedule.program.offsets[_METRIC], metrics)
+                memory.copy_from_device(schedule.program.offsets[OBSERVED], metrics, count=2)
                 return
             memory.refuse_in_capture("a metric was read by the host", "give a tensor on the optimizer's device")
-        schedule.write(_METRIC, metrics if type(metrics) is float else as_float(metrics))
+        self.observed = metrics

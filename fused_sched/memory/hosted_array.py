@@ -119,8 +119,8 @@ class HostedArray:
         self.host[: self.in_use] = self.tensor[: self.in_use].tolist()
         self._age = self.mirrors.age
 
-    def write(self, index: int, value: float) -> None:
-        """Set one number, on the device in stream order.
+    def write(self, index: int, value: float, count: int = 1) -> None:
+        """Set ``count`` numbers to one, on the device in stream order.
 
         Raises:
             RuntimeError: inside a CUDA graph capture, as every replay would set it again.
@@ -128,9 +128,12 @@ class HostedArray:
         if self.remote:
             self.refuse_in_capture("a hyperparameter was set by hand")
             self._note_write()
-        self.host[index] = value
+        if count == 1:
+            self.host[index] = value
+        else:
+            self.host[index : index + count] = [value] * count
         if self.remote:
-            self.tensor[index].fill_(value)
+            self.tensor[index : index + count].fill_(value)
 
     def _note_write(self) -> None:
         if self.stale:
@@ -169,9 +172,9 @@ class HostedArray:
             self.volatile = True
             self.expire()
 
-    def copy_from_device(self, index: int, value: torch.Tensor) -> None:
-        """Set one number from a one-element tensor without reading it on the host."""
-        self.tensor[index].copy_(value.detach().reshape(()), non_blocking=True)
+    def copy_from_device(self, index: int, value: torch.Tensor, count: int = 1) -> None:
+        """Set ``count`` numbers to that of a one-element tensor, without reading it on the host."""
+        self.tensor[index : index + count].copy_(value.detach().reshape(()), non_blocking=True)
         self.expire()
 
     def grow(self, length: int) -> None:

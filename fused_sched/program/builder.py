@@ -137,7 +137,7 @@ class Builder:
         self._prefix = ""
         self._condition: Value | None = None
         self._trapped: Value | None = None
-        self._trap_awaited = False
+        self._trap_awaited = self._trap_lasts = False
 
     @contextmanager
     def scope(self, prefix: str) -> Iterator[None]:
@@ -158,7 +158,7 @@ class Builder:
         finally:
             self._condition = outer
 
-    def trap(self, condition: Value, *, awaited: bool = False) -> None:
+    def trap(self, condition: Value, *, awaited: bool = False, lasts: bool = False) -> None:
         """Where ``condition`` holds, the whole advance does nothing but set the register :data:`TRAP` to 1.
 
         For what a device cannot do: raise. The host clears the register and raises when it next looks.
@@ -166,6 +166,7 @@ class Builder:
         Args:
             condition: see above.
             awaited: the host looks after every advance, waiting for the device where it has to.
+            lasts: all further advances do nothing either, until the host has looked.
 
         Raises:
             ValueError: the condition differs between param groups.
@@ -176,6 +177,7 @@ class Builder:
             raise ValueError("a trap stops all param groups together, but its condition differs between them")
         self._trapped = condition if self._trapped is None else self._trapped | condition
         self._trap_awaited = self._trap_awaited or awaited
+        self._trap_lasts = self._trap_lasts or lasts
 
     def register(self, name: str, initial: float) -> Value:
         """A scalar that lasts from one advance to the next; the value as of the last :meth:`set_register`."""
@@ -314,11 +316,13 @@ class Builder:
     def _hold_where_trapped(self) -> None:
         trapped = self._trapped
         assert trapped is not None
+        self._declare(TRAP, "register", [0.0], group=False)
+        if self._trap_lasts:
+            trapped = self._read("load", TRAP, uniform=True) | trapped
         for (kind, symbol), value in list(self._current.items()):
             before = self._append(Operation(kind, (), symbol), kind == "load")
             if value is not before:
                 self._current[kind, symbol] = self.where(trapped, before, value)
-        self._declare(TRAP, "register", [0.0], group=False)
         self._current["load", TRAP] = self.op("max", self._read("load", TRAP, uniform=True), trapped)
 
     def _read(self, kind: str, symbol: str, *, uniform: bool) -> Value:

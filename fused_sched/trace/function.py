@@ -161,10 +161,15 @@ def emit(b: Builder, outcomes: Sequence[Outcome], inputs: Inputs) -> tuple[tuple
     return tuple(made[v] for v in first.values), None if first.trap.is_const else made[first.trap]
 
 
-def emit_groups(b: Builder, outcomes: Sequence[Outcome], inputs: Inputs) -> tuple[Value, ...]:
+def emit_groups(
+    b: Builder, outcomes: Sequence[Outcome], inputs: Inputs, *, trap_lasts: bool = False
+) -> tuple[Value, ...]:
     """Append one outcome for each param group, or a single one for all; where one raises, the program traps.
 
     Those of one shape become one; others are selected by the number of their kind.
+
+    Args:
+        trap_lasts: of a trap that does not come back by itself; see :meth:`Builder.trap`, also for ``awaited``.
     """
     kinds: dict[Any, dict[int, Outcome]] = {}
     for g, one in enumerate(outcomes):  # a trap stops all groups together, so its condition cannot have numbers of each
@@ -177,7 +182,7 @@ def emit_groups(b: Builder, outcomes: Sequence[Outcome], inputs: Inputs) -> tupl
         uniform = len({one.shape(numbers=True) for one in own.values()}) == 1
         values, trap = emit(b, [first] if uniform else [own.get(g, first) for g in range(b.n_groups)], inputs)
         if trap is not None:
-            b.trap(trap)
+            b.trap(trap, awaited=trap_lasts, lasts=trap_lasts)
         if results:
             here = b.const(b.free_name("kind"), [float(g in own) for g in range(b.n_groups)])
             values = tuple(b.where(here, new, old) for new, old in zip(values, results, strict=True))
