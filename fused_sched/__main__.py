@@ -48,6 +48,8 @@ _REFUSED = {
     "LambdaLR": _FUNCTION,
     "MultiplicativeLR": _FUNCTION,
     "ParamScheduler": _FUNCTION,
+    "FeedbackLR": _FUNCTION,
+    "KLAdaptiveLR": _METRIC,
     "ReduceLROnPlateau": _METRIC,
     "get_reduce_on_plateau_schedule": _METRIC,
 }

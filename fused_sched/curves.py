@@ -53,8 +53,9 @@ def as_function(
         the same device, of an integer numpy array a float64 array. Steps begin at the scheduler's present epoch.
 
     Raises:
-        TypeError: the scheduler needs more than the step, as ReduceLROnPlateau needs a metric; or it is
-            neither a scheduler nor a function; or lr or momentum is given with a scheduler.
+        TypeError: the scheduler, or a part of it, needs more than the step, as ReduceLROnPlateau needs a metric and
+            KLAdaptiveLR what it is to follow; or it is neither a scheduler nor a function; or lr or momentum is given
+            with a scheduler.
         ValueError: ``group`` or ``key`` does not exist, or lr is not a finite number above 0.
 
     Functions that the scheduler calls (``lr_lambda``) are called again, so they should depend on the step
@@ -266,13 +267,15 @@ def _make(make_scheduler: Any, lr: float, momentum: float) -> tuple[Any, Any]:
 
 
 def _refuse_metric(scheduler: Any) -> None:
-    """A scheduler whose ``step`` takes more than nothing is not a function of the step."""
+    """A scheduler that follows a measurement, or whose ``step`` takes more than nothing, is no function of the step."""
     name = type(scheduler).__name__
-    if isinstance(scheduler, ReduceLROnPlateau):
+    if isinstance(scheduler, ReduceLROnPlateau) or getattr(scheduler, "_follows_measurement", False):
         raise TypeError(
             f"{name} follows a metric that only training gives, so its lr is not a function of the step: "
             "read the lr while training"
         )
+    for part in getattr(scheduler, "_schedulers", ()):
+        _refuse_metric(part)
     try:
         inspect.signature(scheduler.step).bind()
     except TypeError as error:

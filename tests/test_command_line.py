@@ -18,8 +18,8 @@ from fused_sched import __version__, backends, lr_scheduler, plotting, schedules
 from fused_sched.__main__ import MAX_DEPTH, MAX_TEXT, Call, UsageError, main, make_scheduler, parse_call
 from fused_sched.lr_scheduler import recipes
 
-FUNCTIONS = ("LambdaLR", "MultiplicativeLR", "ParamScheduler")
-METRICS = ("ReduceLROnPlateau", "get_reduce_on_plateau_schedule")
+FUNCTIONS = ("FeedbackLR", "LambdaLR", "MultiplicativeLR", "ParamScheduler")
+METRICS = ("KLAdaptiveLR", "ReduceLROnPlateau", "get_reduce_on_plateau_schedule")
 
 
 def _drawn(text: str, steps: int, monkeypatch: pytest.MonkeyPatch, capsys: Any, *options: str) -> dict[str, Any]:

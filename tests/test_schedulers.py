@@ -113,7 +113,7 @@ def test_verbose_is_refused_as_in_torch(host_backend: str) -> None:
         StepLR(single(host_backend), 3, verbose=True)
 
 
-STEP, PLATEAU = ("StepLR", {"step_size": 3}), ("ReduceLROnPlateau", {})
+STEP = ("StepLR", {"step_size": 3})
 BAD: dict[str, tuple[str, dict[str, Any]]] = {
     "lambdas too few": ("LambdaLR", {"lr_lambda": [inverse_square_root]}),
     "lambdas too many": ("LambdaLR", {"lr_lambda": [inverse_square_root] * 3}),
@@ -157,8 +157,6 @@ BAD: dict[str, tuple[str, dict[str, Any]]] = {
     "no parts of a sequence": ("SequentialLR", {"schedulers": [], "milestones": []}),
     "no parts of a chain": ("ChainedScheduler", {"schedulers": []}),
     "too many milestones": ("SequentialLR", {"schedulers": Parts(STEP, STEP), "milestones": [2, 3]}),
-    "a plateau in a sequence": ("SequentialLR", {"schedulers": Parts(STEP, PLATEAU), "milestones": [2]}),
-    "a plateau in a chain": ("ChainedScheduler", {"schedulers": Parts(STEP, PLATEAU)}),
     "no scheduler in a sequence": ("SequentialLR", {"schedulers": [3], "milestones": []}),
     "one cycle resume without initial_lr": ("OneCycleLR", {"max_lr": 0.1, "total_steps": 9, "last_epoch": 3}),
     "resume without initial_lr": ("StepLR", {"step_size": 3, "last_epoch": 3}),

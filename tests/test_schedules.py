@@ -33,7 +33,7 @@ BASIC = (
 # Those that may stand in a nest; the others keep values in the param groups that a second one would overwrite.
 NESTABLE = BASIC[:9]
 COVERED = {*BASIC, "SequentialLR", "ChainedScheduler"}
-ELSEWHERE = {"ReduceLROnPlateau", "ParamScheduler", "LRScheduler"}
+ELSEWHERE = {"ReduceLROnPlateau", "KLAdaptiveLR", "FeedbackLR", "ParamScheduler", "LRScheduler"}
 
 
 def _class(side: str, name: str) -> Any:
@@ -610,6 +610,19 @@ def test_schedulers_by_a_metric_are_refused(side: str) -> None:
         as_function(plateau(_optimizer(side, "SGD", [0.1])))
     with pytest.raises(TypeError, match="ReduceLROnPlateau follows a metric"):
         as_function(lambda o: (lr_scheduler if side == "ours" else torch_lr_scheduler).ReduceLROnPlateau(o))
+
+
+@pytest.mark.parametrize("make", [lr_scheduler.KLAdaptiveLR, lambda o: lr_scheduler.FeedbackLR(o, lambda lr, x: lr)])
+def test_schedulers_that_follow_a_measurement_are_refused(make: Callable[[Any], Any]) -> None:
+    def nested(optimizer: Any) -> Any:
+        parts = [lr_scheduler.LinearLR(optimizer), lr_scheduler.ChainedScheduler([make(optimizer)])]
+        return lr_scheduler.ChainedScheduler(parts)
+
+    for one in (make, nested):
+        with pytest.raises(TypeError, match="^(KLAdaptive|Feedback)LR follows a metric that only training gives"):
+            as_function(one(_optimizer("ours", "SGD", [0.1])))
+        with pytest.raises(TypeError, match="^(KLAdaptive|Feedback)LR follows a metric that only training gives"):
+            lr_curve(one, 3)
 
 
 def test_schedulers_that_need_arguments_are_refused() -> None:

@@ -54,6 +54,7 @@ class Measured(OnDevice):
     """
 
     _order_matters = False  # it is natural to adapt the lr before the update that it is for
+    _follows_measurement = True  # so it is no function of the step
 
     observed = _Observation()
 
@@ -122,6 +123,9 @@ class Measured(OnDevice):
     def _lr_after(self, b: Builder, signal: Value) -> Value:
         """Append the operations that give the next lr of each group, the present one where ``signal`` is NaN."""
         raise NotImplementedError
+
+    def _steps_taken(self) -> int:
+        return 0  # for a sequence or chain that begins with it: as for itself, no order of calls is wrong
 
     def _pull(self) -> None:
         self._pending = self.observed

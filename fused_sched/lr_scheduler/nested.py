@@ -67,7 +67,8 @@ class _Nested(OnDevice):
         super()._pull()
         if self._schedule is not None:
             for part in self._parts():
-                part._pull()
+                if isinstance(part, OnDevice):  # perhaps one of torch's was just put into the list
+                    part._pull()
 
 
 class SequentialLR(_Nested, lr_scheduler.SequentialLR):

@@ -145,9 +145,6 @@ class ReduceLROnPlateau(Measured, lr_scheduler.ReduceLROnPlateau):
         self._last_lr = [as_float(group["lr"]) for group in self.optimizer.param_groups]
         self.observed = None
 
-    def _steps_taken(self) -> int:
-        return int(self.last_epoch) + 1
-
     def _note_metric(self, metrics: Any) -> None:
         schedule = self._schedule
         assert schedule is not None

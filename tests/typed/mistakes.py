@@ -8,6 +8,8 @@ from fused_sched.lr_scheduler import (
     ChainedScheduler,
     CosineAnnealingLR,
     CyclicLR,
+    FeedbackLR,
+    KLAdaptiveLR,
     LambdaLR,
     OneCycleLR,
     ParamScheduler,
@@ -34,7 +36,11 @@ LambdaLR(optimizer, 0.5)  # wrong
 OneCycleLR(optimizer, max_lr=0.1, total_steps=10, anneal_strategy="cosine")  # wrong
 CyclicLR(optimizer, 0.01, 0.1, mode="triangle")  # wrong
 ReduceLROnPlateau(optimizer, fused=True)  # wrong
-ReduceLROnPlateau(optimizer).step()  # wrong
+ReduceLROnPlateau(optimizer).observe("low")  # wrong
+KLAdaptiveLR(optimizer, target="0.01")  # wrong
+KLAdaptiveLR(optimizer, min_lr="small")  # wrong
+FeedbackLR(optimizer, lambda lr: lr)  # wrong
+FeedbackLR(optimizer, lambda lr, kl: "small")  # wrong
 SequentialLR(optimizer, scheduler, [3])  # wrong
 ChainedScheduler(scheduler)  # wrong
 ParamScheduler(optimizer, "momentum", 0.9)  # wrong

@@ -20,6 +20,8 @@ from fused_sched.lr_scheduler import (
     CosineAnnealingWarmRestarts,
     CyclicLR,
     ExponentialLR,
+    FeedbackLR,
+    KLAdaptiveLR,
     LambdaLR,
     LinearLR,
     MultiplicativeLR,
@@ -67,6 +69,12 @@ def schedulers(o: Optimizer) -> list[LRScheduler]:
             o, mode="min", factor=0.1, patience=10, threshold=1e-4, threshold_mode="rel", cooldown=0, min_lr=0,
             eps=1e-8,
         ),
+        KLAdaptiveLR(
+            o, target_kl=0.01, kl_factor=2.0, lr_factor=1.5, min_lr=1e-6, max_lr=[1e-2], ignore_zero=False,
+            last_epoch=old, **keep,
+        ),
+        FeedbackLR(o, function=lambda lr, kl: lr * 0.9 if kl > 0.02 else lr, last_epoch=old, **keep),
+        FeedbackLR(o, [lambda lr, signal: lr + signal]),
         ParamScheduler(o, name="weight_decay", fn=lambda step: 0.1, last_epoch=old, horizon=2, **keep),
         ParamScheduler(o, "momentum", [lambda step: 0.9]),
         SequentialLR(o, [LinearLR(o), ExponentialLR(o, 0.9)], milestones=[4], last_epoch=old, **keep),
@@ -147,6 +155,13 @@ def main() -> None:
         if isinstance(one, ReduceLROnPlateau):
             one.step(torch.tensor(1.0))
             one.step(1.0)
+            one.observe(1.0)
+            one.step()
+        elif isinstance(one, (KLAdaptiveLR, FeedbackLR)):
+            one.observe(torch.tensor(0.001))
+            one.step()
+            one.observe(1)
+            one.step()
         else:
             one.step()
         lrs: list[float | torch.Tensor] = one.get_last_lr()
