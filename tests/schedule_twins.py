@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import lane
+import measured
 import numpy as np
 import torch
 from tolerances import COSINE_PAST_TROUGH_RELATIVE, SCHEDULE_RELATIVE, UPDATE_RELATIVE
@@ -21,7 +22,12 @@ import fused_sched
 from fused_sched import backends, lr_scheduler
 
 OURS = lr_scheduler
-TORCH = SimpleNamespace(**vars(torch_lr_scheduler), SWALR=swa_utils.SWALR)
+TORCH = SimpleNamespace(
+    **vars(torch_lr_scheduler),
+    SWALR=swa_utils.SWALR,
+    KLAdaptiveLR=measured.KLAdaptiveLR,
+    FeedbackLR=measured.FeedbackLR,
+)
 HOMES = {"ours": (fused_sched.optim, OURS), "torch": (torch.optim, TORCH)}
 
 LEAVES = (
@@ -31,6 +37,11 @@ LEAVES = (
 NESTED = ("ChainedScheduler", "SequentialLR")
 NAMES = (*LEAVES, *NESTED)  # what can be fused: step() takes nothing
 EVERY = (*NAMES, "ReduceLROnPlateau")
+# What torch does not have; its twin is written for the tests. Each with arguments.
+MEASURED: dict[str, dict[str, Any]] = {
+    "KLAdaptiveLR": {"target_kl": 0.01, "min_lr": 1e-6, "max_lr": 1.0},
+    "FeedbackLR": {"function": measured.by_kl},
+}
 
 
 class Decay:
@@ -87,12 +98,19 @@ def metric(step: int) -> float:
     return math.nan if step % 11 == 7 else 1.0 / (1 + step // 6) + (step % 3) / 64
 
 
+def divergence(step: int) -> float:
+    """What KLAdaptiveLR and FeedbackLR follow in tests."""
+    return (0.001, 0.05, 0.01, math.nan, 0.0, 0.2, 0.003)[step % 7]
+
+
 def advance(scheduler: Any) -> None:
     """One step of any scheduler."""
     if isinstance(scheduler, torch_lr_scheduler.ReduceLROnPlateau):
         scheduler.step(metric(scheduler.last_epoch))
-    else:
-        scheduler.step()
+        return
+    if type(scheduler).__name__ in MEASURED and scheduler.last_epoch % 4 != 2:
+        scheduler.observe(divergence(scheduler.last_epoch))
+    scheduler.step()
 
 
 def position(scheduler: Any) -> Any:
@@ -314,6 +332,11 @@ def optimizer(module: Any, kind: str, lrs: list[float], **options: Any) -> Any:
     return made
 
 
+def made_with(lrs: list[float], backend: AnyBackend | None = None, kind: str = "SGD", **options: Any) -> Any:
+    """Our optimizer with one param group for each lr."""
+    return optimizer(fused_sched.optim, kind, lrs, backend=backend, **options)
+
+
 @dataclass
 class Twins:
     """Ours and torch's, to be driven alike."""
@@ -356,7 +379,7 @@ def twins(
     **options: Any,
 ) -> Twins:
     """Both schedulers, fresh; ``ours`` holds arguments that torch's class does not have."""
-    arguments = arguments or DEFAULTS[name]
+    arguments = arguments or {**DEFAULTS, **MEASURED}[name]
     mine = optimizer(fused_sched.optim, kind, lrs, backend=backend, **options)
     theirs = optimizer(torch.optim, kind, lrs, **options)
     return Twins(

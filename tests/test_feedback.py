@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from measured import EDGES, by_kl, halve, lrs_of, made_with, observe_and_step, same_lrs, unread
-from schedule_twins import random_lrs
+from measured import EDGES, by_kl, halve, lrs_of, observe_and_step, same_lrs, unread
+from schedule_twins import made_with, random_lrs
 from tolerances import SCHEDULE_RELATIVE
 
 from fused_sched.lr_scheduler import (

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from measured import EDGES, lrs_of, made_with, observe_and_step, rsl_rl, same_lrs, skrl, unread
-from schedule_twins import patience, random_lrs
+from measured import EDGES, lrs_of, observe_and_step, rsl_rl, same_lrs, skrl, unread
+from schedule_twins import made_with, patience, random_lrs
 
 from fused_sched.lr_scheduler import KLAdaptiveLR
 

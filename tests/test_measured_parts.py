@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from measured import lrs_of, made_with, observe_and_step
-from schedule_twins import TORCH, optimizer, patience
+from measured import lrs_of, observe_and_step
+from schedule_twins import TORCH, made_with, optimizer, patience
 
 from fused_sched.lr_scheduler import (
     ChainedScheduler,

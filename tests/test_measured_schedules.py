@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from measured import by_kl, halve, lrs_of, made_with, observe_and_step, rsl_rl
-from schedule_twins import parameters, patience
+from measured import by_kl, halve, lrs_of, observe_and_step, rsl_rl
+from schedule_twins import made_with, parameters, patience
 
 import fused_sched
 from fused_sched.lr_scheduler import (

@@ -13,6 +13,7 @@ from ..compiled import not_compiled
 from ..memory.values import as_float
 from ..program.builder import Builder, Value
 from ..program.program import LAST_EPOCH, STEP_COUNT
+from ..program.schedule import Schedule
 from .attributes import kept
 from .base import OnDevice
 
@@ -74,11 +75,13 @@ class Measured(OnDevice):
             ValueError: ``signal`` has several elements, or none.
             RuntimeError: ``signal`` is on the host, or Python computes the lr, and a CUDA graph is being captured.
         """
-        _check(signal)
+        if type(signal) is not float:
+            _check(signal)
         self._settle()
-        self._observing = True
-        outer = self if self._outer is None else self._outer
+        if not self._observing:
+            self._observing = True
         if self._schedule is not None and self._schedule.may_trap and self._schedule.trapped:
+            outer = self if self._outer is None else self._outer
             outer._step_by_python()  # type: ignore[attr-defined]  # it is about another signal
         schedule = self._schedule
         if schedule is None:
@@ -88,14 +91,17 @@ class Measured(OnDevice):
             )
             self.observed = signal
             return
-        memory = schedule.memory
-        if memory.remote and isinstance(signal, torch.Tensor) and signal.device == memory.device:
-            memory.copy_from_device(schedule.program.offsets[self._scope + OBSERVED], signal, count=2)
-            schedule.backend.note_write(schedule)
-            return
+        self._hand_over(schedule, signal, "a signal")
+        schedule.backend.note_write(schedule)
+
+    def _hand_over(self, schedule: Schedule, signal: Any, what: str) -> None:
+        memory, at = schedule.memory, schedule.program.offsets[self._scope + OBSERVED]
         if memory.remote:
-            memory.refuse_in_capture("a signal was read by the host", "give a tensor on the optimizer's device")
-        self.observed = signal
+            if isinstance(signal, torch.Tensor) and signal.device == memory.device:
+                memory.copy_from_device(at, signal, count=2)
+                return
+            memory.refuse_in_capture(f"{what} was read by the host", "give a tensor on the optimizer's device")
+        memory.write(at, as_float(signal), count=2)
 
     def _emit_observed(self, b: Builder) -> tuple[Value, Value]:
         """Append what uses the observation up; returns it twice, or a NaN and a number if there is none."""

@@ -17,7 +17,7 @@ from ..program.builder import Builder, Value
 from ..program.program import LAST_EPOCH
 from .attributes import kept
 from .base import OnDevice
-from .measured import OBSERVED, Measured
+from .measured import Measured
 from .registers import Register
 
 
@@ -125,7 +125,7 @@ class ReduceLROnPlateau(Measured, lr_scheduler.ReduceLROnPlateau):
             self._step_by_torch(metrics, epoch)
             return
         if metrics is not None:
-            self._note_metric(metrics)
+            self._hand_over(self._schedule, metrics, "a metric")
         self._schedule.advance()
 
     def _step_by_torch(self, metrics: Any, epoch: int | None) -> None:
@@ -144,14 +144,3 @@ class ReduceLROnPlateau(Measured, lr_scheduler.ReduceLROnPlateau):
         self.last_epoch = self.last_epoch + 1 if epoch is None else epoch
         self._last_lr = [as_float(group["lr"]) for group in self.optimizer.param_groups]
         self.observed = None
-
-    def _note_metric(self, metrics: Any) -> None:
-        schedule = self._schedule
-        assert schedule is not None
-        memory = schedule.memory
-        if memory.remote:
-            if isinstance(metrics, torch.Tensor) and metrics.device == memory.device:
-                memory.copy_from_device(schedule.program.offsets[OBSERVED], metrics, count=2)
-                return
-            memory.refuse_in_capture("a metric was read by the host", "give a tensor on the optimizer's device")
-        self.observed = metrics

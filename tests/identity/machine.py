@@ -26,7 +26,7 @@ import torch
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import seed as start_from
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
-from schedule_twins import Decay, Parts, advance, build, inverse_square_root
+from schedule_twins import MEASURED, Decay, Parts, advance, build, divergence, inverse_square_root
 
 from identity.lockstep import EVERY, MOMENTS, OPTIONS, REFUSALS, Lockstep, Side, copied
 from identity.transaction import attempt
@@ -53,6 +53,7 @@ SCHEDULERS: list[tuple[str, dict[str, Any]]] = [
     ("ChainedScheduler", {"schedulers": Parts(_STEPS, _DECAY)}),
     ("SequentialLR", {"schedulers": Parts(("LinearLR", {"total_iters": 3}), _STEPS), "milestones": [3]}),
     ("ReduceLROnPlateau", {"factor": 0.5, "patience": 1}),
+    *MEASURED.items(),
 ]
 # They refuse a step when groups came or went; those that nobody holds then raise in the optimizer's next step.
 VALUES_A_GROUP = {"CosineAnnealingLR", "LambdaLR", "CyclicLR", "CosineAnnealingWarmRestarts", "SequentialLR"}
@@ -201,6 +202,13 @@ class Machine(RuleBasedStateMachine):
             i = n % len(self.fused)
             if not self.fused[i] and self.pair.torchs.schedulers[i] is not None:
                 self.do(lambda side: advance(side.schedulers[i]))
+
+    @rule(n=N)
+    def observe(self, n: int) -> None:
+        """For the next step, or update, whenever that is."""
+        for i, scheduler in enumerate(self.pair.torchs.schedulers):
+            if type(scheduler).__name__ in MEASURED:
+                self.do(lambda side, i=i: side.schedulers[i].observe(divergence(n)))
 
     @rule(n=N)
     def another_step_of_a_fused_scheduler(self, n: int) -> None:
