@@ -119,8 +119,9 @@ class FeedbackLR(_Measured):
 
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
+        of_ours = {"function": None, **{name: state.pop(name) for name in ("observed",) if name in state}}
         del state["function"]
-        return {**state, "function": None}
+        return {**state, **of_ours}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict({**state_dict, "function": self.function})

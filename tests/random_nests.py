@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from measured import by_kl, halve
 from schedule_twins import Decay, Parts, Recorder, inverse_square_root
 
 Spec = tuple[str, dict[str, Any]]  # a scheduler's name and arguments
@@ -29,6 +30,8 @@ def random_leaf(rng: random.Random, n_groups: int, *, first: bool) -> Spec:
                       "mode": r.choice(["triangular", "exp_range"]), "gamma": 0.99}),
         ("CyclicLR", {"base_lr": 0.1, "max_lr": 0.4, "step_size_up": 3, "scale_fn": r.choice([Decay(0.9), Recorder()]),
                       "cycle_momentum": False}),
+        ("KLAdaptiveLR", {"target_kl": 0.01, "min_lr": 1e-5, "max_lr": r.choice([0.5, 1.0])}),
+        ("FeedbackLR", {"function": r.choice([by_kl, halve])}),
         ("SWALR", {"swa_lr": 0.05, "anneal_epochs": r.choice([0, 5]), "anneal_strategy": r.choice(["cos", "linear"])}),
     ]  # fmt: skip
     if first:

@@ -100,7 +100,7 @@ def metric(step: int) -> float:
 
 def divergence(step: int) -> float:
     """What KLAdaptiveLR and FeedbackLR follow in tests."""
-    return (0.001, 0.05, 0.01, math.nan, 0.0, 0.2, 0.003)[step % 7]
+    return (0.001, 0.05, 0.01, math.inf, 0.0, 0.2, 0.003)[step % 7]
 
 
 def advance(scheduler: Any) -> None:
@@ -108,9 +108,19 @@ def advance(scheduler: Any) -> None:
     if isinstance(scheduler, torch_lr_scheduler.ReduceLROnPlateau):
         scheduler.step(metric(scheduler.last_epoch))
         return
+    scheduler.step()
+    # for the next step, which may be the optimizer's
     if type(scheduler).__name__ in MEASURED and scheduler.last_epoch % 4 != 2:
         scheduler.observe(divergence(scheduler.last_epoch))
-    scheduler.step()
+    observe_in_parts(scheduler)
+
+
+def observe_in_parts(scheduler: Any) -> None:
+    """Give a number to all parts that follow one, also to those that are not due."""
+    for part in getattr(scheduler, "_schedulers", ()):
+        if type(part).__name__ in MEASURED:
+            part.observe(divergence(part.last_epoch))
+        observe_in_parts(part)
 
 
 def position(scheduler: Any) -> Any:

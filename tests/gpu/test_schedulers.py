@@ -16,6 +16,7 @@ from gpus import DEVICE, Body, Gpu, Graph
 from schedule_twins import (
     DEFAULTS,
     EVERY,
+    MEASURED,
     NAMES,
     OURS,
     TORCH,
@@ -38,6 +39,7 @@ Capture = Callable[[Body], Graph]
 WarmUp = Callable[[Body, int], None]
 NoSync = Callable[[], Any]
 LRS = (0.1, 0.3, 0.05)
+ARGUMENTS = {**DEFAULTS, **MEASURED}
 
 
 def _optimizer(make: Any = SGD, device: str = DEVICE, **options: Any) -> Any:
@@ -54,10 +56,10 @@ def _relative(name: str) -> float:
     return COSINE_PAST_TROUGH_RELATIVE if name in ("CosineAnnealingLR", "SequentialLR") else SCHEDULE_RELATIVE
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", [*EVERY, *MEASURED])
 def test_device_mirror_and_torch_agree(name: str, gpu_backend: Any) -> None:
-    mine, theirs = _optimizer(backend=gpu_backend), _optimizer(torch.optim.SGD, "cpu")
-    ours, oracle = build(OURS, name, mine, **DEFAULTS[name]), build(TORCH, name, theirs, **DEFAULTS[name])
+    mine, theirs, arguments = _optimizer(backend=gpu_backend), _optimizer(torch.optim.SGD, "cpu"), ARGUMENTS[name]
+    ours, oracle = build(OURS, name, mine, **arguments), build(TORCH, name, theirs, **arguments)
     for step in range(60):
         for scheduler in (ours, oracle):
             scheduler.optimizer.step()
