@@ -157,6 +157,7 @@ def test_a_function_for_each_group(host_backend: Any, mirrored: bool) -> None:
         observe_and_step(scheduler, signal)
         lrs = [f(lr, signal) for f, lr in zip(functions, lrs, strict=True)]
         assert lrs_of(made) == pytest.approx(lrs, rel=SCHEDULE_RELATIVE)
+    assert scheduler.program is not None
     state = scheduler.state_dict()
     assert [x and sorted(x) for x in state["function"]] == [["gain"], ["gain"], None, None]
     other = FeedbackLR(made_with([0.1] * 4), [Controller(9.0), Controller(9.0), by_kl, lambda lr, x: lr])

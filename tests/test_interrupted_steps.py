@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from schedule_twins import MEASURED, TORCH, divergence
 from torch.optim import lr_scheduler as torchs
 
 from fused_sched import lr_scheduler as ours
@@ -48,6 +49,8 @@ KINDS: dict[str, Callable[[Any, Any], Any]] = {
     "get_lr": own,
     "get_lr of Python": lambda home, o: own(home, o, impure=True),
     "plateau": lambda home, o: home.ReduceLROnPlateau(o, patience=1),
+    "divergence": lambda home, o: home.KLAdaptiveLR(o, **MEASURED["KLAdaptiveLR"]),
+    "feedback": lambda home, o: home.FeedbackLR(o, **MEASURED["FeedbackLR"]),
     "sequence": lambda home, o: home.SequentialLR(o, [home.LambdaLR(o, decay), home.LambdaLR(o, tabled)], [2]),
     "chain": lambda home, o: home.ChainedScheduler([home.LambdaLR(o, decay), home.MultiplicativeLR(o, tabled)], o),
 }
@@ -98,6 +101,8 @@ def make(home: Any, of: Any, kind: str) -> tuple[Any, Any]:
 
 def step(optimizer: Any, scheduler: Any) -> None:
     optimizer.step()
+    if type(scheduler).__name__ in MEASURED:
+        scheduler.observe(divergence(scheduler.last_epoch))
     scheduler.step(*([1.0] if isinstance(scheduler, torchs.ReduceLROnPlateau) else []))
 
 
@@ -107,7 +112,7 @@ def epoch(scheduler: Any) -> int:
 
 
 def state(optimizer: Any, scheduler: Any) -> Any:
-    saved = {k: v for k, v in scheduler.state_dict().items() if k not in ("lr_lambdas", "_schedulers")}
+    saved = {k: v for k, v in scheduler.state_dict().items() if k not in ("lr_lambdas", "function", "_schedulers")}
     return copy.deepcopy(([dict(g, params=0) for g in optimizer.param_groups], saved))
 
 
@@ -124,11 +129,14 @@ def later(moment: int, stride: int, seed: int) -> int:
 def test_a_step_is_made_or_not(kind: str, stride: int, seed: int) -> None:
     moment = 0
     while True:
-        pair, twin = make(ours, SGD, kind), make(torchs, torch.optim.SGD, kind)
+        pair, twin = make(ours, SGD, kind), make(TORCH, torch.optim.SGD, kind)
         for _ in range(1 + moment % 3):
             step(*pair)
             step(*twin)
         pair[0].step()
+        for _, one in (pair, twin):
+            if kind in ("divergence", "feedback"):
+                one.observe(5.0)
         before = state(*pair)
         arguments = [1.0] if kind == "plateau" else []
         if not interrupted(partial(pair[1].step, *arguments), moment):

@@ -150,6 +150,26 @@ def test_parts_where_python_makes_the_steps(host_backend: Any, mirrored: bool) -
     assert results[0] == results[1]
 
 
+@pytest.mark.parametrize("tensor", [False, True], ids=["number", "tensor"])
+def test_a_part_that_raises_leaves_the_others_their_observation(
+    tensor: bool, host_backend: Any, mirrored: bool
+) -> None:
+    made = made_with([0.1], host_backend)
+    kl, feedback = KLAdaptiveLR(made, max_lr=1.0), FeedbackLR(made, lambda lr, x: lr / x)
+    scheduler = ChainedScheduler([kl, feedback])
+    for signal in (0.0, 2.0):
+        if signal == 0.0:
+            kl.observe(torch.tensor(5.0) if tensor else 5.0)
+        feedback.observe(torch.tensor(signal) if tensor else signal)
+        if signal == 0.0:
+            with pytest.raises(ZeroDivisionError):
+                scheduler.step()
+            assert (kl.observed, kl.last_epoch, feedback.last_epoch, lrs_of(made)) == (5.0, 0, 0, [0.1])
+    scheduler.step()
+    assert lrs_of(made) == [0.1 / 1.5 / 2.0]
+    assert kl.observed is feedback.observed is None
+
+
 def test_torchs_own_plateau_is_refused_as_torch_does(host_backend: Any) -> None:
     made = made_with([0.1], host_backend)
     parts = [ExponentialLR(made, 0.5), torch.optim.lr_scheduler.ReduceLROnPlateau(made)]

@@ -123,7 +123,6 @@ class Measured(OnDevice):
     def _emit_restart(self, b: Builder) -> None:
         b.register(LAST_EPOCH, kept(self, LAST_EPOCH))
         b.set_register(LAST_EPOCH, 0.0)
-        self._emit_observed(b)
         self._emit_lr(b, b.field("lr"))
 
     def _lr_after(self, b: Builder, signal: Value) -> Value:
