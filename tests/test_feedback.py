@@ -154,7 +154,8 @@ def test_a_function_for_each_group(host_backend: Any, mirrored: bool) -> None:
     for step, signal in enumerate([0.5, 0.001, 0.01, 3.0, -2.0, math.inf]):
         if step == 3:
             functions[0].gain = 0.125  # traced anew
-        observe_and_step(scheduler, signal)
+        # of a tensor the host knows nothing, and calls no function to compare
+        observe_and_step(scheduler, torch.tensor(signal, dtype=torch.float64) if mirrored else signal)
         lrs = [f(lr, signal) for f, lr in zip(functions, lrs, strict=True)]
         assert lrs_of(made) == pytest.approx(lrs, rel=SCHEDULE_RELATIVE)
     assert scheduler.program is not None
