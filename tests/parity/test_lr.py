@@ -14,6 +14,7 @@ from schedule_twins import (
     CASES,
     DEFAULTS,
     EVERY,
+    MEASURED,
     OURS,
     TORCH,
     Case,
@@ -451,5 +452,5 @@ def test_warm_restarts_jump_to_epochs_with_fractions(
 def test_every_scheduler_has_cases() -> None:
     assert {case.name for case in CASES} == set(EVERY) == set(DEFAULTS)
     schedulers = {name for name in OURS.__all__ if isinstance(getattr(OURS, name), type)}
-    assert schedulers == {*EVERY, "ParamScheduler"}
+    assert schedulers == {*EVERY, *MEASURED, "ParamScheduler"}
     assert "reference" in backends.NAMES
