@@ -79,8 +79,18 @@ class Measuring(Home):
             self._reduction()  # raises what a step would raise
 
     def _reduction(self) -> Reduction | None:
-        """What adds up over processes where parameters are DTensors; None where none is."""
+        """What adds up over processes where parameters are DTensors; None where none is.
+
+        Raises:
+            RuntimeError: no norm can be found of them.
+        """
         params = [p for group in self.groups_seen for p in group["params"]]
+        if any(getattr(p, "_fsdp_flattened", False) for p in params) and torch.distributed.get_world_size() > 1:
+            raise RuntimeError(
+                "max_grad_norm, skip_nonfinite and skip_spikes do not go with FullyShardedDataParallel, whose plain "
+                "tensors do not say which part of a gradient each process has: use fully_shard, or call the model's "
+                "clip_grad_norm_() before step()"
+            )
         return Reduction(params) if any(map(is_shard, params)) else None
 
     def _prepare_measurement(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -150,3 +151,18 @@ def test_meshes_whose_norm_no_collective_finds(ranks: Ranks) -> None:
     for said in ranks.run(4, u.meshes_apart):
         assert "of which neither is a slice of the other" in said
         assert "make an optimizer for each mesh" in said
+
+
+@pytest.mark.parametrize("options", [{}, {"max_grad_norm": math.inf}], ids=["alone", "measured"])
+def test_an_infinity_that_one_process_finds(options: dict[str, Any], ranks: Ranks) -> None:
+    results = ranks.run(2, u.scaled, options)
+    assert results[0] == results[1]
+    for (ours, scale), (right, expected) in results:
+        assert ours == pytest.approx(right, rel=1e-14)
+        assert scale == expected
+
+
+def test_the_first_version_of_fsdp(ranks: Ranks) -> None:
+    for difference, said in ranks.run(2, u.first_version):
+        assert difference <= UPDATE_RELATIVE[torch.float32]
+        assert "use fully_shard" in said

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed._functional_collectives import all_reduce
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.debug import CommDebugMode
 
@@ -366,3 +367,38 @@ def follow_by_python() -> float:
         return follow("AdamW", [(2,)], {"lr": 0.1, "backend": "triton"}, torch.float64, 2)
     finally:
         pointers._C = extension
+
+
+def scaled(options: dict[str, Any]) -> list[tuple[list[float], float]]:
+    """Parameters and scale after steps by GradScaler, of which one process finds an infinity: ours, torch's."""
+    found = []
+    for make in (optim.SGD, torch.optim.SGD):
+        p = spread(6)
+        optimizer = make([p], lr=0.5, momentum=0.9, **(options if make is optim.SGD else {}))
+        scaler = torch.amp.GradScaler("cpu", init_scale=8.0, growth_interval=2)
+        for step in range(5):
+            p.grad = torch.full_like(p, 8.0 * (1 + step))
+            if step == 1 and dist.get_rank() == 1:
+                p.grad._local_tensor[-1] = math.inf
+            scaler.scale(torch.ones(()))
+            scaler.step(optimizer)
+            scaler.update()
+        found.append((p.full_tensor().tolist(), scaler.get_scale()))
+    return found
+
+
+def first_version() -> tuple[float, str]:
+    """FullyShardedDataParallel beside torch's optimizer, and what is said of a norm there."""
+    whole = []
+    for make in (optim.AdamW, torch.optim.AdamW):
+        torch.manual_seed(0)
+        model = FullyShardedDataParallel(torch.nn.Linear(5, 3), use_orig_params=True, device_id=torch.device("cpu"))
+        optimizer = make(model.parameters(), lr=0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(torch.ones(2, 5)).square().sum().backward()
+            optimizer.step()
+        with FullyShardedDataParallel.summon_full_params(model):
+            whole.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    said = message_of(RuntimeError, lambda: optim.AdamW(model.parameters(), max_grad_norm=1.0))
+    return float((whole[0] - whole[1]).abs().max()), said
