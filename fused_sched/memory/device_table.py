@@ -128,7 +128,9 @@ class DeviceTable:
         self.device = device
         self.platform = platform
         self.host = table.records.clone()
-        self.records = platform.upload(self.host, device)
+        records = self.host.clone()
+        records[:, GRAD] = 0  # what launches read is in `grads`, and what is here is never rewritten
+        self.records = platform.upload(records, device)
         self.signatures = self._cut(rule, size)
         self.grads = self._upload_grads()
         self.launches: Launches | None = None
