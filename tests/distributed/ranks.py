@@ -19,6 +19,7 @@ IMPORTED = [  # once for all of them
     *("torch.distributed.fsdp", "torch.distributed.tensor.parallel", "torch.distributed.checkpoint.state_dict"),
     *("torch.distributed.tensor.debug", "fused_sched.lr_scheduler", "fused_sched.optim"),
 ]
+GONE = "the process is gone"
 COLLECTIVE_SECONDS = 20  # after which a collective that somebody is missing from raises
 
 
@@ -51,7 +52,10 @@ def _serve(pipe: Connection) -> None:
 
 
 class Ranks:
-    """Runs functions on several ranks at once."""
+    """Runs functions on several ranks at once.
+
+    A process always is the same rank: what torch finds out of a mesh for one, it keeps while the process lives.
+    """
 
     def __init__(self) -> None:
         self._workers: list[tuple[Any, Connection]] = []
@@ -79,7 +83,8 @@ class Ranks:
         self, world: int, function: Callable[..., Any], *arguments: Any, seconds: float = 60
     ) -> list[tuple[bool, Any]]:
         """As :meth:`run`: of each rank, whether it returned, and its result or traceback."""
-        self._fill(world)
+        while len(self._workers) < world:
+            self._workers.append(self._worker())
         self._runs += 1
         store = str(Path(self._folder.name, f"store {self._runs}"))
         for rank in range(world):
@@ -97,19 +102,21 @@ class Ranks:
                 try:
                     outcomes[pipes[pipe]] = pipe.recv()
                 except EOFError:
-                    outcomes[pipes[pipe]] = False, "the process is gone"
-        self._workers = [worker for worker in self._workers if worker[0].is_alive()]
+                    outcomes[pipes[pipe]] = False, GONE
+        for rank, (_, value) in outcomes.items():
+            if value == GONE:
+                self._workers[rank][1].close()
+                self._workers[rank] = self._worker()
         return [outcomes[rank] for rank in range(world)]
 
-    def _fill(self, world: int) -> None:
+    def _worker(self) -> tuple[Any, Connection]:
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(IMPORTED)
-        while len(self._workers) < world:
-            here, there = context.Pipe()
-            process = context.Process(target=_serve, args=(there,), daemon=True)
-            process.start()
-            there.close()
-            self._workers.append((process, here))
+        here, there = context.Pipe()
+        process = context.Process(target=_serve, args=(there,), daemon=True)
+        process.start()
+        there.close()
+        return process, here
 
     def close(self) -> None:
         """End the processes."""
@@ -117,6 +124,6 @@ class Ranks:
         self._workers = []
         for process, pipe in workers:
             pipe.close()
-            process.terminate()
+            process.kill()
         for process, _ in workers:
-            process.join()
+            process.join(10)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tolerances import SPREAD
 
-from distributed.ranks import Ranks
+from distributed.ranks import GONE, Ranks
 from distributed.training import (
     Outcome,
     Training,
@@ -72,7 +72,7 @@ def test_resumed_by_torchs_class_and_from_it(
 def test_a_rank_that_is_killed(ranks: Ranks, tmp_path: Path) -> None:
     training = Training("fsdp")
     (well, trace), gone = ranks.outcomes(2, train_and_vanish, training, SAVED, STEPS, str(tmp_path), seconds=50)
-    assert gone == (False, "the process is gone")
+    assert gone == (False, GONE)
     assert not well
     assert "onnection" in trace or "imed out" in trace, trace  # what gloo says of the other, and no result
     for found in ranks.run(2, go_on, training, SAVED, STEPS, str(tmp_path)):
