@@ -94,6 +94,9 @@ PROOFS = {
     "identity": Proof([_MACHINE, "-k", "cpu or reference"], "sequences", 50, size=5000, part=200),
     "identity-sanitized": Proof([_MACHINE, "-k", "cpu"], "sequences", 40, size=520, part=40, prepare=sanitized),
     "captures": Proof(["tests/gpu/test_identity.py"], "sequences", 40, size=2000, part=40, environment=_FIBERS),
+    "graphed": Proof(
+        ["tests/gpu/test_graphed_sequences.py", "-k", "random"], "sequences", 8, size=1000, part=8, environment=_FIBERS
+    ),
     "programs": Proof([_PROGRAMS, "-k", "random_programs and not triton"], "programs", 1000, size=20_000, part=2000),
     "functions": Proof(
         [_TRACE, "-k", "transformers or stable_decay or any_order"], "steps", 400_000, size=8_000_000, part=400_000
