@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import MutableSequence, Sequence
+from collections.abc import Iterator, MutableSequence, Sequence
+from contextlib import contextmanager
 from weakref import WeakSet
 
 import torch
@@ -32,10 +33,29 @@ class Mirrors:
         """On the device, of all of them."""
         return [array.tensor for array in self._arrays]
 
+    def expire(self) -> None:
+        """Only the device knows what it has now: let the next read of any of them read all."""
+        self.age += 1
+
     def refresh(self) -> None:
         """Read all of them from the device."""
         for array in self._arrays:
             array.refresh()
+
+
+_told: list[Mirrors] | None = None  # whose arrays the capture that goes on writes to, if its replays are told
+
+
+@contextmanager
+def told_of_replays() -> Iterator[list[Mirrors]]:
+    """For a capture whose every replay calls :meth:`Mirrors.expire` of what this gives; others go unseen."""
+    global _told
+    found: list[Mirrors] = []
+    _told = found
+    try:
+        yield found
+    finally:
+        _told = None
 
 
 class HostedArray:
@@ -83,7 +103,7 @@ class HostedArray:
     def expire(self) -> None:
         """Only the device knows what it has now: let the next read of this mirror or of another wait for it."""
         if self.remote:
-            self.mirrors.age += 1
+            self.mirrors.expire()
 
     def resume(self, *others: HostedArray) -> bool:
         """Take back the last :meth:`expire`, where no mirror was read since: what it had is known to be right again."""
@@ -166,9 +186,14 @@ class HostedArray:
             )
 
     def note_capture(self) -> None:
-        """A CUDA graph points to the tensor from now on; replays change it unseen."""
+        """A CUDA graph points to the tensor from now on; replays change it, unseen where nobody tells of them."""
         self.captured = True
-        self.note_changes_unseen()
+        if _told is None:
+            self.note_changes_unseen()
+            return
+        if not any(mirrors is self.mirrors for mirrors in _told):
+            _told.append(self.mirrors)
+        self.expire()  # what was captured was not done
 
     def note_changes_unseen(self) -> None:
         """From now on every read has to wait for the device."""

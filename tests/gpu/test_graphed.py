@@ -343,3 +343,24 @@ def test_inside_another_capture_it_is_the_function(make: Make, gpu: Gpu) -> None
             eager.update(x, y)
     assert_equal(graph, eager)
     assert step.captures == 0
+
+
+def test_what_the_host_reads_after_replays_waits_once(make: Make, gpu: Gpu) -> None:
+    graph, eager = make(fused=False), make(fused=False)
+    step = graphed(graph.update, graph.optimizer)
+    for i in range(6):
+        step(*batch(i))
+        eager.update(*batch(i))
+    assert graph.scheduler.last_epoch == 6
+    more, last = batch(7), batch(8)
+    with gpu.no_sync():
+        assert graph.scheduler.get_last_lr() == pytest.approx(eager.scheduler.get_last_lr(), rel=1e-12)
+        for _ in range(3):  # and the host's own steps go on from there
+            graph.update(*more)
+            eager.update(*more)
+        assert graph.scheduler.last_epoch == 9
+        assert graph.optimizer.param_groups[0]["lr"] == pytest.approx(eager.optimizer.param_groups[0]["lr"], rel=1e-12)
+        step(*last)
+    eager.update(*last)
+    assert_equal(graph, eager)
+    assert graph.scheduler.last_epoch == 10
