@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from fused_sched import lr_scheduler, optim
+from fused_sched import Monitor, lr_scheduler, optim
 from fused_sched.graphs.rehearsal import Rehearsal
 from fused_sched.memory.platforms import TORCH
 
@@ -98,3 +98,98 @@ def test_no_trace_is_left(case: str, before: int, fused: bool, backend: Any) -> 
         for _ in range(4):
             one.step()
     assert_equal(model.seen(), other.seen())
+
+
+class Scaled(Model):
+    """With GradScaler, whose scale is made when it is first used."""
+
+    def __init__(self) -> None:
+        super().__init__("cpu", "SGD")
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=2)
+
+    def step(self) -> None:
+        self.optimizer.zero_grad()
+        self.scaler.scale(self.net(self.x).square().mean()).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.scheduler.step()
+
+
+@pytest.mark.parametrize("before", [0, 3])
+def test_a_gradient_scaler(before: int) -> None:
+    model = Scaled()
+    for _ in range(before):
+        model.step()
+    seen, state = model.seen(), model.scaler.state_dict()
+    rehearse(model, 5, 4)
+    assert_equal(model.seen(), seen)
+    assert model.scaler.state_dict() == state
+    model.step()
+    assert model.scaler.get_scale() == (2.0**12 if before else 2.0**10)
+
+
+def test_what_is_compiled_is_compiled_in_the_last_run() -> None:
+    model, runs = Model(), []
+
+    def backend(module: Any, inputs: Any) -> Any:
+        runs.append(module)
+        return module.forward
+
+    model.net = torch.compile(model.net, backend=backend)  # type: ignore[assignment]
+    seen = model.seen()
+    rehearse(model)
+    assert_equal(model.seen(), seen)
+    assert runs
+
+
+def test_a_monitor_is_told_nothing() -> None:
+    model = Model()
+    monitor = Monitor(model.optimizer, every=1)
+    model.step()
+    rehearse(model)
+    model.step()
+    monitor.flush()
+    assert [row.step for row in monitor.rows] == [0, 1]
+
+
+def test_a_schedule_of_torchs_optimizer() -> None:
+    """Its lr is a tensor, which a launch writes to."""
+
+    class Foreign(Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lr = torch.tensor(0.1)
+            self.other = torch.optim.NAdam([nn.Parameter(torch.ones(2))], lr=self.lr)
+            self.of_other = lr_scheduler.ExponentialLR(self.other, 0.5)
+
+        def step(self) -> None:
+            super().step()
+            for p in self.other.param_groups[0]["params"]:
+                p.grad = torch.ones(2)
+            self.other.step()
+            self.of_other.step()
+
+    model = Foreign()
+    model.step()
+    seen = model.seen(), model.lr.clone(), repr(model.other.state_dict()), model.of_other.last_epoch
+    rehearse(model)
+    assert_equal(model.seen(), seen[0])
+    assert (model.lr, repr(model.other.state_dict()), model.of_other.last_epoch) == seen[1:]
+
+
+def test_another_optimizer_is_refused_before_its_step() -> None:
+    model, other = Model(), Model()
+    seen = model.seen(), other.seen()
+
+    class Both:
+        optimizer = model.optimizer
+
+        def step(self) -> None:
+            model.step()
+            other.step()
+
+    with pytest.raises(RuntimeError, match=r"a step of AdamW is taken inside, which was not named"):
+        rehearse(Both())
+    assert_equal(model.seen(), seen[0])
+    assert_equal(list(other.net.parameters()), list(Model().net.parameters()))
+    assert other.scheduler.last_epoch == 0

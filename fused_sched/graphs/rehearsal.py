@@ -77,9 +77,12 @@ class Rehearsal:
                 p.grad = grad
             self._put_back()
 
-    def watched(self) -> TorchDispatchMode:
+    @contextmanager
+    def watched(self) -> Iterator[None]:
         """Inside, memory is copied before torch's operations write to it."""
-        return _Watch(self)
+        # Dynamo would never again compile what it comes to under a dispatch mode
+        with torch.compiler.set_stance("force_eager"), _Watch(self):
+            yield
 
     def before_update(self, optimizer: FusedOptimizer) -> None:
         """An optimizer is about to launch; its states are there.
