@@ -98,9 +98,19 @@ class OnDevice(Bound):
 
     def _step(self, epoch: float | None) -> None:
         if epoch is not None or not OnDevice._advance(self):
+            if Home.rehearsal is not None:
+                self._refuse_in_graph()
             if epoch is not None:
                 warn(EPOCH_DEPRECATION_WARNING)
             self._step_to(epoch)
+
+    def _refuse_in_graph(self) -> None:
+        why = "" if self._host_reason is None else f", as {self._host_reason}"
+        raise RuntimeError(
+            f"{type(self).__name__} steps in Python{why}, and a CUDA graph would not do it again: give it a function "
+            "that can be traced (docs/tracing.md), or horizon=N, an lr that is a tensor where the optimizer is torch's; "
+            "or use graphed(..., enabled=False)"
+        )
 
     def _advance(self) -> bool:
         """One step by the device; False if Python has to make it."""

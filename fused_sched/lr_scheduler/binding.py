@@ -221,6 +221,15 @@ class Bound(HostSteps):
         if self._schedule is not None and (self._tabulates or self._comparing) and (changed or not prepared):
             self._prepare_step()
 
+    def after_rehearsal(self) -> None:
+        """Steps were put back: compute anew what is computed ahead, if rows were computed for them."""
+        if self._tabulates:
+            for one in self._family():
+                if one._source is not None:
+                    one._source.forget()
+            if any(one._source is not None and one._source.horizon > 1 for one in self._family()):
+                self._prepare_step()
+
     def before_replay(self) -> None:
         """As before an advance, for one that a captured graph makes: what is computed ahead stays as it is."""
         if self._schedule is not None and self._take_in_changes() and self._schedule is not None and self._tabulates:
@@ -377,6 +386,12 @@ class Hold:
         """What the scheduler's steps are now."""
         scheduler = self._weak()
         return None if scheduler is None else scheduler._schedule
+
+    def after_rehearsal(self) -> None:
+        """Steps were put back: what functions of the user's gave for them is given anew."""
+        scheduler = self._weak()
+        if scheduler is not None:
+            scheduler.after_rehearsal()
 
     def before_replay(self) -> Schedule | None:
         """What has to be done before an advance by a captured graph; the schedule that is at work after it."""

@@ -18,7 +18,13 @@ from .live_dict import Changes
 
 
 class Rehearsal(Protocol):
-    """Runs of a training function that are put back; see ``graphs/rehearsal.py``."""
+    """Runs of a training function that are put back; see ``graphs/rehearsal.py``.
+
+    Attributes:
+        watches: what runs now is the user's own code.
+    """
+
+    watches: bool
 
     def keep_finished(self, tensor: torch.Tensor) -> None:
         """Note what a tensor begins with, that launches will write to."""
@@ -117,6 +123,9 @@ class Home:
             block.expire()
             if not block.capturing():
                 block.mirrors.refresh()  # now, as it cannot be asked for in a capture
+            for schedule in list(self._schedules_made):
+                if schedule.before_advance is not None:
+                    schedule.before_advance.after_rehearsal()
 
         return put_back
 

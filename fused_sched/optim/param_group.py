@@ -12,6 +12,7 @@ from ..memory.control_block import FIELDS, FLAGS, PAIRS, ControlBlock
 from ..memory.values import has_values
 from ..notice import warn
 from ..step_options import OF_ALL_GROUPS, OPTION_FIELDS, check_field
+from .home import Home
 from .live_dict import Changes, LiveDict
 
 Number = float | torch.Tensor
@@ -89,6 +90,12 @@ class ParamGroup(LiveDict):
             raise TypeError(
                 f"{key}={value!r} in a param group, but it is the same for all groups of an optimizer: give it to the "
                 "optimizer's constructor"
+            )
+        if key in self.live and Home.rehearsal is not None and Home.rehearsal.watches:
+            raise RuntimeError(
+                f"{key}={value!r} was assigned inside a function that becomes a CUDA graph, which would not do it again: do "
+                "it between calls, let a schedule do it (one of torch's own schedulers works in Python: use that of "
+                "fused_sched.lr_scheduler), or write to a tensor that the group has"
             )
         if key in self.live:
             numbers = check_value(key, value)  # all of it, before any of it is written

@@ -271,8 +271,32 @@ REFUSED: dict[str, tuple[type[Exception], str]] = {
     "host read": (RuntimeError, r"cannot be captured.*\.item\(\)"),
     "writes": (RuntimeError, r"writes to its argument 0"),
     "unhashable": (TypeError, r"neither a tensor nor a constant"),
-    "edit": (RuntimeError, r"inside a CUDA graph capture"),
+    "python": (RuntimeError, r"OfPython steps in Python, as .* and a CUDA graph would not do it again"),
+    "table": (RuntimeError, r"inside a CUDA graph capture.*give horizon=N"),
+    "edit": (RuntimeError, r"lr=0.5 was assigned inside a function that becomes a CUDA graph"),
 }
+
+
+def untraceable(step: int) -> float:
+    return 1 / (1 + len(torch.arange(step + 2)))
+
+
+class OfPython(lr_scheduler.ExponentialLR):
+    def get_lr(self) -> list[Any]:
+        return [0.9 * base * len(torch.ones(1)) for base in self.base_lrs]
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_rows_that_are_computed_ahead(fused: bool, make: Make) -> None:
+    graph, eager = make("sgd"), make("sgd")
+    for one, horizon in ((graph, 40), (eager, 1)):
+        one.scheduler.detach()
+        one.scheduler = lr_scheduler.LambdaLR(one.optimizer, untraceable, fused=fused, horizon=horizon)
+    step = graphed(graph.update, graph.optimizer)
+    for i in range(12):
+        step(*batch(i))
+        eager.update(*batch(i))
+    assert_equal(graph, eager)
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -292,6 +316,13 @@ def test_refused_and_nothing_changed(case: str, make: Make) -> None:
         return loss
 
     step = graphed(update, graph.optimizer)
+    if case in ("python", "table"):
+        for one in (graph, eager):
+            one.scheduler.detach()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that it is computed on the host
+                cls = OfPython if case == "python" else lr_scheduler.LambdaLR
+                one.scheduler = cls(one.optimizer, 0.5 if case == "python" else untraceable)
     if case == "no gradient":
         graph.optimizer.add_param_group({"params": [nn.Parameter(torch.ones(3, device=DEVICE))]})
         eager.optimizer.add_param_group({"params": [nn.Parameter(torch.ones(3, device=DEVICE))]})
