@@ -50,11 +50,8 @@ class Measurement:
 
     def __post_init__(self) -> None:
         reduction = self.reduction
-        on_host: dict[str, Any] = {"dtype": torch.bool, "device": "cpu"}
-        self.counted = [
-            torch.tensor([reduction is None or reduction.counts(e.owner) for e in table.entries], **on_host)
-            for table in self.tables
-        ]
+        counted = [[reduction is None or reduction.counts(e.owner) for e in table.entries] for table in self.tables]
+        self.counted = [torch.tensor(counts, dtype=torch.bool, device="cpu") for counts in counted]
         self.groups_table = torch.tensor(self.groups, dtype=torch.int64, device="cpu").reshape(-1, 2)
 
 

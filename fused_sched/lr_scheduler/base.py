@@ -108,7 +108,7 @@ class OnDevice(Bound):
         why = "" if self._host_reason is None else f", as {self._host_reason}"
         raise RuntimeError(
             f"{type(self).__name__} steps in Python{why}, and a CUDA graph would not do it again: give it a function "
-            "that can be traced (docs/tracing.md), or horizon=N, an lr that is a tensor where the optimizer is torch's; "
+            "that can be traced (docs/tracing.md), or horizon=N; with an optimizer of torch, an lr that is a tensor; "
             "or use graphed(..., enabled=False)"
         )
 
