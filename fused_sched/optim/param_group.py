@@ -94,8 +94,8 @@ class ParamGroup(LiveDict):
         if key in self.live and Home.rehearsal is not None and Home.rehearsal.watches:
             raise RuntimeError(
                 f"{key}={value!r} was assigned inside a function that becomes a CUDA graph, which would not do it "
-                "again: do it between calls, let a schedule of fused_sched.lr_scheduler do it (torch's own work in Python), or "
-                "write to a tensor that the group has"
+                "again: do it between calls, let a schedule of fused_sched.lr_scheduler do it (torch's own work in "
+                "Python), or write to a tensor that the group has"
             )
         if key in self.live:
             numbers = check_value(key, value)  # all of it, before any of it is written
