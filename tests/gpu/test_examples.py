@@ -1,4 +1,4 @@
-"""The example of a captured training loop: replays train as the same steps do one by one."""
+"""The examples: replays train as the same steps do one by one."""
 
 from __future__ import annotations
 
@@ -71,3 +71,22 @@ def test_gradients_belong_to_the_graph(make: Make) -> None:
         loop.load_batch()
         replay()
     assert [p.grad.data_ptr() for p in loop.model.parameters()] == where
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_graphed_steps_are_eager_steps(name: str | None, fused: bool, gpu: Gpu) -> None:
+    graph, eager = (
+        captured_loop.Training(DEVICE, 16, 8, steps=40, fused=fused, backend=gpu.backend(name)) for _ in range(2)
+    )
+    step = graph.graphed_step()
+    for i in range(20):
+        if i == 10:
+            for training in (graph, eager):
+                training.optimizer.param_groups[0]["lr"] /= 2
+        loss = step()
+        assert loss.item() == pytest.approx(eager.update(*eager.next_batch()).item(), rel=1e-3 if REAL else 0)
+    assert graph.scheduler.last_epoch == eager.scheduler.last_epoch == 20
+    assert graph.optimizer.param_groups[0]["lr"] == pytest.approx(eager.optimizer.param_groups[0]["lr"], rel=1e-12)
+    for a, b in zip(graph.model.parameters(), eager.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3 if REAL else 0, atol=1e-5 if REAL else 0)
