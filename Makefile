@@ -19,7 +19,7 @@ SOURCES := $(wildcard csrc/*.* csrc/*/*.*)
 .DELETE_ON_ERROR:
 
 help:
-	@echo "make demo        train digits with every scheduler, beside torch; charts go to demo_output/"
+	@echo "make demo        train digits with every scheduler, beside torch, on a GPU if there is one; charts go to demo_output/"
 	@echo "make test        run the tests, but for the slow ones"
 	@echo "make test-slow   run the slow ones"
 	@echo "make prove       run tests at sizes that take long, and note what came of it in proofs/results.jsonl"

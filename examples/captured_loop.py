@@ -1,9 +1,22 @@
 """A whole training step in one CUDA graph: forward, backward, update, schedule and all.
 
     python examples/captured_loop.py
-    python examples/captured_loop.py --steps 2000 --scheduler fused
+    python examples/captured_loop.py --steps 2000 --scheduler separate
+    python examples/captured_loop.py --by-hand
 
-Without a GPU it says so and takes the same steps one by one. What there is to know:
+``fused_sched.graphed(update, optimizer)`` warms up, puts back what the warm-up has changed, captures, and replays.
+Without a GPU it calls the function as it is, so that this program says so and takes the same steps one by one.
+
+- **Inputs** may be other tensors at every call: graphed copies them to where the graph reads them. A batch of another
+  shape is captured anew, once. Batches should be on the device before the call.
+- **The loss** that is returned is the graph's own memory, which the next call overwrites; reading it waits.
+- **Outside of the graph nothing has to be done.** Schedule and step count live on the device and go on with each
+  replay. ``optimizer.param_groups[0]["lr"] /= 2`` between two calls is seen by the next one; reading an lr after
+  replays waits for the device once.
+- **Refused inside, with what to do instead:** changing hyperparameters by hand; schedules that only Python can compute;
+  reading on the host what the device computes.
+
+By hand, with ``torch.cuda.graph``, it is :class:`TrainingLoop` below, and there is more to know:
 
 - **Warm up first, on a side stream.** A few ordinary steps make the optimizer's state, compile the kernels and let
   cuBLAS and autograd take their memory; inside the capture it is too late for that. They are training steps like any
@@ -13,12 +26,7 @@ Without a GPU it says so and takes the same steps one by one. What there is to k
 - **Gradients either stay or belong to the graph.** With ``zero_grad(set_to_none=False)`` they keep their memory and
   are zeroed inside of the graph. With ``set_to_none=True`` just before the capture, ``backward`` makes them in the
   graph's own memory pool, as here: one pass over memory less. The optimizer follows either.
-- **Outside of the graph nothing has to be done.** Schedule and step count live on the device and go on with each
-  replay. ``optimizer.param_groups[0]["lr"] /= 2`` between two replays is seen by the next one; reading an lr after
-  replays waits for the device once.
-- **Several steps in one graph** work: capture the body more than once.
-- **Refused in a capture, with what to do instead:** a first step without state; changing hyperparameters by hand;
-  schedules that only Python can compute. Reading the loss there is an error of CUDA's own: read it after a replay.
+- **Several steps in one graph** work: capture the body more than once; with graphed, ``steps_per_replay=``.
 """
 
 from __future__ import annotations
@@ -29,11 +37,12 @@ from collections.abc import Callable
 
 import torch
 
+from fused_sched import graphed
 from fused_sched.backends import Backend
 from fused_sched.lr_scheduler import CosineAnnealingLR
 from fused_sched.optim import AdamW
 
-WARM_UP = 3
+WARM_UP = 3  # steps before a capture by hand
 
 
 def perceptron(features: int) -> torch.nn.Module:
@@ -42,8 +51,8 @@ def perceptron(features: int) -> torch.nn.Module:
     return torch.nn.Sequential(*hidden, torch.nn.Linear(features, 10))
 
 
-class TrainingLoop:
-    """A model, its data, an optimizer with a cosine schedule, and one training step.
+class Training:
+    """A model, its data, an optimizer with a cosine schedule, and the function that is a training step.
 
     Args:
         device: ``"cuda"`` or ``"cpu"``.
@@ -64,30 +73,59 @@ class TrainingLoop:
         backend: str | Backend | None = None,
     ) -> None:
         torch.manual_seed(0)
-        self.device = device
+        self.device, self.shape = device, (batch, features)
         self.model = perceptron(features).to(device)
         self.optimizer = AdamW(self.model.parameters(), lr=3e-3, backend=backend)
         self.scheduler = CosineAnnealingLR(self.optimizer, T_max=steps, fused=fused)
+        self._generator = torch.Generator().manual_seed(1)
+
+    def next_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs, float32 of ``(batch, features)``, and their classes, int64 of ``(batch,)``, on the device."""
+        x = torch.randn(self.shape, generator=self._generator).to(self.device, non_blocking=True)
+        return x, torch.argmax(x[:, :10], dim=1)
+
+    def update(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """One training step; returns its loss."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = torch.nn.functional.cross_entropy(self.model(x), y)
+        loss.backward()
+        self.optimizer.step()
+        self.scheduler.step()
+        return loss
+
+    def graphed_step(self) -> Callable[[], torch.Tensor]:
+        """What takes one step with the next batch, from a graph where there is a GPU; returns its loss."""
+        update = graphed(self.update, self.optimizer)
+        return lambda: update(*self.next_batch())
+
+
+class TrainingLoop(Training):
+    """The same training, warmed up and captured by hand. Its arguments are those of :class:`Training`."""
+
+    def __init__(
+        self,
+        device: str,
+        features: int = 256,
+        batch: int = 64,
+        steps: int = 1000,
+        fused: bool = True,
+        backend: str | Backend | None = None,
+    ) -> None:
+        super().__init__(device, features, batch, steps, fused, backend)
         # the static inputs: every batch is copied in here
         self.x = torch.zeros(batch, features, device=device)
         self.y = torch.zeros(batch, dtype=torch.int64, device=device)
         self.loss = torch.zeros((), device=device)
-        self._generator = torch.Generator().manual_seed(1)
 
     def load_batch(self) -> None:
         """Put the next batch where the graph looks for it."""
-        batch = torch.randn(self.x.shape, generator=self._generator)
-        self.x.copy_(batch, non_blocking=True)
-        torch.argmax(self.x[:, :10], dim=1, out=self.y)
+        x, y = self.next_batch()
+        self.x.copy_(x)
+        self.y.copy_(y)
 
     def step(self) -> None:
         """One training step: what is captured. The gradients are new, or those of the graph."""
-        self.optimizer.zero_grad(set_to_none=True)
-        loss = torch.nn.functional.cross_entropy(self.model(self.x), self.y)
-        loss.backward()
-        self.optimizer.step()
-        self.scheduler.step()
-        self.loss.copy_(loss.detach())
+        self.loss.copy_(self.update(self.x, self.y).detach())
 
     def warm_up(self) -> None:
         """The first steps, as before every capture."""
@@ -124,27 +162,43 @@ class TrainingLoop:
             body()
         return graph.replay
 
+    def captured_step(self) -> Callable[[], torch.Tensor]:
+        """As :meth:`Training.graphed_step`, after :data:`WARM_UP` steps."""
+        replay = self.capture()
+
+        def step() -> torch.Tensor:
+            self.load_batch()
+            replay()
+            return self.loss
+
+        return step
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=1000, help="default: %(default)s")
     parser.add_argument("--scheduler", choices=["fused", "separate"], default="fused", help="default: %(default)s")
+    parser.add_argument("--by-hand", action="store_true", help="with torch.cuda.graph instead of fused_sched.graphed")
     arguments = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu":
         print("no GPU was found: the same steps, one by one and not from a graph")
-    loop = TrainingLoop(device, steps=arguments.steps, fused=arguments.scheduler == "fused")
-    step = loop.capture()
+    made = (TrainingLoop if arguments.by_hand else Training)(
+        device, steps=arguments.steps, fused=arguments.scheduler == "fused"
+    )
+    if isinstance(made, TrainingLoop):
+        step, first = made.captured_step(), WARM_UP
+    else:
+        step, first = made.graphed_step(), 0
     start = time.perf_counter()
-    for i in range(WARM_UP, arguments.steps):
-        loop.load_batch()
-        step()
+    for i in range(first, arguments.steps):
+        loss = step()
         if (i + 1) % max(1, arguments.steps // 5) == 0:
-            lr = loop.optimizer.param_groups[0]["lr"]
-            print(f"step {i + 1:5}: loss {loop.loss.item():.4f}, lr {lr:.3e}")
+            lr = made.optimizer.param_groups[0]["lr"]
+            print(f"step {i + 1:5}: loss {loss.item():.4f}, lr {lr:.3e}")
     if device == "cuda":
         torch.cuda.synchronize()
-    each = (time.perf_counter() - start) / max(1, arguments.steps - WARM_UP)
+    each = (time.perf_counter() - start) / max(1, arguments.steps - first)
     print(f"{each * 1e6:.0f} µs a step, {'replayed' if device == 'cuda' else 'eager'}")
 
 

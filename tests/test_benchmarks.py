@@ -619,23 +619,22 @@ def test_rows_that_lose_are_shown() -> None:
 
 
 @pytest.mark.parametrize("fused", [True, False])
-def test_example_of_a_captured_loop_trains_without_a_gpu_too(fused: bool) -> None:
-    loop = captured_loop.TrainingLoop("cpu", features=32, batch=32, steps=60, fused=fused)
-    take = loop.capture()
-    losses = []
-    for _ in range(57):
-        loop.load_batch()
-        take()
-        losses.append(loop.loss.item())
+@pytest.mark.parametrize("by_hand", [True, False])
+def test_example_of_a_captured_loop_trains_without_a_gpu_too(by_hand: bool, fused: bool) -> None:
+    kind = captured_loop.TrainingLoop if by_hand else captured_loop.Training
+    loop = kind("cpu", features=32, batch=32, steps=60, fused=fused)
+    step = loop.captured_step() if by_hand else loop.graphed_step()
+    losses = [step().item() for _ in range(57 if by_hand else 60)]
     assert sum(losses[-10:]) < sum(losses[:10])
     assert loop.scheduler.last_epoch == 60
     assert loop.optimizer.param_groups[0]["lr"] == pytest.approx(0.0, abs=1e-12)
 
 
-def test_example_says_that_there_is_no_gpu() -> None:
+@pytest.mark.parametrize("options", [[], ["--by-hand", "--scheduler", "separate"]], ids=["graphed", "by hand"])
+def test_example_says_that_there_is_no_gpu(options: list[str]) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is one")
-    done = run([sys.executable, str(ROOT / "examples" / "captured_loop.py"), "--steps", "20"])
+    done = run([sys.executable, str(ROOT / "examples" / "captured_loop.py"), "--steps", "20", *options])
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("no GPU was found")
     assert "eager" in done.stdout

@@ -1,4 +1,4 @@
-"""The example of a GPT in sixteen bits: all its ways run to the end, learn, and lose what they may lose."""
+"""The examples: a GPT in sixteen bits, whose ways learn and lose what they may lose; PPO that learns; a bandit."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
@@ -14,9 +15,12 @@ import torch
 
 sys.path.append(str(Path(__file__).parent.parent / "examples"))
 
+import ppo_kl
 import train_gpt
+import two_optimizers
 from train_gpt import WAYS, YARDSTICK, Data, Size, Training, Way
 
+from fused_sched import graphed
 from fused_sched.step_options import MasterWeights
 
 ROOT = Path(__file__).parent.parent
@@ -93,3 +97,114 @@ def test_files_that_are_missing_are_left_out(tmp_path: Path, monkeypatch: pytest
         train_gpt.load_text()
     (tmp_path / "ast.py").write_text("é = 1", encoding="utf-8")
     assert bytes(train_gpt.load_text().tolist()) == b"? = 1"
+
+
+# -- PPO -------------------------------------------------------------------------------------------------
+
+SMALL = ppo_kl.Size(epochs=5, minibatches=8)
+
+
+def run(script: str, *options: str) -> str:
+    """What an example prints on the CPU."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, str(ROOT / "examples" / script), *options]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_ppo_learns() -> None:
+    learner = ppo_kl.Learner(SMALL, "cpu", seed=0)
+    assert learner.mean_return() < ppo_kl.LEARNED / 2
+    for _ in range(ppo_kl.ITERATIONS):
+        learner.iterate()
+    assert learner.mean_return() > ppo_kl.LEARNED
+    assert learner.updates == 40 * ppo_kl.ITERATIONS
+    assert min(learner.lrs) < ppo_kl.LR < max(learner.lrs)  # it went up and down
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("limit", [ppo_kl.KL_LIMIT, 0.004])
+def test_ppo_is_what_the_host_would_do(limit: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With early stops and without: the same lrs and parameters, until rounding errors have grown."""
+    monkeypatch.setattr(ppo_kl, "KL_LIMIT", limit)
+    size = ppo_kl.Size(epochs=2, minibatches=4)
+    learners = ppo_kl.Learner(size, "cpu", seed=0), ppo_kl.HostLearner(size, "cpu", seed=0)
+    for iteration in range(3):
+        for learner in learners:
+            torch.manual_seed(iteration)
+            learner.iterate()
+    ours, torchs = learners
+    assert ours.lrs == pytest.approx(torchs.lrs, rel=1e-12)
+    assert (len(ours.lrs) < ours.updates) == (len(torchs.lrs) < torchs.updates) == (limit < ppo_kl.TARGET_KL)
+    for a, b in zip(ours.policy.parameters(), torchs.policy.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_ppo_prints_a_row_of_each_way() -> None:
+    shown = run("ppo_kl.py", "--iterations", "1", "--epochs", "1", "--minibatches", "4", "--environments", "8")
+    for name in ("torch, the host reads the KL", "fused_sched, eager"):
+        (row,) = re.findall(rf"^{name} +([\d.]+) +(\d+)   ([▁-█]+)$", shown, re.MULTILINE)
+        assert 0 < float(row[0]) <= 200
+        assert 1 <= len(row[2]) <= 4
+    assert "graphed: not run, as no GPU was found" in shown
+
+
+def test_ppo_draws_the_lr() -> None:
+    assert ppo_kl.chart([ppo_kl.MIN_LR, ppo_kl.MAX_LR]) == "▁█"
+    assert ppo_kl.chart([ppo_kl.MIN_LR] * 100 + [ppo_kl.MAX_LR] * 100, width=4) == "▁▁██"
+
+
+@pytest.mark.usefixtures("one_thread")
+def test_carts_fall_when_nobody_pushes_rightly_and_begin_anew() -> None:
+    torch.manual_seed(0)
+    carts = ppo_kl.CartPoles(16, "cpu")
+    fell = torch.zeros(16, dtype=torch.bool)
+    for _ in range(60):
+        failed, over, last = carts.step(torch.ones(16))
+        assert torch.equal(failed, over)
+        assert (last[failed, 2].abs() > 0.2).all()
+        assert (carts.state[failed].abs() <= 0.05).all()
+        fell |= failed
+    assert fell.all()
+    carts.state.zero_()
+    carts.age.fill_(carts.LENGTH - 1)
+    failed, over, _ = carts.step(torch.zeros(16))
+    assert not failed.any()
+    assert over.all()
+
+
+# -- two optimizers --------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("fused", [True, False])
+def test_actor_and_critic_learn_as_with_torch(fused: bool) -> None:
+    steps = two_optimizers.STEPS
+    ours, torchs = two_optimizers.Pair("cpu", steps, fused=fused), two_optimizers.torchs("cpu", steps)
+    before = ours.distance()
+    assert before == torchs.distance() > 0.5
+    update = graphed(ours.update, ours.first, ours.second)
+    for i in range(steps):
+        losses, expected = update(*ours.next_batch(64)), torchs.update(*torchs.next_batch(64))
+        if i < 50:  # until rounding errors have grown
+            assert [x.item() for x in losses] == pytest.approx([x.item() for x in expected], rel=1e-3, abs=1e-4)
+    assert max(ours.distance(), torchs.distance()) < before / 2
+    for a, b in zip(ours.schedules, torchs.schedules, strict=True):
+        assert a.get_last_lr() == pytest.approx(b.get_last_lr(), rel=1e-12)
+
+
+def test_actor_and_critic_print_a_row_of_each_way() -> None:
+    shown = run("two_optimizers.py", "--steps", "5", "--batch", "8")
+    for name in ("torch, eager", "fused_sched, eager"):
+        assert re.search(rf"^{name} +[\d.]+ +[\d.]+ +\d+$", shown, re.MULTILINE), shown
+    assert "graphed: not run, as no GPU was found" in shown
