@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,11 +16,12 @@ from ..notice import warn
 from ..optim.fused_optimizer import FusedOptimizer
 from .recording import Recording, stacked
 
+P = ParamSpec("P")
 Result = TypeVar("Result")
 
 
 def graphed(
-    function: Callable[..., Result],
+    function: Callable[P, Result],
     *optimizers: FusedOptimizer,
     warmup: int = 3,
     steps_per_replay: int = 1,
@@ -28,7 +29,7 @@ def graphed(
     enabled: bool | None = None,
     clone_outputs: bool = False,
     cache_size: int = 8,
-) -> Graphed[Result]:
+) -> Graphed[P, Result]:
     """A function that trains, as one CUDA graph::
 
         step = graphed(update, optimizer)
@@ -74,7 +75,7 @@ def graphed(
     return Graphed(function, optimizers, warmup, steps_per_replay, pool, enabled, clone_outputs, cache_size)
 
 
-class Graphed(Generic[Result]):
+class Graphed(Generic[P, Result]):
     """See :func:`graphed`.
 
     Attributes:
@@ -84,7 +85,7 @@ class Graphed(Generic[Result]):
 
     def __init__(
         self,
-        function: Callable[..., Result],
+        function: Callable[P, Result],
         optimizers: Sequence[FusedOptimizer],
         warmup: int,
         steps_per_replay: int,
@@ -109,7 +110,7 @@ class Graphed(Generic[Result]):
         self._recordings: OrderedDict[Any, Recording] = OrderedDict()
         self.captures = self.replays = 0
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Result:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Result:
         """As the function; see :func:`graphed` for what inputs and outputs are.
 
         Raises:

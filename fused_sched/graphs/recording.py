@@ -62,6 +62,7 @@ class Recording:
                     self._run()  # as it is: torch.compile compiles nothing while operations are watched
                 k += 1
             left = [p for o in self._optimizers for g in o.param_groups for p in g["params"] if p.grad is not None]
+        originals = [(p, p.grad) for p in left]
         for p in left:  # else the first replay would make what the others add to
             if p.grad is None and p.layout == torch.strided:
                 p.grad = torch.zeros_like(p)
@@ -69,10 +70,12 @@ class Recording:
         try:
             with told_of_replays() as self._mirrors, self._platform.capture(self._device, self._pool) as self.graph:
                 self._outputs, self._out_spec = tree_flatten(self._run())
-        except RuntimeError as error:
-            for p, grad in before:
+        except BaseException as error:
+            for p, grad in originals:
                 p.grad = grad
-            raise explained(error) from error
+            if isinstance(error, RuntimeError):
+                raise explained(error) from error
+            raise
         self._kept_grads = [(p, g) for p, g in before if g is not None and p.grad is g]
         self._made_grads = [(p, p.grad) for p, g in before if p.grad is not g]
         self._seen = [self._seen_of(o) for o in self._optimizers]

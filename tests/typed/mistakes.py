@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fused_sched import Monitor
+from fused_sched import Monitor, graphed
 from fused_sched.lr_scheduler import (
     ChainedScheduler,
     CosineAnnealingLR,
@@ -25,6 +25,11 @@ from fused_sched.optim import SGD, Adam, AdamW
 model = torch.nn.Linear(2, 2)
 optimizer = SGD(model.parameters(), lr=0.1)
 scheduler = StepLR(optimizer, 3)
+
+
+def step_of(x: torch.Tensor) -> torch.Tensor:
+    return x
+
 
 CosineAnnealingLR(optimizer, T_mux=10)  # wrong
 CosineAnnealingLR(optimizer)  # wrong
@@ -63,3 +68,6 @@ scheduler.explane()  # wrong
 optimizer.stop_when(True)  # wrong
 Monitor(optimizer, to=3)  # wrong
 Monitor(optimizer, every="100")  # wrong
+graphed(step_of, optimizer, warmup="3")  # wrong
+graphed(step_of, scheduler)  # wrong
+graphed(step_of, optimizer)("x")  # wrong

@@ -11,7 +11,7 @@ from torch.optim import lr_scheduler as torchs
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import ParamsT
 
-from fused_sched import Monitor, Row, schedules
+from fused_sched import Monitor, Row, graphed, schedules
 from fused_sched.lr_scheduler import (
     SWALR,
     ChainedScheduler,
@@ -146,6 +146,10 @@ class Writer:
         pass
 
 
+def trained(x: torch.Tensor, factor: float = 1.0) -> torch.Tensor:
+    return x.sum() * factor
+
+
 def main() -> None:
     """Run all of it."""
     weights = torch.nn.Parameter(torch.ones(3))
@@ -204,6 +208,10 @@ def main() -> None:
     text += on_device(torchs.StepLR(SGD([weights]), 3)).explain()
     loss: Any = optimizer.step(lambda: weights.sum())
     function = schedules.as_function(CosineAnnealingLR(AdamW([weights]), T_max=10))
+    graph = graphed(trained, optimizer, warmup=2, clone_outputs=True)
+    trained_once: torch.Tensor = graph(weights.detach(), factor=2.0)
+    text += f"{graph.captures + graph.replays} {trained_once.item()}"
+    graph.release()
     assert text
     assert loss is not None
     assert function(0) > 0
