@@ -205,7 +205,7 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         loss, kl = self.loss(index)
         # once stopped, the divergence stays too large: the lr must not follow it any further
-        self.scheduler.observe(torch.where(self.stopped > 0, math.nan, kl))
+        self.scheduler.observe(kl.masked_fill(self.stopped > 0, math.nan))
         self.scheduler.step()
         self.stopped.copy_(torch.maximum(self.stopped, (kl > KL_LIMIT).float()))
         loss.backward()
