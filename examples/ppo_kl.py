@@ -18,7 +18,7 @@ update for both, and so waits for the device. Here
 It trains three times from the same seed, with torch's Adam and the rule on the host, with ours, and with ours graphed
 where there is a GPU. After 15 iterations at the defaults the pole should stay up for more than 100 of at most 200
 steps, whatever the seed; at first it is some 20. Prints that, updates a second, and the lr of all updates, which a
-``Monitor`` has brought to the host. Torch's updates are less where it stops early, as ours run on and change nothing.
+``Monitor`` has brought to the host. After an early stop torch makes no more updates; ours run on and change nothing.
 """
 
 from __future__ import annotations
@@ -205,7 +205,7 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         loss, kl = self.loss(index)
         # once stopped, the divergence stays too large: the lr must not follow it any further
-        self.scheduler.observe(torch.where(self.stopped > 0, math.nan, kl))
+        self.scheduler.observe(kl.masked_fill(self.stopped > 0, math.nan))
         self.scheduler.step()
         self.stopped.copy_(torch.maximum(self.stopped, (kl > KL_LIMIT).float()))
         loss.backward()

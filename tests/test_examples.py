@@ -133,11 +133,11 @@ def test_ppo_learns() -> None:
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("limit", [ppo_kl.KL_LIMIT, 0.004])
+@pytest.mark.parametrize("limit", [1.0, 0.02])
 def test_ppo_is_what_the_host_would_do(limit: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """With early stops and without: the same lrs and parameters, until rounding errors have grown."""
     monkeypatch.setattr(ppo_kl, "KL_LIMIT", limit)
-    size = ppo_kl.Size(epochs=2, minibatches=4)
+    size = ppo_kl.Size(epochs=4, minibatches=4)
     learners = ppo_kl.Learner(size, "cpu", seed=0), ppo_kl.HostLearner(size, "cpu", seed=0)
     for iteration in range(3):
         for learner in learners:
@@ -145,7 +145,7 @@ def test_ppo_is_what_the_host_would_do(limit: float, monkeypatch: pytest.MonkeyP
             learner.iterate()
     ours, torchs = learners
     assert ours.lrs == pytest.approx(torchs.lrs, rel=1e-12)
-    assert (len(ours.lrs) < ours.updates) == (len(torchs.lrs) < torchs.updates) == (limit < ppo_kl.TARGET_KL)
+    assert (len(ours.lrs) < ours.updates) == (len(torchs.lrs) < torchs.updates) == (limit < 1)
     for a, b in zip(ours.policy.parameters(), torchs.policy.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
 
