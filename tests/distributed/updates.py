@@ -268,11 +268,12 @@ def clipped(name: str, shapes: list[tuple[int, ...]], options: dict[str, Any], n
     norms = []
     for step in range(5):
         twins.set_gradients(step)
-        if step == 3 and dist.get_rank() == dist.get_world_size() - 1:
-            last = next(p for p in reversed(twins.ours) if p.grad is not None and isinstance(p, DTensor))
-            last.grad._local_tensor.view(-1)[:1] = float("nan")
-        if step == 3:
-            next(q for q in reversed(twins.whole[:-1]) if q.grad is not None).grad.view(-1)[-1] = float("nan")
+        if step == 3:  # in the largest, of which every process has something
+            there = [i for i, p in enumerate(twins.ours) if p.grad is not None and isinstance(p, DTensor)]
+            largest = max(there, key=lambda i: twins.ours[i].numel())
+            twins.whole[largest].grad.view(-1)[-1] = float("nan")
+            if dist.get_rank() == dist.get_world_size() - 1:
+                twins.ours[largest].grad._local_tensor.view(-1)[:1] = float("nan")
         for optimizer in (twins.optimizer, on_one):
             optimizer.step()
             norms.append([float(optimizer.grad_norm), *map(float, optimizer.group_grad_norms)])
