@@ -171,6 +171,8 @@ def _most_registers(name: str, kernel: Kernel | None) -> int:
         return 64 if not (kernel.around and narrow) else 80 if kernel.extra else 72
     if mastered and narrow:
         return 128 if kernel.extra else 96
+    if mastered and kernel.extra and kernel.types[1] == "float":
+        return 96
     return 80 if kernel.extra or mastered else 72 if kernel.around or narrow else 64
 
 

@@ -24,7 +24,7 @@ constexpr int kThreads = kBlockThreads;
 constexpr int kWarp = 32;
 // So many blocks have to fit a multiprocessor at a time: at most 64 registers a thread, 128 for double.
 // A rule whose kernels take more has its own numbers in kernels_<rule>.cu.
-template <typename R, bool kExtra, bool kAround, typename P, typename S>
+template <typename R, bool kExtra, bool kAround, typename P, typename G, typename S>
 struct BlocksPerProcessor {
   static constexpr int kCount = sizeof(P) == 8 ? 4 : 8;
 };
@@ -80,7 +80,7 @@ __device__ void update_chunk(const Step& step, const ChunkPlace& place, const Sc
 }
 
 template <typename R, bool kExtra, bool kAround, typename P, typename G, typename S>
-__global__ void __launch_bounds__(kThreads, (BlocksPerProcessor<R, kExtra, kAround, P, S>::kCount))
+__global__ void __launch_bounds__(kThreads, (BlocksPerProcessor<R, kExtra, kAround, P, G, S>::kCount))
     update_kernel(const __grid_constant__ Step step) {
   using T = typename ComputeType<P>::type;
   __shared__ ChunkScalars<R, T, kAround> scalars;
