@@ -252,4 +252,4 @@ def test_float32_gradients_of_wider_parameters_and_wider_gradients_of_float32(
     q.grad = p.grad.to(dtype)
     AdamW([p], lr=0.1, backend=backend).step()
     torch.optim.AdamW([q], lr=0.1, foreach=False).step()
-    torch.testing.assert_close(p.detach(), q.detach(), rtol=1e-6, atol=0.0)
+    torch.testing.assert_close(p.detach(), q.detach(), rtol=1e-6, atol=1e-7)  # one that crosses zero was larger
