@@ -34,6 +34,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -102,20 +103,12 @@ class Training:
 class TrainingLoop(Training):
     """The same training, warmed up and captured by hand. Its arguments are those of :class:`Training`."""
 
-    def __init__(
-        self,
-        device: str,
-        features: int = 256,
-        batch: int = 64,
-        steps: int = 1000,
-        fused: bool = True,
-        backend: str | Backend | None = None,
-    ) -> None:
-        super().__init__(device, features, batch, steps, fused, backend)
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
         # the static inputs: every batch is copied in here
-        self.x = torch.zeros(batch, features, device=device)
-        self.y = torch.zeros(batch, dtype=torch.int64, device=device)
-        self.loss = torch.zeros((), device=device)
+        self.x = torch.zeros(self.shape, device=self.device)
+        self.y = torch.zeros(self.shape[0], dtype=torch.int64, device=self.device)
+        self.loss = torch.zeros((), device=self.device)
 
     def load_batch(self) -> None:
         """Put the next batch where the graph looks for it."""

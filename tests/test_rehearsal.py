@@ -47,7 +47,7 @@ class Model:
 
 
 def rehearse(model: Any, times: int = 3, watched: int = 2) -> None:
-    rehearsal = Rehearsal([model.optimizer], [], CPU, TORCH)
+    rehearsal = Rehearsal([model.optimizer], {}, CPU, TORCH)
     with rehearsal.going_on():
         for k in range(times):
             if k < watched:

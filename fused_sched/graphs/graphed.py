@@ -9,12 +9,12 @@ from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map
 
 from ..memory.platforms import Platform
 from ..notice import warn
 from ..optim.fused_optimizer import FusedOptimizer
-from .recording import Recording, stacked
+from .recording import Recording, called
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
@@ -118,7 +118,9 @@ class Graphed(Generic[P, Result]):
             RuntimeError: the function does what cannot be captured.
         """
         if not self.enabled or self._platform.is_capturing(self._device):
-            return self._as_it_is(args, kwargs)
+            if self._steps > 1:
+                self._check_lengths(tree_leaves((args, kwargs)))
+            return called(self._function, args, kwargs, self._steps)  # type: ignore[no-any-return]
         leaves, spec = tree_flatten((args, kwargs))
         key = spec, tuple([_kind_of(x) for x in leaves]), _modes(self._device)
         recording = self._recording(key)
@@ -127,17 +129,6 @@ class Graphed(Generic[P, Result]):
         result = recording.replay(leaves)
         self.replays += 1
         return tree_map(_cloned, result) if self._clones else result  # type: ignore[no-any-return]
-
-    def _as_it_is(self, args: Any, kwargs: Any) -> Result:
-        if self._steps == 1:
-            return tree_map(_detached, self._function(*args, **kwargs))  # type: ignore[no-any-return]
-        leaves, spec = tree_flatten((args, kwargs))
-        self._check_lengths(leaves)
-        results = []
-        for k in range(self._steps):
-            a, kw = tree_unflatten([x[k] if isinstance(x, Tensor) else x for x in leaves], spec)
-            results.append(tree_map(_detached, self._function(*a, **kw)))
-        return stacked(results)  # type: ignore[no-any-return]
 
     def _recording(self, key: Any) -> Recording | None:
         """The one for such inputs, if it is right still."""
@@ -233,10 +224,6 @@ def _modes(device: torch.device) -> tuple[Any, ...]:
     autocast = torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
     dtype = torch.get_autocast_dtype(device.type) if autocast else None
     return torch.is_grad_enabled(), torch.is_inference_mode_enabled(), dtype
-
-
-def _detached(x: Any) -> Any:
-    return x.detach() if isinstance(x, Tensor) else x
 
 
 def _cloned(x: Any) -> Any:

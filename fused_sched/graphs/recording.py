@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -42,25 +43,23 @@ class Recording:
         platform: Platform,
         pool: Any,
     ) -> None:
-        self._function, self._optimizers, self._spec, self._steps = function, optimizers, spec, steps
+        self._function, self._optimizers, self._steps = function, optimizers, steps
         self._device, self._platform, self._pool = device, platform, pool
-        self._static = [torch.empty_like(x) if isinstance(x, Tensor) else x for x in leaves]
-        self._inputs = [x for x in self._static if isinstance(x, Tensor)]
+        static = [torch.empty_like(x) if isinstance(x, Tensor) else x for x in leaves]
+        self._args, self._kwargs = tree_unflatten(static, spec)
+        self._inputs = {i: x for i, x in enumerate(static) if isinstance(x, Tensor)}  # by place among the leaves
         self._load(leaves)
 
     def capture(self, warmup: int) -> None:
         """Warm up, put everything back, and capture."""
-        named = [(str(i), x) for i, x in enumerate(self._static) if isinstance(x, Tensor)]
-        rehearsal = Rehearsal(self._optimizers, named, self._device, self._platform)
+        rehearsal = Rehearsal(self._optimizers, self._inputs, self._device, self._platform)
         with rehearsal.going_on(), self._platform.aside(self._device):
-            k = 0
-            while k < warmup or (k < warmup + _MORE and any(o.has_changes for o in self._optimizers)):
-                if k < max(1, warmup - 1):
-                    with rehearsal.watched():
-                        self._run()
-                else:
-                    self._run()  # as it is: torch.compile compiles nothing while operations are watched
-                k += 1
+            for k in range(warmup + _MORE):
+                if k >= warmup and not any(o.has_changes for o in self._optimizers):
+                    break
+                # the last is as it is: torch.compile compiles nothing while operations are watched
+                with rehearsal.watched() if k < max(1, warmup - 1) else nullcontext():
+                    self._run()
             left = [p for o in self._optimizers for g in o.param_groups for p in g["params"] if p.grad is not None]
         originals = [(p, p.grad) for p in left]
         for p in left:  # else the first replay would make what the others add to
@@ -81,18 +80,13 @@ class Recording:
         self._seen = [self._seen_of(o) for o in self._optimizers]
 
     def _run(self) -> Any:
-        results = []
-        for k in range(self._steps):
-            leaves = [x[k] if self._steps > 1 and isinstance(x, Tensor) else x for x in self._static]
-            args, kwargs = tree_unflatten(leaves, self._spec)
-            results.append(tree_map(_detached, self._function(*args, **kwargs)))
-        return results[0] if self._steps == 1 else stacked(results)
+        return called(self._function, self._args, self._kwargs, self._steps)
 
     @torch.no_grad()
     def _load(self, leaves: Sequence[Any]) -> None:
-        for static, given in zip(self._inputs, (x for x in leaves if isinstance(x, Tensor)), strict=True):
-            if given is not static:
-                static.copy_(given, non_blocking=True)
+        for i, static in self._inputs.items():
+            if leaves[i] is not static:
+                static.copy_(leaves[i], non_blocking=True)
 
     def fits(self) -> bool:
         """Whether the optimizers are those that were captured: the same parameters, states and schedules."""
@@ -150,11 +144,23 @@ def _records(optimizer: FusedOptimizer) -> list[Any]:
     return found
 
 
+def called(function: Callable[..., Any], args: Any, kwargs: Any, steps: int) -> Any:
+    """What ``function`` returns, detached; of several calls, each with its slice of every tensor, as one."""
+    if steps == 1:
+        return tree_map(_detached, function(*args, **kwargs))
+    leaves, spec = tree_flatten((args, kwargs))
+    results = []
+    for k in range(steps):
+        own, named = tree_unflatten([x[k] if isinstance(x, Tensor) else x for x in leaves], spec)
+        results.append(tree_map(_detached, function(*own, **named)))
+    return _stacked(results)
+
+
 def _detached(x: Any) -> Any:
     return x.detach() if isinstance(x, Tensor) else x
 
 
-def stacked(results: Sequence[Any]) -> Any:
+def _stacked(results: Sequence[Any]) -> Any:
     """The results of several calls as one: tensors with one more dimension in front.
 
     Raises:

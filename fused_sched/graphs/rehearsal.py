@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -31,23 +31,25 @@ class Rehearsal:
 
     Args:
         optimizers: whose steps may be rehearsed.
-        inputs: tensors that must not be written to, with their names.
+        inputs: tensors that must not be written to, by their place among the arguments.
         device, platform: where, and whose random numbers are put back.
     """
 
     def __init__(
         self,
         optimizers: Sequence[FusedOptimizer],
-        inputs: Sequence[tuple[str, Tensor]],
+        inputs: Mapping[int, Tensor],
         device: torch.device,
         platform: Platform,
     ) -> None:
         self._optimizers = {id(o): o for o in optimizers}
-        self._kept: dict[int, tuple[StorageWeakRef, Tensor | None, Tensor]] = {}
-        self._made: dict[int, StorageWeakRef] = {}
-        self._empty: dict[int, StorageWeakRef] = {}  # made without values, which the first write gives them
+        # memory by its key, which no other has for as long as it is known
+        self._known: dict[int, StorageWeakRef] = {}
+        self._kept: dict[int, tuple[Tensor | None, Tensor]] = {}  # whole, None where a run made it; and the copy
+        self._made: set[int] = set()
+        self._empty: set[int] = set()  # made without values, which the first write gives them
         self._finished: set[int] = set()
-        self._inputs = {StorageWeakRef(t.untyped_storage()).cdata: name for name, t in inputs}
+        self._inputs = {_key(tensor): place for place, tensor in inputs.items()}
         self._generators: dict[torch.Generator, Tensor] = {}
         self._put_random_back = platform.random_state(device)
         self._thread = threading.get_ident()
@@ -57,13 +59,13 @@ class Rehearsal:
     @contextmanager
     def going_on(self) -> Iterator[None]:
         """Inside, steps of the optimizers are rehearsed; those of others raise. At the end all is put back."""
+        if Home.rehearsal is not None:
+            raise RuntimeError("a graph is warmed up inside the warm-up of another: call the outer function only")
         params = [p for o in self._optimizers.values() for g in o.param_groups for p in g["params"]]
         grads = [(p, p.grad) for p in params]
         for _, grad in grads:
             if grad is not None and grad.layout == torch.strided:
                 self.keep(local(grad))
-        if Home.rehearsal is not None:
-            raise RuntimeError("a graph is warmed up inside the warm-up of another: call the outer function only")
         self._after = {id(o): o.keep_for_rehearsal(self.keep) for o in self._optimizers.values()}
         Home.rehearsal = self
         try:
@@ -132,44 +134,55 @@ class Rehearsal:
         storage = tensor.untyped_storage()
         if not storage.nbytes():
             return
-        reference = StorageWeakRef(storage)
-        key = reference.cdata
+        key = _key(tensor)
         if key in self._inputs:
             raise RuntimeError(
                 f"the function writes to its argument {self._inputs[key]}, which in a graph is a copy of what is "
                 "given: return the result instead, or let the function reach the tensor by other means"
             )
-        if key in self._kept or self._empty.pop(key, None) is not None:
+        if key in self._kept:
+            return
+        if key in self._empty:
+            self._empty.remove(key)
             return
         if len(self._kept) % _PRUNE_EVERY == 0:
-            self._prune()
+            self._forget_what_is_gone()
+        self._know(tensor)
         whole = tensor.detach().as_strided((storage.nbytes() // tensor.element_size(),), (1,), 0)
         # what a run made for itself is let go of when the run does
-        self._kept[key] = reference, None if key in self._made else whole, whole.clone()
+        self._kept[key] = None if key in self._made else whole, whole.clone()
 
     def keep_finished(self, tensor: Tensor) -> None:
         """As :meth:`keep`, of what may have been made in this rehearsal, and has by now what it begins with."""
-        key = StorageWeakRef(tensor.untyped_storage()).cdata
-        if key not in self._finished:
-            self._finished.add(key)
-            self._empty.pop(key, None)
-            if self._made.pop(key, None) is not None:
-                self._kept.pop(key, None)
-            self.keep(tensor)
-
-    def _prune(self) -> None:
-        for known in (self._kept, self._made, self._empty):
-            gone = [key for key, value in known.items() if _reference(value).expired()]
-            for key in gone:
-                del known[key]
-            self._finished.difference_update(gone)
+        key = self._know(tensor)
+        if key in self._finished:
+            return
+        self._finished.add(key)
+        if key in self._made:
+            self._kept.pop(key, None)
+            self._made.remove(key)
+            self._empty.discard(key)
+        self.keep(tensor)
 
     def note_made(self, tensor: Tensor, without_values: bool) -> None:
         """Memory that a run made."""
-        reference = StorageWeakRef(tensor.untyped_storage())
-        self._made[reference.cdata] = reference
+        key = self._know(tensor)
+        self._made.add(key)
         if without_values:
-            self._empty[reference.cdata] = reference
+            self._empty.add(key)
+
+    def _know(self, tensor: Tensor) -> int:
+        key = _key(tensor)
+        if key not in self._known:
+            self._known[key] = StorageWeakRef(tensor.untyped_storage())
+        return key
+
+    def _forget_what_is_gone(self) -> None:
+        for key in [key for key, reference in self._known.items() if reference.expired()]:
+            del self._known[key]
+            self._kept.pop(key, None)
+            for keys in (self._made, self._empty, self._finished):
+                keys.discard(key)
 
     def note_generator(self, generator: torch.Generator) -> None:
         """A generator of the user's is about to be drawn from."""
@@ -178,9 +191,9 @@ class Rehearsal:
 
     @torch.no_grad()
     def _put_back(self) -> None:
-        for reference, whole, copy in self._kept.values():
+        for key, (whole, copy) in self._kept.items():
             if whole is None:
-                whole = _like(copy, reference)
+                whole = _like(copy, self._known[key])
             if whole is not None:
                 whole.copy_(copy)
         self._put_random_back()
@@ -188,10 +201,6 @@ class Rehearsal:
             generator.set_state(state)
         for after in self._after.values():
             after()
-
-
-def _reference(value: Any) -> StorageWeakRef:
-    return value if isinstance(value, StorageWeakRef) else value[0]
 
 
 class _Watch(TorchDispatchMode):
@@ -228,6 +237,7 @@ class _Watch(TorchDispatchMode):
 
 
 def _key(tensor: Tensor) -> int:
+    """Of its memory, as StorageWeakRef has it too."""
     return int(tensor.untyped_storage()._cdata)
 
 
