@@ -15,7 +15,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from setuptools import Extension, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.modified import newer_group
 
@@ -152,16 +152,7 @@ def extensions() -> list[Extension]:
 
 
 setup(
-    packages=[
-        "fused_sched",
-        "fused_sched.memory",
-        "fused_sched.program",
-        "fused_sched.optim",
-        "fused_sched.lr_scheduler",
-        "fused_sched.trace",
-        "fused_sched.backends",
-        "fused_sched.kernels",
-    ],
+    packages=[*find_packages(include=["fused_sched", "fused_sched.*"]), "fused_sched.kernels"],
     package_dir={"fused_sched.kernels": "kernels"},
     package_data={"fused_sched": ["py.typed", "_C.pyi"]},
     ext_modules=extensions(),

@@ -103,6 +103,20 @@ class Measured(OnDevice):
             memory.refuse_in_capture(f"{what} was read by the host", "give a tensor on the optimizer's device")
         memory.write(at, as_float(signal), count=2)
 
+    def _advance_with(self, schedule: Schedule, signal: Any, what: str) -> None:
+        """A step that uses ``signal``, which is not left behind where the step is not made."""
+        if not isinstance(signal, torch.Tensor):
+            signal = as_float(signal)
+        local = not schedule.memory.remote
+        before = self.observed if local and self._observing else None
+        try:
+            self._hand_over(schedule, signal, what)
+            schedule.advance()
+        except BaseException:
+            if local or not schedule.memory.capturing():  # such a graph is no more
+                self.observed = before
+            raise
+
     def _emit_observed(self, b: Builder) -> tuple[Value, Value]:
         """Append what uses the observation up; returns it twice, or a NaN and a number if there is none."""
         first, again = _USED if self._pending is None else (self._pending, self._pending)

@@ -130,9 +130,10 @@ class ReduceLROnPlateau(Measured, lr_scheduler.ReduceLROnPlateau):
         if epoch is not None or self._is_part or self._schedule is None or shared or not self._covers_groups():
             self._step_by_torch(metrics, epoch)
             return
-        if metrics is not None:
-            self._hand_over(self._schedule, metrics, "a metric")
-        self._schedule.advance()
+        if metrics is None:
+            self._schedule.advance()
+        else:
+            self._advance_with(self._schedule, metrics, "a metric")
 
     def _step_by_torch(self, metrics: Any, epoch: int | None) -> None:
         self._home.refuse_in_capture("the lr of ReduceLROnPlateau was computed by Python")
