@@ -20,6 +20,7 @@ from fused_sched.memory.control_block import (
     ControlBlock,
 )
 from fused_sched.memory.hosted_array import HostedArray
+from fused_sched.memory.mirrors import Replay
 from fused_sched.memory.platforms import TORCH, Platform
 
 CPU = torch.device("cpu")
@@ -145,6 +146,96 @@ def test_mirrors_of_one_optimizer_are_read_together(of_one: bool) -> None:
     second.tensor.fill_(4.0)
     assert not first.stale
     assert second.read(0) == 4.0
+
+
+def remote_arrays(n: int) -> list[HostedArray]:
+    first = HostedArray(torch.zeros(2, dtype=torch.float64), CPU, platform=MIRRORED)
+    more = [HostedArray(torch.zeros(2, dtype=torch.float64), CPU, None, MIRRORED, first.mirrors) for _ in range(n - 1)]
+    return [first, *more]
+
+
+def test_what_came_between_is_not_taken_for_known() -> None:
+    """A mirror that began while the others were out of date, which then turned out to be right."""
+    (first,) = remote_arrays(1)
+    age = first.mirrors.age
+    first.expire()
+    late = HostedArray(torch.zeros(2, dtype=torch.float64), CPU, None, MIRRORED, first.mirrors)
+    assert first.resume(age)
+    first.expire()
+    late.tensor.fill_(7.0)
+    assert late.read(0) == 7.0
+
+
+@pytest.mark.parametrize("what", ["another expire", "a read", "a replay"])
+def test_taken_back_only_where_nothing_came_between(what: str) -> None:
+    (first,) = remote_arrays(1)
+    age, replay = first.mirrors.age, Replay()
+    replay.add(lambda: None)
+    first.expire()
+    first.tensor.fill_(7.0)
+    if what == "another expire":
+        first.expire()
+    elif what == "a read":
+        first.read(0)
+    else:
+        first.mirrors.note_replay(replay)
+    assert not first.resume(age)
+    assert first.read(0) == 7.0
+
+
+def counting(array: HostedArray) -> Replay:
+    """A graph that adds 1, as the host can follow it."""
+    replay = Replay()
+
+    def follow() -> None:
+        array.host[0] += 1.0
+
+    replay.add(follow)
+    return replay
+
+
+def test_replays_are_followed_in_order_when_somebody_looks() -> None:
+    first, second = remote_arrays(2)
+    one, two = counting(first), counting(first)
+    two.add(lambda: second.host.__setitem__(0, 10.0 * first.host[0]))
+    for replay in (one, two, one):
+        first.mirrors.note_replay(replay)
+    assert (first.host[0], second.host[0]) == (0.0, 0.0)
+    assert (second.read(0), first.read(0)) == (20.0, 3.0)
+    first.mirrors.note_replay(one)
+    first.write(0, 0.5)  # after the replay, as on the device
+    assert first.read(0) == 0.5
+
+
+def test_replays_that_cannot_be_followed_are_read() -> None:
+    (array,) = remote_arrays(1)
+    replays = {name: counting(array) for name in ("unknown", "no longer so", "gone", "many")}
+    replays["unknown"].give_up()
+    replays["no longer so"].conditions.append(lambda: False)
+    for name in list(replays):
+        array.tensor.fill_(ord(name[0]))
+        for _ in range(1000 if name == "many" else 1):
+            array.mirrors.note_replay(replays[name])
+        if name == "gone":
+            del replays[name]
+        assert array.read(0) == ord(name[0])
+
+
+@pytest.mark.parametrize(
+    ("events", "known"),
+    [("open close", True), ("open", False), ("open other", False), ("open add close", False), ("open open", False)],
+)
+def test_what_a_capture_leaves_open_is_unknown(events: str, known: bool) -> None:
+    replay, owner = Replay(), object()
+    for event in events.split():
+        if event == "open":
+            replay.leave_open(owner)
+        elif event == "add":
+            replay.add(lambda: None)
+        else:
+            replay.close(owner if event == "close" else object(), lambda: None, lambda: True)
+    replay.finish()
+    assert (replay.steps is not None) == known
 
 
 @pytest.mark.parametrize("platform", [TORCH, MIRRORED], ids=["local", "remote"])

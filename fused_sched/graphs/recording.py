@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
 
-from ..memory.hosted_array import told_of_replays
+from ..memory.mirrors import told_of_replays
 from ..memory.parameter_table import RECORD
 from ..memory.platforms import Platform
 from ..optim.fused_optimizer import FusedOptimizer
@@ -67,7 +67,7 @@ class Recording:
                 p.grad = torch.zeros_like(p)
         before = [(p, p.grad) for p in left]
         try:
-            with told_of_replays() as self._mirrors, self._platform.capture(self._device, self._pool) as self.graph:
+            with told_of_replays() as self._replays, self._platform.capture(self._device, self._pool) as self.graph:
                 self._outputs, self._out_spec = tree_flatten(self._run())
         except BaseException as error:
             for p, grad in originals:
@@ -109,8 +109,8 @@ class Recording:
         self._load(leaves)
         self._bring_gradients()
         self.graph.replay()
-        for mirrors in self._mirrors:
-            mirrors.expire()
+        for mirrors, replay in self._replays:
+            mirrors.note_replay(replay)
         return tree_unflatten(self._outputs, self._out_spec)
 
     @torch.no_grad()

@@ -18,7 +18,8 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from .bindings import Bindings, imported, is_bindable
-from .hosted_array import HostedArray, Mirrors
+from .hosted_array import HostedArray
+from .mirrors import Mirrors
 from .platforms import TORCH, Platform
 from .values import as_float
 

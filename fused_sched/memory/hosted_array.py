@@ -3,59 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, MutableSequence, Sequence
-from contextlib import contextmanager
-from weakref import WeakSet
+from collections.abc import MutableSequence, Sequence
 
 import torch
 
+from .mirrors import Mirrors, recording_of
 from .platforms import TORCH, Platform
 from .values import with_values
-
-
-class Mirrors:
-    """All the mirrors that the host keeps of one optimizer's memory: they go out of date, and are read anew, together.
-
-    The device's pow and cos are not the host's in the last place, so a mirror that followed by itself moves a
-    little when it is read anew. Numbers that are the same on the device, such as the lr in the control block
-    and in the schedule that set it, have to move at the same time.
-    """
-
-    def __init__(self) -> None:
-        self.age = 0  # grows when all of them go out of date
-        self._arrays: WeakSet[HostedArray] = WeakSet()
-
-    def add(self, array: HostedArray) -> None:
-        """Read ``array`` anew with the others from now on."""
-        self._arrays.add(array)
-
-    def tensors(self) -> list[torch.Tensor]:
-        """On the device, of all of them."""
-        return [array.tensor for array in self._arrays]
-
-    def expire(self) -> None:
-        """Only the device knows what it has now: let the next read of any of them read all."""
-        self.age += 1
-
-    def refresh(self) -> None:
-        """Read all of them from the device."""
-        for array in self._arrays:
-            array.refresh()
-
-
-_told: list[Mirrors] | None = None  # whose arrays the capture that goes on writes to, if its replays are told
-
-
-@contextmanager
-def told_of_replays() -> Iterator[list[Mirrors]]:
-    """For a capture whose every replay calls :meth:`Mirrors.expire` of what this gives; others go unseen."""
-    global _told
-    found: list[Mirrors] = []
-    _told = found
-    try:
-        yield found
-    finally:
-        _told = None
 
 
 class HostedArray:
@@ -86,7 +40,9 @@ class HostedArray:
         self.device = self.tensor.device
         self.platform = platform
         self.remote = platform.is_remote(self.device)
-        self.mirrors = mirrors or Mirrors()
+        if self.remote:
+            platform.watch_captures()
+        self.mirrors = Mirrors() if mirrors is None else mirrors
         self.mirrors.add(self)
         self.volatile = False
         self.captured = False
@@ -105,13 +61,15 @@ class HostedArray:
         if self.remote:
             self.mirrors.expire()
 
-    def resume(self, *others: HostedArray) -> bool:
-        """Take back the last :meth:`expire`, where no mirror was read since: what it had is known to be right again."""
-        mirrors = self.mirrors
-        if any(array._age != mirrors.age - 1 or array.volatile for array in (self, *others)):
+    def resume(self, age: int, *others: HostedArray) -> bool:
+        """Take back the one :meth:`expire` since the mirrors had that age: what they had is known to be right again.
+
+        Returns:
+            False if there were others, or a mirror was read since.
+        """
+        if any(array._age != age or array.volatile for array in (self, *others)):
             return False
-        mirrors.age -= 1
-        return True
+        return self.mirrors.take_back(age)
 
     def read(self, index: int) -> float:
         """The number at ``index``."""
@@ -125,7 +83,8 @@ class HostedArray:
 
     def _bring_up_to_date(self) -> None:
         if self._age != self.mirrors.age:
-            self.mirrors.refresh()
+            for array in self.mirrors:
+                array.refresh()
         elif self.volatile:
             self.refresh()
 
@@ -188,12 +147,8 @@ class HostedArray:
     def note_capture(self) -> None:
         """A CUDA graph points to the tensor from now on; replays change it, unseen where nobody tells of them."""
         self.captured = True
-        if _told is None:
+        if not recording_of(self.mirrors, self.platform):
             self.note_changes_unseen()
-            return
-        if not any(mirrors is self.mirrors for mirrors in _told):
-            _told.append(self.mirrors)
-        self.expire()  # what was captured was not done
 
     def note_changes_unseen(self) -> None:
         """From now on every read has to wait for the device."""
@@ -203,6 +158,8 @@ class HostedArray:
 
     def copy_from_device(self, index: int, value: torch.Tensor, count: int = 1) -> None:
         """Set ``count`` numbers to that of a one-element tensor, without reading it on the host."""
+        if self.capturing():
+            self.note_capture()
         self.tensor[index : index + count].copy_(value.detach().reshape(()), non_blocking=True)
         self.expire()
 

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from .captures import CAPTURES
+
 _RELAXED = 2  # CU_STREAM_CAPTURE_MODE_RELAXED
 _PROCESSORS_OF_NO_GPU = 132
 
@@ -55,6 +57,18 @@ class Platform:
     def is_capturing(self, device: torch.device) -> bool:
         """Whether the current stream is being captured into a CUDA graph."""
         return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+    def watch_captures(self) -> None:
+        """Be ready for :meth:`graph_being_captured`."""
+        CAPTURES.watch()
+
+    def graph_being_captured(self) -> Any | None:
+        """The graph that the user captures now, if torch tells of its replays; else None."""
+        return CAPTURES.current()
+
+    def follow_graph(self, graph: Any, captured: Callable[[], None], replayed: Callable[[], None]) -> None:
+        """Call ``captured`` when the capture of such a graph ends, and ``replayed`` at each of its replays."""
+        CAPTURES.follow(graph, captured, replayed)
 
     @contextmanager
     def outside_of_capture(self) -> Iterator[None]:

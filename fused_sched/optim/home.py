@@ -113,7 +113,7 @@ class Home:
     def keep_for_rehearsal(self, keep: Callable[[torch.Tensor], None]) -> Callable[[], None]:
         """Call ``keep`` with all that launches write to; returns what puts the host's own notes back."""
         block = self._block
-        for tensor in (block.counts, *block.mirrors.tensors(), *block.bindings.tensors(self.rows)):
+        for tensor in (block.counts, *(array.tensor for array in block.mirrors), *block.bindings.tensors(self.rows)):
             keep(tensor)
         noted = [(s, copy.copy(s.account), s.has_advanced, s._resumes_at) for s in self._schedules_made]
 
@@ -122,7 +122,8 @@ class Home:
                 schedule.account, schedule.has_advanced, schedule._resumes_at = account, has_advanced, resumes_at
             block.expire()
             if not block.capturing():
-                block.mirrors.refresh()  # now, as it cannot be asked for in a capture
+                for array in block.mirrors:
+                    array.refresh()  # now, as it cannot be asked for in a capture
             for schedule in list(self._schedules_made):
                 if schedule.before_advance is not None:
                     schedule.before_advance.after_rehearsal()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..memory.control_block import ControlBlock
 from ..memory.hosted_array import HostedArray
+from ..memory.mirrors import Replay
 from .account import MADE, Account, Step, noting, unless_made
 from .builder import TRAP, WRITTEN
 from .program import Program
@@ -81,6 +82,7 @@ class Schedule(Run):
                 Run(noting(program), memory, self.rows, block, True),
                 Run(unless_made(program), memory, self.rows, block, guarded),
             )
+        self._graph_asks = False  # the replays of a graph use what MADE is on the device
         self._resumes_at: int | None = None  # the age of a mirror that is right again once the step is made
         for run in self.runs:
             backend.check_program(run)
@@ -129,11 +131,22 @@ class Schedule(Run):
     def follow(self) -> None:
         """Keep the host's mirror in step after the device advanced."""
         if self.block.remote:
-            if self.guarded or self.is_mirror_old():
+            if self.guarded:
                 self.block.expire()
+            elif (recorded := self._recorded()) is not None:
+                recorded.add(self._follow_one)
             else:
-                self.host_advance(self.memory.host, self.block.host)
+                self._follow_one()
         self._note_advance()
+
+    def _recorded(self) -> Replay | None:
+        return self.block.mirrors.recorded(self.memory.capturing)
+
+    def _follow_one(self) -> None:
+        if self.is_mirror_old():
+            self.block.expire()
+        else:
+            self.host_advance(self.memory.host, self.block.host)
 
     def _note_advance(self) -> None:
         if not self.has_advanced:
@@ -152,9 +165,12 @@ class Schedule(Run):
         if account is None or self.guarded or not account.outdated:
             return
         if account.coming is Step.OWN and not account.open:
-            # in a capture it is recorded: each replay begins with it
-            self.memory.tensor[self.program.offsets[MADE]].fill_(0.0)
-            account.note_cleared()
+            self._clear_made()  # in a capture it is recorded: each replay begins with it
+
+    def _clear_made(self) -> None:
+        self.memory.tensor[self.program.offsets[MADE]].fill_(0.0)
+        if self.account is not None:
+            self.account.note_cleared()
 
     def note_update(self, may_be_skipped: bool) -> None:
         """After such an update.
@@ -173,17 +189,28 @@ class Schedule(Run):
                 self._note_advance()
             return
         if self.block.remote:
-            if self.is_mirror_old():
-                self.block.expire()
-            elif not may_be_skipped:
-                self.host_advance(self.memory.host, self.block.host)
-            else:
-                if account.coming is Step.OWN and not self.guarded:
-                    self._resumes_at = self.block.mirrors.age
-                self.block.expire()
+            self._follow_update(may_be_skipped, account.coming is Step.OWN and not self.guarded)
         if not may_be_skipped or not (self.block.remote or self.block.skipped()):
             self._note_advance()
         account.note_update(may_be_skipped and not self.guarded, self.memory.capturing())
+
+    def _follow_update(self, may_be_skipped: bool, is_made_up_for: bool) -> None:
+        """Args:
+        may_be_skipped: it may not have advanced the schedule.
+        is_made_up_for: then the coming step will.
+        """
+        recorded = self._recorded()
+        if not may_be_skipped:
+            if recorded is not None:
+                recorded.add(self._follow_one)
+            else:
+                self._follow_one()
+        elif recorded is not None and is_made_up_for:
+            recorded.leave_open(self)
+        else:
+            if is_made_up_for and not self.is_mirror_old():
+                self._resumes_at = self.block.mirrors.age
+            self.block.expire()
 
     def take_certain_step(self) -> bool:
         """As :meth:`take_step` where the host knows, and nothing is captured, that it is bookkeeping; else False."""
@@ -203,11 +230,13 @@ class Schedule(Run):
         capturing = self.memory.capturing()
         if account.outdated and account.follows_replays(capturing):
             with self.memory.platform.outside_of_capture():  # once, and not at every replay
-                self.memory.tensor[self.program.offsets[MADE]].fill_(0.0)
-            account.note_cleared()
+                self._clear_made()
         step = account.take_step(capturing)
         if step is Step.ASK:
+            self._graph_asks |= capturing
             self._step_where_due()
+        elif step is Step.MADE and self._graph_asks:
+            self._clear_made()
         return step is not Step.OWN
 
     def _step_where_due(self) -> None:
@@ -217,10 +246,11 @@ class Schedule(Run):
         self.backend.advance(self._others[1])
         account.note_cleared()
         resumes_at, self._resumes_at = self._resumes_at, None
-        mirrors = block.mirrors
-        if block.remote:
+        if block.remote and (recorded := self._recorded()) is not None:
+            recorded.close(self, self._follow_one, lambda: account.coming is Step.OWN and not account.open)
+        elif block.remote:
             # nobody has read since, or written: whether the update or this launch did it, it was one advance
-            if resumes_at is not None and mirrors.age == resumes_at + 1 and block.resume(memory):
+            if resumes_at is not None and block.resume(resumes_at, memory):
                 self.host_advance(memory.host, block.host)
             else:
                 block.expire()
@@ -255,7 +285,10 @@ class Schedule(Run):
         account = self.account
         if account is None:
             return False
-        return self.read(MADE) != 0.0 if account.open else account.coming is Step.MADE
+        if not account.open:
+            return account.coming is Step.MADE
+        self.block.expire()  # mirrors that follow leave it as it is
+        return self.read(MADE) != 0.0
 
     def step_lent(self) -> object:
         """The same until the next step that the host makes."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from fused_sched import graphed, lr_scheduler
+from fused_sched.memory import mirrors
 from fused_sched.optim import SGD, AdamW
 
 Make = Callable[..., "Training"]
@@ -376,22 +377,106 @@ def test_inside_another_capture_it_is_the_function(make: Make, gpu: Gpu) -> None
     assert step.captures == 0
 
 
-def test_what_the_host_reads_after_replays_waits_once(make: Make, gpu: Gpu) -> None:
-    graph, eager = make(fused=False), make(fused=False)
-    step = graphed(graph.update, graph.optimizer)
-    for i in range(6):
-        step(*batch(i))
-        eager.update(*batch(i))
-    assert graph.scheduler.last_epoch == 6
-    more, last = batch(7), batch(8)
+@pytest.mark.parametrize(
+    ("fused", "flag", "how"),
+    [(False, False, {}), (True, False, {}), (True, True, {}), (False, True, {}), (True, False, {"several": 3})],
+)
+def test_what_the_host_reads_after_replays_waits_for_nothing(
+    fused: bool, flag: bool, how: dict[str, int], make: Make, gpu: Gpu
+) -> None:
+    several = how.get("several", 1)
+    graph, eager = make(fused=fused), make(fused=fused)
+    if flag:
+        for one in (graph, eager):
+            one.optimizer.stop_when(torch.zeros((), device=DEVICE))
+    step = graphed(graph.update, graph.optimizer, steps_per_replay=several)
+    given = [batch(i) for i in range(3 * several)]
+    calls: list[Any] = given
+    if several > 1:
+        calls = [[torch.stack(xs) for xs in zip(*given[i : i + several], strict=True)] for i in range(0, 9, several)]
+    step(*calls[0])
+    more = batch(99)
+
+    def as_in(one: Training) -> list[Any]:
+        return [one.scheduler.last_epoch, *one.scheduler.get_last_lr(), one.optimizer.param_groups[0]["lr"]]
+
+    read = []
     with gpu.no_sync():
-        assert graph.scheduler.get_last_lr() == pytest.approx(eager.scheduler.get_last_lr(), rel=1e-12)
-        for _ in range(3):  # and the host's own steps go on from there
-            graph.update(*more)
-            eager.update(*more)
-        assert graph.scheduler.last_epoch == 9
-        assert graph.optimizer.param_groups[0]["lr"] == pytest.approx(eager.optimizer.param_groups[0]["lr"], rel=1e-12)
-        step(*last)
-    eager.update(*last)
+        for one in calls[1:]:
+            read.append(as_in(graph))
+            step(*one)
+        read.append(as_in(graph))
+        graph.update(*more)  # and the host's own steps go on from there
+        read.append(as_in(graph))
+        step(*calls[0])
+        graph.optimizer.param_groups[0]["lr"] *= 0.5
+        read.append(as_in(graph))
+        step(*calls[1])
+        step(*calls[2])
+        read.append(as_in(graph))
+
+    def take(i: int) -> None:
+        for one in given[several * i : several * (i + 1)]:
+            eager.update(*one)
+
+    expected = []
+    for i in range(3):
+        take(i)
+        expected.append(as_in(eager))
+    eager.update(*more)
+    expected.append(as_in(eager))
+    take(0)
+    eager.optimizer.param_groups[0]["lr"] *= 0.5
+    expected.append(as_in(eager))
+    take(1)
+    take(2)
+    expected.append(as_in(eager))
+    assert read == [pytest.approx(values, rel=1e-12) for values in expected]
     assert_equal(graph, eager)
-    assert graph.scheduler.last_epoch == 10
+
+
+def test_what_only_the_device_knows_is_read_from_it(make: Make, gpu: Gpu) -> None:
+    graph = make(fused=True)
+    flag = torch.zeros((), device=DEVICE)
+    graph.scheduler.detach()
+    graph.scheduler = lr_scheduler.StepLR(graph.optimizer, 1, fused=True, skip_with_optimizer=True)
+    graph.optimizer.stop_when(flag)
+    step = graphed(graph.update, graph.optimizer)
+    for i in range(4):
+        flag.fill_(i % 2)
+        step(*batch(i))
+        assert graph.scheduler.last_epoch == 1 + i // 2
+
+
+def test_many_replays_are_read_from_the_device(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirrors, "_FOLLOWED", 3)
+    graph = make(fused=False)
+    step = graphed(graph.update, graph.optimizer)
+    for i in range(9):
+        step(*batch(i))
+        if i in (3, 8):
+            assert graph.scheduler.last_epoch == i + 1
+
+
+def test_a_step_that_was_made_eagerly_is_not_that_of_a_replay(make: Make) -> None:
+    """An eager update that cannot be skipped leaves a note on the device that a replay must not take for its own."""
+    graph, flag = make(fused=True), torch.zeros((), device=DEVICE)
+    found: Tensor | None = flag
+
+    def update(x: Tensor, y: Tensor) -> Tensor:
+        graph.optimizer.found_inf = found
+        return graph.update(x, y)
+
+    def epoch_on_the_device() -> int:
+        assert graph.scheduler.state_dict()["last_epoch"] == graph.scheduler.last_epoch
+        return int(graph.scheduler.last_epoch)
+
+    step = graphed(update, graph.optimizer)
+    step(*batch(0))
+    for i in range(1, 4):
+        found = None
+        update(*batch(i))
+        assert epoch_on_the_device() == 2 * i
+        found = flag.fill_(i % 2)
+        step(*batch(i))
+        assert epoch_on_the_device() == 2 * i + 1

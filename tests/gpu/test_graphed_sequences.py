@@ -48,7 +48,10 @@ class KLRule(torch.optim.lr_scheduler.LRScheduler):
 class Side:
     """One of the three: torch's on the CPU, ours eager, ours by replays."""
 
-    def __init__(self, how: str, backend: Any, name: str, scheduler: tuple[str, dict[str, Any]], fused: bool) -> None:
+    def __init__(
+        self, how: str, backend: Any, name: str, scheduler: tuple[str, dict[str, Any]], fused: bool, stops: str
+    ) -> None:
+        self.stops = stops
         self.is_torchs, self.device = how == "torch", "cpu" if how == "torch" else DEVICE
         self.params = [torch.nn.Parameter(torch.linspace(-1, 1, n).to(self.device)) for n in (3, 1)]
         groups = [{"params": [p], "lr": lr} for p, lr in zip(self.params, (0.1, 0.03), strict=True)]
@@ -66,7 +69,8 @@ class Side:
             )
         else:
             self.flag = torch.zeros((), device=DEVICE)
-            self.optimizer.stop_when(self.flag)
+            if stops == "always":
+                self.optimizer.stop_when(self.flag)
             self.scheduler = build(OURS, kind, self.optimizer, fused=fused, **arguments)
         self.update: Callable[..., Any] = self.train
         if how == "graph":
@@ -78,7 +82,10 @@ class Side:
         loss.backward()
         if self.measures:
             self.scheduler.observe(kl)
+        if self.stops == "as given":  # as a GradScaler does
+            self.optimizer.found_inf = self.flag
         self.optimizer.step()
+        self.optimizer.found_inf = None
         self.scheduler.step()
         return loss
 
@@ -93,7 +100,9 @@ class Side:
             return
         self.flag.fill_(float(skipped))
         given = x.to(DEVICE), torch.full((), kl, device=DEVICE)
+        stops, self.stops = self.stops, self.stops if skipped or not by_hand else "never"
         (self.train if by_hand else self.update)(*given)
+        self.stops = stops
 
     def edit(self, group: int, key: str, value: float, factor: bool) -> None:
         groups = self.optimizer.param_groups
@@ -115,7 +124,8 @@ def _own(x: Any) -> Any:
 
 
 def _run(rng: random.Random, backend: Any) -> None:
-    case = rng.choice(["sgd", "adamw"]), rng.choice(SCHEDULERS), rng.random() < 0.6
+    stops = rng.choice(["never", "always", "as given"])
+    case = rng.choice(["sgd", "adamw"]), rng.choice(SCHEDULERS), rng.random() < 0.6, stops
     sides = [Side(how, backend, *case) for how in ("torch", "eager", "graph")]
     torchs, eager, graph = sides
     saved: list[list[Any]] = []
@@ -126,6 +136,8 @@ def _run(rng: random.Random, backend: Any) -> None:
         largest = max(largest, *torchs.lrs())
         for one in (eager, graph):
             assert one.scheduler.last_epoch == torchs.scheduler.last_epoch
+            if rng.random() < 0.2:  # and so has the device
+                assert one.scheduler.state_dict()["last_epoch"] == torchs.scheduler.last_epoch
             assert one.lrs() == pytest.approx(torchs.lrs(), rel=0, abs=SCHEDULE_RELATIVE * largest)
         lasts = [[*map(float, one.scheduler.get_last_lr())] for one in (torchs, graph)]
         assert lasts[1] == pytest.approx(lasts[0], rel=0, abs=SCHEDULE_RELATIVE * largest)
@@ -151,9 +163,9 @@ def _run(rng: random.Random, backend: Any) -> None:
         elif what == "load" and saved:
             for one, state in zip(sides, rng.choice(saved), strict=True):
                 one.load(state)
-        elif what == "skip":
+        elif what == "skip" and stops != "never":
             skipping = rng.randrange(1, 4)
-        else:
+        elif what == "read":
             look()
     look()
 

@@ -11,14 +11,28 @@ import torch
 
 from fused_sched.kernels.launcher import Argument, Launcher
 from fused_sched.kernels.variants import Kernel
+from fused_sched.memory.captures import Captures
 from fused_sched.memory.platforms import Download, Platform
 
 from .graph import STREAM, SimulationError
+from .hooks import HOOKS
 from .memory import DLPACK_DEVICE, on_the_host
 
 
 class SimulatedPlatform(Platform):
     """What torch.cuda says of a GPU, said of the simulated one."""
+
+    def __init__(self) -> None:
+        self._captures = Captures(HOOKS)
+
+    def watch_captures(self) -> None:
+        self._captures.watch()
+
+    def graph_being_captured(self) -> Any | None:
+        return self._captures.current()
+
+    def follow_graph(self, graph: Any, captured: Callable[[], None], replayed: Callable[[], None]) -> None:
+        self._captures.follow(graph, captured, replayed)
 
     def is_capturing(self, device: torch.device) -> bool:
         return STREAM.graph is not None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from fused_sched.backends.triton import TritonBackend
 from . import device
 from .backends import SimulatedPlatform, StreamedLauncher, StreamedOperators
 from .graph import STREAM, Graph
+from .hooks import HOOKS
 
 assert device.NAME == DEVICE
 
@@ -46,10 +48,18 @@ class SimulatedGpu:
     def no_sync(self) -> AbstractContextManager[None]:
         return STREAM.no_sync()
 
-    def capture(self, body: Body) -> Graph:
-        with STREAM.capture() as graph:
+    @contextmanager
+    def telling_of_replays(self) -> Iterator[None]:
+        HOOKS.on = True
+        try:
+            yield
+        finally:
+            HOOKS.on = False
+
+    def capture(self, body: Body, graph: Any = None) -> Graph:
+        with STREAM.capture(graph) as graph:
             body()
-        return graph
+        return graph  # type: ignore[no-any-return]
 
     def warm_up(self, body: Body, times: int) -> None:
         for _ in range(times):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
-from . import memory
+from . import hooks, memory
 from .memory import Memory
 
 
@@ -25,12 +27,29 @@ class _Work:
     uses: list[Memory]
 
 
-@dataclass
+@dataclass(eq=False)
 class Graph:
     """What was recorded by a capture. It keeps the memory that was made meanwhile, as a graph's pool does."""
 
     work: list[_Work] = field(default_factory=list)
     pool: list[Memory] = field(default_factory=list)
+    _ends: OrderedDict[int, hooks.Hook] = field(default_factory=OrderedDict)
+    _replays: OrderedDict[int, hooks.Hook] = field(default_factory=OrderedDict)
+
+    def register_capture_end_hook(self, hook: hooks.Hook) -> Any:
+        return hooks.add(self._ends, hook)
+
+    def register_replay_end_hook(self, hook: hooks.Hook) -> Any:
+        return hooks.add(self._replays, hook)
+
+    def capture_ended(self) -> None:
+        """Tell those who want to know."""
+        for hook in [*self._ends.values()]:
+            hook(self)
+
+    def reset(self) -> None:
+        """Forget what was recorded; another capture may follow."""
+        self.work, self.pool = [], []
 
     def replay(self) -> None:
         """Do it all again, on the same memory."""
@@ -41,6 +60,8 @@ class Graph:
             if any(m.freed for m in work.uses):
                 raise SimulationError(f"{work.name} uses memory that was freed between its capture and a replay")
             work.run()
+        for hook in [*self._replays.values()]:
+            hook(self)
 
 
 class Stream:
@@ -86,15 +107,17 @@ class Stream:
             raise SimulationError(f"{what}: the host waits for the device")
 
     @contextmanager
-    def capture(self) -> Iterator[Graph]:
-        """Record what is done inside."""
+    def capture(self, graph: Graph | None = None) -> Iterator[Graph]:
+        """Record what is done inside, in a new graph or in one that was reset."""
         if self.graph is not None:
             raise SimulationError("a capture inside a capture")
-        graph = self.graph = Graph()
+        graph = self.graph = Graph() if graph is None else graph
+        hooks.HOOKS.begin(graph)
         try:
             yield graph
         finally:
             self.graph = None
+        graph.capture_ended()
 
     @contextmanager
     def outside_of_capture(self) -> Iterator[None]:
