@@ -6,7 +6,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 
@@ -33,18 +32,16 @@ class Graph:
 
     work: list[_Work] = field(default_factory=list)
     pool: list[Memory] = field(default_factory=list)
-    _ends: OrderedDict[int, hooks.Hook] = field(default_factory=OrderedDict)
-    _replays: OrderedDict[int, hooks.Hook] = field(default_factory=OrderedDict)
+    # by torch's names, as its own functions use them
+    _capture_end_hooks: OrderedDict[int, hooks.Hook] = field(default_factory=OrderedDict)
+    _replay_end_hooks: OrderedDict[int, hooks.Hook] = field(default_factory=OrderedDict)
 
-    def register_capture_end_hook(self, hook: hooks.Hook) -> Any:
-        return hooks.add(self._ends, hook)
-
-    def register_replay_end_hook(self, hook: hooks.Hook) -> Any:
-        return hooks.add(self._replays, hook)
+    register_capture_end_hook = hooks.register("capture_end")
+    register_replay_end_hook = hooks.register("replay_end")
 
     def capture_ended(self) -> None:
         """Tell those who want to know."""
-        for hook in [*self._ends.values()]:
+        for hook in [*self._capture_end_hooks.values()]:
             hook(self)
 
     def reset(self) -> None:
@@ -60,7 +57,7 @@ class Graph:
             if any(m.freed for m in work.uses):
                 raise SimulationError(f"{work.name} uses memory that was freed between its capture and a replay")
             work.run()
-        for hook in [*self._replays.values()]:
+        for hook in [*self._replay_end_hooks.values()]:
             hook(self)
 
 

@@ -28,7 +28,7 @@ class Registry:
     def register_graph_capture_start_hook(self, hook: Hook) -> Any:
         if self._real is not None:
             return self._real.register_graph_capture_start_hook(hook)
-        return add(self._start, hook)
+        return _added(self._start, hook)
 
     def register_graph_replay_end_hook(self, hook: Hook) -> Any:
         raise NotImplementedError("every graph that captured a launch tells by itself")
@@ -40,11 +40,17 @@ class Registry:
                 hook(graph)
 
 
-def add(hooks: OrderedDict[int, Hook], hook: Hook) -> Any:
-    """Register a hook as torch does."""
+def _added(hooks: OrderedDict[int, Hook], hook: Hook) -> Any:
     handle = RemovableHandle(hooks)
     hooks[handle.id] = hook
     return handle
+
+
+def register(event: str) -> Callable[[Any, Hook], Any]:
+    """The method that registers a hook of one graph: torch's own, or one like it."""
+    name = f"register_{event}_hook"
+    torchs = getattr(torch.cuda.CUDAGraph, name, None)
+    return torchs or (lambda graph, hook: _added(getattr(graph, f"_{event}_hooks"), hook))
 
 
 HOOKS = Registry()
