@@ -127,6 +127,11 @@ PROOFS = {
         whole=True,
     ),
     "races": Proof(["tests/kernels", "tests/parity", *_AROUND], "runs", 1, 3, 1, environment=_RACES, whole=True),
+    "libraries": Proof(
+        ["tests/test_cuda_build.py"],
+        *("architectures", 5, 5, 5, {"FUSED_SCHED_TEST_CUDA_ARCHITECTURES": "default"}),
+        whole=True,
+    ),
     "replays": Proof(
         ["tests/gpu/test_long_replays.py", "tests/gpu/test_long_replays_around.py", "-k", "thousand"],
         *("replays", 48_000, 48_000, 48_000, _FIBERS),
