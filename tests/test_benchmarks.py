@@ -519,6 +519,7 @@ def _copies(folder: Path) -> tuple[Path, Path, Path]:
     return paths
 
 
+@pytest.mark.slow
 def test_tables_of_a_gpu(tmp_path: Path) -> None:
     """From rows of a dry run, that stand for a GPU's; without any, each part says that it was not run."""
     results, readme, details = _copies(tmp_path)

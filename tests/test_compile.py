@@ -101,6 +101,7 @@ def test_a_compiled_step_trains_as_without_and_as_torchs(optimizer: str, schedul
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.thin
 def test_there_are_at_most_as_many_graph_breaks_as_with_torchs_class(optimizer: str, mode: str) -> None:
     breaks = []
     for modules in (OURS, TORCHS):

@@ -127,6 +127,7 @@ def check_equal(got: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
 @pytest.mark.parametrize("offset", [0, 1], ids=["aligned", "unaligned"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.thin
 def test_steps_have_the_bits_of_the_cpu_backend(
     name: str, dtype: torch.dtype, offset: int, simulation: Simulation, cuda: CudaBackend
 ) -> None:

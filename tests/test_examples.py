@@ -188,6 +188,7 @@ def test_carts_fall_when_nobody_pushes_rightly_and_begin_anew() -> None:
 
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.slow
 def test_actor_and_critic_learn_as_with_torch(fused: bool) -> None:
     steps = two_optimizers.STEPS
     ours, torchs = two_optimizers.Pair("cpu", steps, fused=fused), two_optimizers.torchs("cpu", steps)

@@ -747,6 +747,7 @@ def test_a_fused_scheduler_that_nobody_has_goes_on(kind: str, made_of: str, in_a
 
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.thin
 def test_an_optimizer_whose_functions_are_compared_is_freed_at_once(kind: str, fused: bool) -> None:
     if (fused and kind in NESTED) or kind == "ParamScheduler of some":
         pytest.skip("as the others")

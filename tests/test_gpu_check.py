@@ -200,6 +200,7 @@ def test_a_step_says_what_ran(last: str, verdict: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("part", ["first", "full", "rest"])
+@pytest.mark.slow
 def test_a_part_ends_in_time_and_names_what_was_cut(part: str, tmp_path: Path) -> None:
     done, _ = Machine(tmp_path, then="exec sleep 100").run(part, PART_SECONDS="3")
     seconds = int(re.search(rf"^== {part}: (\d+) s$", done.stdout, re.MULTILINE)[1])  # type: ignore[index]

@@ -52,6 +52,7 @@ def _train(folder: Path, *arguments: str, **variables: str) -> list[str]:
     return run.stderr.splitlines()
 
 
+@pytest.mark.slow
 def test_the_first_step_without_compiled_code_says_why_once(without_extension: Path) -> None:
     lines = _train(without_extension)
     said = [i for i, line in enumerate(lines) if "UserWarning" in line]
@@ -69,6 +70,7 @@ def test_who_asked_for_it_is_told_nothing(without_extension: Path) -> None:
     assert _train(without_extension, FUSED_SCHED_BACKEND="reference") == ["made"] * 2
 
 
+@pytest.mark.slow
 def test_with_compiled_code_nothing_is_said(without_extension: Path, tmp_path: Path) -> None:
     compiled = pytest.importorskip("fused_sched._C").__file__
     folder = shutil.copytree(without_extension, tmp_path / "site")

@@ -462,6 +462,7 @@ def test_a_callback_that_steps_polls_and_closes(host_backend: Backend) -> None:
     assert optimizer._observers == ()
 
 
+@pytest.mark.slow
 def test_a_script_that_does_not_close(tmp_path: Path) -> None:
     code = (
         "import torch, fused_sched\n"

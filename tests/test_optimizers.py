@@ -984,6 +984,7 @@ def test_no_reference_to_gradients_is_kept(layout: str, name: str, backend: str,
 
 
 @every_optimizer
+@pytest.mark.thin
 def test_optimizer_and_its_scheduler_are_collectable(name: str, backend: str, seed: int) -> None:
     g = generator(seed)
     p = normal(g, 5).requires_grad_()
@@ -1002,6 +1003,7 @@ def test_optimizer_and_its_scheduler_are_collectable(name: str, backend: str, se
 
 
 @every_optimizer
+@pytest.mark.thin
 def test_parameter_dropped_from_the_group_is_collectable(name: str, backend: str, seed: int) -> None:
     g = generator(seed)
     params = [normal(g, 5).requires_grad_() for _ in range(2)]

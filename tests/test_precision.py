@@ -275,6 +275,7 @@ def test_a_load_leaves_out_what_updates_would_not_follow(now: dict[str, Any], ba
 
 @pytest.mark.parametrize("options", [{"master_weights": "float32"}, {"master_weights": "remainder"},
                                      {"stochastic_rounding": True}], ids=str)  # fmt: skip
+@pytest.mark.thin
 def test_a_model_may_become_narrow_in_mid_run(options: dict[str, Any], backend: Backend) -> None:
     """From then on its parameters are kept as those of an optimizer that was made for them."""
     model = torch.nn.Linear(40, 1, bias=False)

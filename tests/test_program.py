@@ -422,10 +422,12 @@ def _given(backend: str, seed: int, libm: bool, check: Any) -> None:
     budget(starting_from(seed)(given(programs(libm=libm))(check)))()
 
 
+@pytest.mark.thin
 def test_random_programs_have_the_hosts_bits(backend: str, seed: int) -> None:
     _given(backend, seed, False, lambda case: _compare(case[0], list(case[1]), backend, 0.0, advances=3))
 
 
+@pytest.mark.thin
 def test_random_programs_with_libm_agree_with_the_host(backend: str, seed: int) -> None:
     _given(backend, seed, True, lambda case: _compare(case[0], list(case[1]), backend, SCHEDULE_RELATIVE, advances=1))
 

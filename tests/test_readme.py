@@ -73,6 +73,7 @@ def test_there_are_the_commands_a_newcomer_needs():
 
 
 @pytest.mark.parametrize("command", commands())
+@pytest.mark.slow
 def test_command(command, tmp_path):
     words = shlex.split(command)
     if words[0] == "make":

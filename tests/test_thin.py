@@ -3,9 +3,30 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import pytest
-from thin import covering, mark_spare_variants, values_of
+from thin import MANY, covering, mark_spare_variants, values_of
+
+
+class Item:
+    """As pytest's, of a test with these parameters."""
+
+    path = originalname = ""
+
+    def __init__(self, params: dict[str, Any], thin: pytest.Mark | None = None) -> None:
+        self.callspec = type("CallSpec", (), {"params": params})
+        self.thin = thin
+        self.added: list[str] = []
+
+    def get_closest_marker(self, name: str) -> pytest.Mark | None:
+        return self.thin
+
+    def iter_markers(self, name: str) -> list[pytest.Mark]:
+        return []
+
+    def add_marker(self, marker: pytest.MarkDecorator) -> None:
+        self.added.append(marker.name)
 
 
 def _pairs(*lists: str) -> list[set[tuple[tuple[str, ...], str]]]:
@@ -30,22 +51,17 @@ def test_values_that_vary_together_stay_together(
 
 
 def test_other_backends_are_left_alone() -> None:
-    class Item:
-        path = originalname = ""
-
-        def __init__(self, backend: str) -> None:
-            self.callspec = type("CallSpec", (), {"params": {"backend": backend, "n": 1}})
-            self.added: list[str] = []
-
-        def get_closest_marker(self, name: str) -> pytest.Mark:
-            return pytest.mark.thin("triton", "cuda").mark
-
-        def iter_markers(self, name: str) -> list[pytest.Mark]:
-            return []
-
-        def add_marker(self, marker: pytest.MarkDecorator) -> None:
-            self.added.append(marker.name)
-
-    items = [Item(name) for name in ("cpu", "triton", "cpu", "triton", "cuda")]
+    thin = pytest.mark.thin("triton", "cuda").mark
+    items = [Item({"backend": name, "n": 1}, thin) for name in ("cpu", "triton", "cpu", "triton", "cuda")]
     mark_spare_variants(items)
     assert [item.added for item in items] == [[], [], [], ["slow"], []]
+
+
+def test_many_variants_are_thinned_without_a_mark() -> None:
+    few = [Item({"a": a, "b": b}) for a, b in product(range(4), range(MANY // 4))]
+    many = [Item({"a": a, "b": b}) for a, b in product(range(4), range(MANY // 2))]
+    for items in (few, many):
+        mark_spare_variants(items)
+    assert not any(item.added for item in few)
+    assert {item.callspec.params[name] for name in "ab" for item in many if not item.added} == {*range(4)}
+    assert sum(not item.added for item in many) == 4

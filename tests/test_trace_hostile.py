@@ -301,6 +301,7 @@ def test_refused_with_a_reason_and_not_called(name: str) -> None:
     assert not hasattr(Slotted.last, "x")
 
 
+@pytest.mark.slow
 def test_what_is_refused_costs_little() -> None:
     for name in ("append", "periods", "range"):
         trace_time = []

@@ -57,10 +57,12 @@ def check(request: pytest.FixtureRequest) -> Any:
     return CHECKERS[request.param]
 
 
+@pytest.mark.slow
 def test_right_uses_are_accepted(check: Any) -> None:
     assert check(TYPED / "right_uses.py") == set()
 
 
+@pytest.mark.slow
 def test_every_mistake_is_found(check: Any) -> None:
     file = TYPED / "mistakes.py"
     wrong = {n for n, line in enumerate(file.read_text().splitlines(), 1) if line.endswith("# wrong")}

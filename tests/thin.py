@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+MANY = 8  # variants of a test, which may all be in the ordinary lane
+
 Values = set[tuple[tuple[str, ...], str]]  # names of parameters that vary together, and their values
 
 
@@ -34,19 +36,21 @@ def covering(variants: Sequence[Values]) -> set[int]:
 
 
 def mark_spare_variants(items: Sequence[Any]) -> None:
-    """Mark as slow, of each test with ``thin``, what :func:`covering` leaves out.
+    """Mark as slow, of each test with many variants or with ``thin``, what :func:`covering` leaves out.
 
     ``thin("triton", "reference")`` is about the variants on these backends, each on its own.
     """
     tests: dict[Any, list[Any]] = defaultdict(list)
     for item in items:
-        marker = item.get_closest_marker("thin")
-        if marker is None or not hasattr(item, "callspec"):
+        if not hasattr(item, "callspec"):
             continue
-        backend = item.callspec.params.get("backend", "") if marker.args else None
-        if backend is None or backend in marker.args:
-            tests[item.path, item.originalname, backend].append(item)
-    for variants in tests.values():
+        marker = item.get_closest_marker("thin")
+        backend = item.callspec.params.get("backend", "") if marker and marker.args else None
+        named = marker is not None and (backend is None or backend in marker.args)
+        tests[item.path, item.originalname, named, backend if named else None].append(item)
+    for (_, _, named, _), variants in tests.items():
+        if not named and len(variants) <= MANY:
+            continue
         chosen = covering([values_of(item) for item in variants])
         for place, item in enumerate(variants):
             if place not in chosen:

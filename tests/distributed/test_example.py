@@ -33,6 +33,7 @@ def resume(folder: Path) -> list[float]:
     return [float(run.step()) for _ in range(STEPS // 2)]
 
 
+@pytest.mark.slow
 def test_it_learns_and_goes_on(ranks: Ranks, tmp_path: Path) -> None:
     for whole, rest in zip(ranks.run(2, begin, tmp_path), ranks.run(2, resume, tmp_path), strict=True):
         assert sum(whole[-10:]) < 0.5 * sum(whole[:10])

@@ -77,6 +77,7 @@ def test_a_step_does_what_users_write_around_it(rule: str, dtype: torch.dtype, s
 @pytest.mark.thin
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("rule", ["SGD momentum", "AdamW"])
+@pytest.mark.slow
 def test_tensors_that_begin_anywhere(rule: str, dtype: torch.dtype, gpu_backend: Any) -> None:
     twins = twins_of(rule, gpu_backend, dtype, offset=1, max_grad_norm=1.0, ema_decay=0.7, zero_grad_in_step=True)
     for step in range(3):
@@ -143,6 +144,7 @@ def test_a_step_with_a_nan_changes_nothing(dtype: torch.dtype, scope: str, zeroe
     assert_same(twins)
 
 
+@pytest.mark.slow
 def test_a_nan_that_is_not_looked_for_goes_into_the_parameters(gpu_backend: Any) -> None:
     twins = twins_of("SGD", gpu_backend, sizes=[[5]], max_grad_norm=1.0)
     twins.set_grads(spoilt=[0])
@@ -152,6 +154,7 @@ def test_a_nan_that_is_not_looked_for_goes_into_the_parameters(gpu_backend: Any)
     assert twins.ours.skipped_steps.item() == 0
 
 
+@pytest.mark.slow
 def test_mixed_dtypes_have_one_norm(gpu_backend: Any) -> None:
     dtypes = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
     generator = torch.Generator().manual_seed(2)
@@ -184,6 +187,7 @@ def test_many_groups_and_large_ones_among_them(scope: str, n_groups: int, gpu_ba
 
 
 @pytest.mark.parametrize("sizes", [[], [0], [0, 0]], ids=str)
+@pytest.mark.slow
 def test_gradients_without_elements(sizes: list[int], gpu_backend: Any) -> None:
     params = [torch.nn.Parameter(torch.ones(n).to(DEVICE)) for n in sizes]
     kept = torch.nn.Parameter(torch.ones(3).to(DEVICE))
@@ -242,6 +246,7 @@ def test_spikes_are_skipped_as_on_the_cpu(gpu_backend: Any) -> None:
 
 @pytest.mark.parametrize("scope", ["all", "group"])
 @pytest.mark.parametrize("rule", ["SGD momentum", "AdamW"])
+@pytest.mark.thin
 def test_replays_see_edits(
     rule: str,
     scope: str,

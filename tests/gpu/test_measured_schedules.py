@@ -88,6 +88,7 @@ def test_traces_of_tensors_have_the_bits_of_the_rule_and_nothing_waits(
 
 @pytest.mark.parametrize("fused", [False, True], ids=["separate", "fused"])
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.thin
 def test_each_replay_of_a_loop_observes_anew(
     kind: str, fused: bool, gpu_backend: Any, gpu: Gpu, capture: Capture, warm_up: WarmUp, no_sync: NoSync,
     rng: random.Random,

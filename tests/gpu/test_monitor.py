@@ -56,6 +56,7 @@ def replay(loop: Loop, graph: Graph, first: int, times: int) -> None:
 
 
 @pytest.mark.parametrize("fused", [True, False], ids=["fused", "separate"])
+@pytest.mark.slow
 def test_three_hundred_replays(fused: bool, gpu_backend: Any, capture: Capture, no_sync: NoSync) -> None:
     """The ring is smaller than that, and polled in time."""
     loop, rows = Loop(gpu_backend, fused), list[Row]()

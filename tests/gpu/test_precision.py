@@ -53,6 +53,7 @@ def test_values_are_torchs_float32_parameters(
 @pytest.mark.parametrize("aligned", [True, False], ids=["aligned", "unaligned"])
 @every_kept
 @every_rule
+@pytest.mark.slow
 def test_gradients_of_float32_arrive_with_all_digits(
     name: str, case: str, kept: str, dtype: torch.dtype, aligned: bool, gpu_backend: Any
 ) -> None:
@@ -110,6 +111,7 @@ def test_replays_clip_average_and_see_what_is_written(
 
 @pytest.mark.parametrize("around", [{}, {"max_grad_norm": 2.0, "ema_decay": 0.7}], ids=["", "clipped and averaged"])
 @pytest.mark.parametrize("name", ["SGD", "AdamW"])
+@pytest.mark.thin
 def test_states_of_16_bits(name: str, around: dict[str, float], gpu_backend: Any) -> None:
     """One last place may decide to which side a state is rounded."""
     case = {"SGD": "nesterov", "AdamW": "amsgrad"}[name]
@@ -124,6 +126,7 @@ def test_states_of_16_bits(name: str, around: dict[str, float], gpu_backend: Any
         twins.assert_same(0.0 if name == "SGD" and not around else 1e-3)
 
 
+@pytest.mark.thin
 def test_one_launch(gpu_backend: Any, work: Callable[[Body], list[str]]) -> None:
     twins = PrecisionTwins("AdamW", gpu_backend, torch.bfloat16, shapes=SHAPES, device=DEVICE)
     twins.set_grads()

@@ -43,6 +43,7 @@ class Loop:
 
 @pytest.mark.parametrize("skip", [False, True], ids=["as torch", "skip_with_optimizer"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bool], ids=str)
+@pytest.mark.thin
 def test_a_hundred_replays_with_a_flag_that_is_written_between(
     dtype: torch.dtype, skip: bool, gpu_backend: Any, capture: Capture, no_sync: NoSync
 ) -> None:

@@ -73,6 +73,7 @@ SCHEDULERS: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.thin
 def test_the_device_runs_the_program_as_the_host_does(name: str, triton: Any) -> None:
     params = tensors(torch.float32, 0, DEVICE)
     optimizer = SGD([{"params": [p], "lr": 0.1 * (i + 1)} for i, p in enumerate(params)], momentum=0.9, backend=triton)

@@ -205,6 +205,7 @@ for dtype in (torch.float32, torch.float64, torch.bfloat16, torch.float16):
 """
 
 
+@pytest.mark.slow
 def test_instruction_sets_give_the_same_bits(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     reason = backends.reason_unavailable("cpu")
     if reason is not None:

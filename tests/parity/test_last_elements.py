@@ -108,7 +108,8 @@ for name, make, options in (
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="pages are protected by mprotect of Linux")
-@pytest.mark.parametrize("flush", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["", "flush denormal"])
+@pytest.mark.slow
+@pytest.mark.parametrize("flush", [False, True], ids=["", "flush denormal"])
 def test_what_is_left_over_has_the_bits_of_single_elements(
     flush: bool, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
