@@ -208,7 +208,9 @@ def _power(a: Sym, b: Sym) -> Sym:
     power = node_of(b)
     known_whole = power.whole or (power.is_const and not math.isfinite(power.value))
     if bounds(a).low < 0 and not known_whole and is_("lt", a, 0.0):
-        raise current().stop("a negative number to a fractional power is complex")
+        raise current().stop(
+            "a negative number to a fractional power is complex: keep what is raised at 0 or above, as max(0.0, x) ** y"
+        )
     return finite(apply("pow", "float", a, b), a, b)
 
 
