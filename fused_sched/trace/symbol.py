@@ -79,6 +79,11 @@ def is_numpy_float(kind: type) -> bool:
     return kind is getattr(sys.modules.get("numpy"), "float64", None)
 
 
+def is_numpy_single(kind: type) -> bool:
+    """Whether it is numpy's float32."""
+    return kind is getattr(sys.modules.get("numpy"), "float32", None)
+
+
 def constant(value: float, kind: str = "int") -> Sym:
     """A symbolic number that is the same at every step."""
     return Sym(current().explorer.graph.const(float(value)), kind)
