@@ -351,6 +351,45 @@ def test_a_checkpoint_after_a_skipped_first_step(name: str, backend: Backend, se
     twins.assert_same(1e-13)
 
 
+def test_an_average_is_the_parameter_until_an_update_counts(backend: Backend) -> None:
+    """NaN says so, as docs/reference.md has it; what uses averages takes it for the parameter."""
+    p = torch.nn.Parameter(torch.tensor([1.0, 2.0]))
+    optimizer = SGD([p], lr=1.0, ema_decay=0.5, skip_nonfinite=True, backend=backend)
+    p.grad = torch.tensor([math.nan, 1.0])
+    optimizer.step()
+    assert optimizer.state[p]["ema"].isnan().all()
+    with optimizer.ema_weights():
+        assert p.tolist() == [1.0, 2.0]
+    assert optimizer.state_dict()["state"] == {}
+    p.grad = torch.ones(2)
+    optimizer.step()
+    assert optimizer.state[p]["ema"].tolist() == p.tolist() == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("rule", [SGD, AdamW])
+def test_averages_without_elements_are_in_checkpoints(rule: Any, momentum: float, backend: Backend) -> None:
+    """As those of the others of a group: none after a first step that was skipped, all after an update."""
+    options = {"momentum": momentum} if rule is SGD else {"betas": (momentum, 0.9)}
+    sizes, options = (0, 2, 0), {**options, "ema_decay": 0.5, "skip_nonfinite": True}
+    weights = [torch.nn.Parameter(torch.ones(size)) for size in sizes]
+    groups = [{"params": weights[:2]}, {"params": weights[2:]}]
+    optimizer = rule(groups, lr=0.1, backend=backend, **options)
+    for value, expected in ((math.nan, set()), (1.0, {0, 1, 2})):
+        for p in weights:
+            p.grad = torch.full_like(p, value)
+        optimizer.step()
+        saved = optimizer.state_dict()["state"]
+        alone = {2} if rule is SGD else set()  # nothing says of it that it has not begun
+        assert {n for n, state in saved.items() if "ema" in state} in (expected, expected | alone)
+        assert all(state["ema"].shape == (sizes[n],) for n, state in saved.items())
+    other = rule([torch.nn.Parameter(torch.ones(size)) for size in sizes], lr=0.1, backend=backend, **options)
+    grouped = {**optimizer.state_dict(), "param_groups": other.state_dict()["param_groups"]}
+    other.load_state_dict(grouped)
+    assert other.state_dict()["state"].keys() == {0, 1, 2}
+    assert all(state["ema"].shape == (sizes[n],) for n, state in other.state_dict()["state"].items())
+
+
 @pytest.mark.parametrize(("average", "error"), [(torch.ones(4), ValueError), (None, None)])
 def test_a_load_looks_at_averages(average: Any, error: type[Exception] | None, backend: Backend) -> None:
     p = torch.nn.Parameter(torch.ones(3))

@@ -392,3 +392,106 @@ def test_errors(host_backend: str) -> None:
 def test_what_our_class_refuses_is_refused_here_too(host_backend: str) -> None:
     with pytest.raises(ValueError, match="^step_size=0 must not be 0"):
         on_device(torch_lr_scheduler.StepLR(single(host_backend), 0))
+
+
+class ByGetLastLr(LRScheduler):
+    def get_lr(self) -> list[Any]:
+        return [0.5 * x for x in self.get_last_lr()] if self.last_epoch else self.base_lrs
+
+
+class ByLastLr(LRScheduler):
+    def get_lr(self) -> list[Any]:
+        return [0.5 * x for x in self._last_lr] if self.last_epoch else self.base_lrs
+
+
+class OwnLastLr(ByGetLastLr):
+    """Its own method may be traced."""
+
+    def get_last_lr(self) -> list[Any]:
+        return [group["lr"] for group in self.optimizer.param_groups]
+
+
+class PastItsEnd(LRScheduler):
+    def get_lr(self) -> list[Any]:
+        return [base * (1 - self.last_epoch / 10) ** 0.9 for base in self.base_lrs]
+
+
+class Sets(LRScheduler):
+    def get_lr(self) -> list[Any]:
+        self.optimizer.param_groups[0]["momentum"] = 0.5
+        return self.base_lrs
+
+
+class ByProperty(LRScheduler):
+    @property
+    def factor(self) -> float:
+        return 0.5**self.last_epoch
+
+    def get_lr(self) -> list[Any]:
+        return [base * self.factor for base in self.base_lrs]
+
+
+class OfATensor(LRScheduler):
+    def __init__(self, optimizer: Any) -> None:
+        self.factors = torch.tensor([1.0, 0.5])
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[Any]:
+        return [base * float(self.factors[min(1, self.last_epoch)]) for base in self.base_lrs]
+
+
+class Asks(LRScheduler):
+    def get_lr(self) -> list[Any]:
+        return [base / len(self.state_dict()) for base in self.base_lrs]
+
+
+class Halved(torch_lr_scheduler.CyclicLR):
+    def get_lr(self) -> list[Any]:
+        return [0.5 * lr for lr in super().get_lr()]
+
+
+INSTEAD = r"take group\['lr'\] of self.optimizer.param_groups"
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (ByGetLastLr, rf"it calls self.get_last_lr\(\), .*: {INSTEAD}"),
+        (ByLastLr, rf"it reads self._last_lr, .*: {INSTEAD}"),
+        (PastItsEnd, r"a negative number to a fractional power is complex: .* max\(0.0, x\) \*\* y"),
+        (Sets, r"it changes a param group, .*: return the lr, and let a ParamScheduler set others"),
+        (ByProperty, r"it reads 'factor', a property of .*ByProperty, .*: a method that does so can be traced"),
+        (OfATensor, r"it uses __getitem__ of a torch.Tensor: take its numbers out before, as by tolist\(\)"),
+        (Asks, r"it calls self.state_dict\(\), which is for between steps"),
+    ],
+)
+def test_why_get_lr_is_refused_names_line_and_way_out(make: Any, reason: str) -> None:
+    given = make(optimizer(fused_sched.optim, "SGD", LRS, momentum=0.9))
+    with pytest.raises(
+        ValueError, match=rf"\.get_lr: line \d+ of get_lr: {reason}.*: leave out fused and skip"
+    ) as raised:
+        on_device(given, fused=True)
+    assert "Register" not in str(raised.value)
+
+
+def test_a_line_in_another_file_says_in_which() -> None:
+    given = Halved(optimizer(fused_sched.optim, "SGD", LRS, momentum=0.9), 0.1, 0.2)
+    with pytest.raises(ValueError, match=r"line \d+ of get_lr in lr_scheduler.py: it changes a param group"):
+        on_device(given, fused=True)
+
+
+def test_a_last_lr_of_the_users_own_is_traced() -> None:
+    mine = optimizer(fused_sched.optim, "SGD", LRS)
+    made = on_device(OwnLastLr(mine), fused=True)
+    mine.step()
+    assert made.get_last_lr() == [0.5 * lr for lr in LRS]
+
+
+def test_the_way_out_of_the_last_lr_works() -> None:
+    class Instead(LRScheduler):
+        def get_lr(self) -> list[Any]:
+            return [(0.5 if self.last_epoch else 1) * group["lr"] for group in self.optimizer.param_groups]
+
+    mine = optimizer(fused_sched.optim, "SGD", LRS)
+    made = on_device(Instead(mine), fused=True)
+    assert "its get_lr is part of the program" in made.explain()

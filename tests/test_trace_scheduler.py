@@ -134,7 +134,7 @@ def test_changed_attributes_are_seen() -> None:
     [
         (Neighbour, r"the lr of group 0 depends on 'lr' of group 2"),
         (Writes, r"it assigns to .previous of a"),
-        (WritesGroup, r"it changes a dict that was made outside of it"),
+        (WritesGroup, r"it changes a param group"),
     ],
 )
 def test_refused(make: Any, reason: str) -> None:

@@ -6,6 +6,7 @@ import collections.abc
 import importlib.util
 import inspect
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ import torch
 import fused_sched.lr_scheduler
 import fused_sched.optim
 from fused_sched.lr_scheduler.base import OF_TORCHS, OnDevice
+from fused_sched.step_options import StepKeywords
 
 ROOT = Path(__file__).parent.parent
 TYPED = Path(__file__).parent / "typed"
@@ -68,6 +70,13 @@ def test_every_mistake_is_found(check: Any) -> None:
     wrong = {n for n, line in enumerate(file.read_text().splitlines(), 1) if line.endswith("# wrong")}
     assert len(wrong) >= 12
     assert check(file) == wrong
+
+
+@pytest.mark.parametrize("file", ["right_uses.py", "mistakes.py"])
+def test_what_is_new_is_used_rightly_and_wrongly(file: str) -> None:
+    new = {*StepKeywords.__annotations__, "Monitor", "graphed", "observe", "stop_when", "ema_weights"}
+    new |= {"KLAdaptiveLR", "FeedbackLR", "grad_norm", "group_grad_norms", "skipped_steps"}
+    assert not new - set(re.findall(r"\w+", (TYPED / file).read_text()))
 
 
 def test_right_uses_run(recwarn: pytest.WarningsRecorder) -> None:

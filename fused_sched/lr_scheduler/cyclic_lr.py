@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 from torch.optim import Optimizer, lr_scheduler
 
+from ..memory.values import as_float
 from ..program.builder import Builder, Value
 from .base import OnDevice
 from .overrides import plain_function
@@ -77,12 +78,34 @@ class CyclicLR(OnDevice, lr_scheduler.CyclicLR):
         return math.floor(1 + epoch / self.total_size) if self.scale_mode == "cycle" else epoch
 
     def _called(self, epoch: int) -> list[list[Any]]:
-        argument = self._argument(epoch)
-        groups = [self.base_lrs, self.base_momentums] if self.cycle_momentum else [self.base_lrs]
-        return [[self.scale_fn(argument) for _ in column] for column in groups]
+        argument, position = self._argument(epoch), self._position_at(epoch)
+        pairs = [(self.base_lrs, self.max_lrs)]
+        if self.cycle_momentum:
+            pairs.append((self.max_momentums, self.base_momentums))
+        called: list[list[Any]] = []
+        self._bases = []
+        for starts, ends in pairs:
+            self._bases.append([])
+            called.append([])
+            for start, end in zip(starts, ends, strict=False):
+                self._bases[-1].append((start, (end - start) * position))
+                called[-1].append(self.scale_fn(argument))
+        return called
+
+    def _position_at(self, epoch: int) -> float:
+        """How far on its way from the base to the other end the cycle is."""
+        x = 1.0 + epoch / self.total_size - math.floor(1 + epoch / self.total_size)
+        return x / self.step_ratio if x <= self.step_ratio else (x - 1) / (self.step_ratio - 1)
+
+    def _rows(self, called: Sequence[Sequence[Any]]) -> list[list[float]]:
+        """The lrs, and the momentums, as numpy or whatever gave the scales computes them."""
+        return [
+            [as_float(start + height * scale) for (start, height), scale in zip(ways, scales, strict=True)]
+            for ways, scales in zip(self._bases, called, strict=True)
+        ]
 
     def _scales(self, b: Builder, epoch: Value, cycle: Value) -> tuple[Value, ...]:
-        """Of the lr, and of the momentum where it is cycled."""
+        """Of the lr, and of the momentum where it is cycled; or lr and momentum themselves, out of a table."""
         if self._scale_fn_custom is not None and self._source is not None:
             return self._source.emit(b, epoch, cycle if self.scale_mode == "cycle" else epoch, shared=True)
         return (self._torchs_scale(b, epoch, cycle),) * self._columns()
@@ -103,10 +126,13 @@ class CyclicLR(OnDevice, lr_scheduler.CyclicLR):
         x = 1.0 + epoch / total - cycle
         position = b.where(x <= ratio, x / ratio, (x - 1) / (ratio - 1))
         scales = self._scales(b, epoch, cycle)
+        # a table holds what is written, as Python computed it
+        tabulated = self._scale_fn_custom is not None and self._source is not None and not self._source.traced
         base = self._per_group(b, "base_lrs", self.base_lrs)
         height = (self._per_group(b, "max_lrs", self.max_lrs) - base) * position
         if self.cycle_momentum:
             low = self._per_group(b, "base_momentums", self.base_momentums)
             high = self._per_group(b, "max_momentums", self.max_momentums)
-            b.set_field("beta1" if self.use_beta1 else "momentum", high - (high - low) * position * scales[1])
-        return base + height * scales[0]
+            momentum = scales[1] if tabulated else high - (high - low) * position * scales[1]
+            b.set_field("beta1" if self.use_beta1 else "momentum", momentum)
+        return scales[0] if tabulated else base + height * scales[0]

@@ -12,7 +12,8 @@ from ..notice import warn
 from ..program.builder import Builder, Value
 from ..program.schedule import Schedule
 from ..trace import Traced, Untraceable, emit_per_group, trace_all
-from ..trace.symbol import is_numpy_float
+from ..trace.function import describe
+from ..trace.symbol import is_numpy_float, is_numpy_single
 from .audit import Audit
 
 RESTLESS = 8  # changes of what a function reads, each soon after the one before, until it is traced no more
@@ -26,13 +27,14 @@ class NotANumber(Exception):
 
 
 def as_number(value: Any) -> float:
-    """A number of Python's, or numpy's float64, as a float.
+    """A number of Python's, or numpy's float64 or float32, as a float.
 
     Raises:
-        NotANumber: it is neither.
+        NotANumber: it is none of them.
     """
-    if type(value) not in (int, float, bool) and not is_numpy_float(type(value)):
-        raise NotANumber(type(value).__name__)
+    kind = type(value)
+    if kind not in (int, float, bool) and not is_numpy_float(kind) and not is_numpy_single(kind):
+        raise NotANumber(kind.__name__)
     return float(value)
 
 
@@ -244,20 +246,32 @@ class StepFunctions:
         """The rows; None where torch's code has to make the step."""
         try:
             return self._caller()._rows(called)
-        except NotANumber as error:
-            self.not_numbers, self.left_program = f"a function gave a {error}", True
+        except NotANumber:
+            self.not_numbers, self.left_program = self._which_gave_none(called), True
             return None
+
+    def _which_gave_none(self, called: Sequence[Sequence[Any]]) -> str:
+        """Which function gave what is no number, and what to do."""
+        for column in called:
+            for function, value in zip(self._known, column, strict=False):
+                try:
+                    as_number(value)
+                except NotANumber as error:
+                    kind = f"a {error}, which has an arithmetic of its own"
+                    return f"the function {describe(function)} gave {kind}: let it return a float, as by float(...)"
+        raise AssertionError("all of them are numbers")
 
     def _compute_rows(self, schedule: Schedule, scope: str, epoch: int) -> None:
         self._first = self._end = epoch
         tables: list[list[float]] = [[] for _ in range(self._columns)]
         for due in range(epoch, epoch + self.horizon):
+            called: list[list[Any]] = []
             try:
-                row = self._caller()._rows(self._call(due))
-            except NotANumber as error:
-                raise TypeError(
-                    f"the function gave a {error} at step {due}: a table ahead holds numbers alone"
-                ) from None
+                called = self._call(due)
+                row = self._caller()._rows(called)
+            except NotANumber:
+                said = f"{self._which_gave_none(called)}. At step {due} that would go into a table"
+                raise TypeError(f"{said} of {self.horizon} steps, which holds numbers alone") from None
             except Exception:
                 if due == epoch:
                     raise

@@ -20,6 +20,8 @@ class Register:
         whole: a value without a fraction reads as an int, as in torch.
     """
 
+    _said = "a number in the program"  # what it is in messages
+
     def __init__(self, *, whole: bool = True) -> None:
         self._whole = whole
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, float64
 
 from ..program.builder import Builder, Value
-from ..trace.builtin import COPIES
+from ..trace.builtin import CLASS_OF, COPIES
 from ..trace.function import Evaluator, compare, emit_groups, evaluator_of, naming, promise, returned, steps_to_compare
 from ..trace.mathematics import quiet_numpy
 from ..trace.operations import ANY, JUMPS, Interval, Node
@@ -18,12 +18,17 @@ from ..trace.outside import StandIn, Watch
 from ..trace.paths import LAST_STEP, Explorer, Outcome, Untraceable
 from ..trace.sandbox import Sandbox
 from ..trace.symbol import Sym
+from .registers import LAST_LR, Register
 
 _NUMBERS = ("lr", "weight_decay", "momentum", "dampening", "eps")
 _PAIR = ("beta1", "beta2")
 MOST_GROUPS_ALONE = 16  # groups that are explored one after the other, where their values decide
 MOST_COMPARED = 600
 _STEPS = ("epoch", "count")
+_BETWEEN_STEPS = ("step", "state_dict", "load_state_dict", "explain", "detach", "observe")
+_GROUP = "a param group, where it may read numbers: return the lr, and let a ParamScheduler set others"
+_GroupCopy: Any = type("_GroupCopy", (COPIES[dict],), {"__slots__": (), "_what": lambda self: _GROUP})
+CLASS_OF[_GroupCopy] = dict
 
 
 class TracedGetLR:
@@ -95,7 +100,7 @@ def trace_get_lr(scheduler: Any) -> TracedGetLR:
     with naming(name), quiet_numpy():
         groups = scheduler.optimizer.param_groups
         explorer = _explorer(groups)
-        with closing(Sandbox()) as box:
+        with closing(_sandbox(scheduler)) as box:
             folded = _explore(box, explorer, scheduler, groups)
             own = [folded] * len(groups)
             if any(_groups_of(v) - {g} for g, v in enumerate(folded.values)):
@@ -111,6 +116,29 @@ def trace_get_lr(scheduler: Any) -> TracedGetLR:
                     compare(explorer, evaluator, rebuilt, [_of_group(x, g) for x in inputs])
             evaluators = [compiled[kind] for kind in kinds]
         return TracedGetLR(name, outcomes, evaluators, box.watch, len(inputs))
+
+
+def _sandbox(scheduler: Any) -> Sandbox:
+    """One that says of a scheduler on the device what get_lr may not ask it for, and what to do instead."""
+    box, kind = Sandbox(), type(scheduler)
+    registers = {name for name in dir(kind) if isinstance(getattr(kind, name, None), Register)}
+    if registers:
+        instead = "take group['lr'] of self.optimizer.param_groups, which is the same until the lr is edited by hand"
+        reasons = {name: f"it reads self.{name}, which moves with the program: compute it" for name in registers}
+        reasons = {name: f"{reason} from self.last_epoch" for name, reason in reasons.items()}
+        ours = [name for name in _BETWEEN_STEPS if _is_of_this_package(kind, name)]
+        reasons |= {name: f"it calls self.{name}(), which is for between steps" for name in ours}
+        reasons[LAST_LR] = f"it reads self.{LAST_LR}, which the step is about to write: {instead}"
+        if _is_of_this_package(kind, "get_last_lr"):
+            reasons["get_last_lr"] = f"it calls self.get_last_lr(), of what the step is about to write: {instead}"
+        box.refused.update({(id(scheduler), name): reason for name, reason in reasons.items()})
+    return box
+
+
+def _is_of_this_package(kind: type, name: str) -> bool:
+    """Whether a class of ours is where a scheduler has a method from, and not the user's."""
+    owner = next((one for one in kind.__mro__ if name in one.__dict__), None)
+    return owner is not None and owner.__module__.startswith(f"{__package__}.")
 
 
 def _explorer(groups: Sequence[Any]) -> Explorer:
@@ -141,7 +169,7 @@ def _alone(scheduler: Any, groups: Sequence[Any]) -> list[Outcome]:
         explorer = _explorer(groups)
         # what other groups decide must not matter here, whichever way it goes: comparing would show it
         explorer.free = lambda node, g=g: True if _groups_of(node) - {g} else None  # type: ignore[misc]
-        with closing(Sandbox()) as box:
+        with closing(_sandbox(scheduler)) as box:
             found.append(_explore(box, explorer, scheduler, groups))
     return found
 
@@ -175,7 +203,7 @@ def _copy_of_group(box: Sandbox, group: Any, g: int, values: Mapping[str, Any]) 
         else:
             value = box.wrap(box.watch.variable(group, key))
         made[key] = value
-    return COPIES[dict](made)
+    return _GroupCopy(made)
 
 
 def _fields(group: Any) -> dict[str, Any]:

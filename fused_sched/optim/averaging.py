@@ -70,6 +70,22 @@ class Averaging(Home):
         begun = (~torch.stack(first).isnan()).tolist()
         return [pair for pair, there in zip(pairs.values(), begun, strict=True) if there]
 
+    def _has_begun(self, state: Any) -> bool:
+        """Whether the average in a state holds something (reads the device).
+
+        One without elements cannot say it itself, but those of a group begin together; alone it has all that it can.
+        """
+        average = stored_average(state)
+        if average is None or average.numel() > 0:
+            return average is not None and not first_number(average).isnan()
+        groups = (group["params"] for group in self.groups_seen)
+        of_group = next((params for params in groups if any(self.state.get(p) is state for p in params)), None)
+        if of_group is None:
+            return False
+        others = [stored_average(self.state.get(p)) for p in of_group]
+        first = next((other for other in others if other is not None and other.numel() > 0), None)
+        return first is None or not first_number(first).isnan()
+
     def _refuse_among_averages(self, what: str) -> None:
         if self._averages_are_in is not None:
             raise RuntimeError(

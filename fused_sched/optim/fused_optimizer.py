@@ -43,7 +43,7 @@ class FusedOptimizer(Saving):
     * ``skip_spikes``: a :class:`SpikeRule`; nor does a step whose norm is far larger than those before.
     * ``ema_decay``: keep an exponential moving average of each parameter in its state, as torch's ``AveragedModel``
       with ``get_ema_multi_avg_fn(ema_decay)``. A field of param groups; of a parameter that is listed several times,
-      the last one's counts.
+      the last one's counts. ``state[p]["ema"]`` is NaN until an update counts: the average is the parameter then.
     * ``ema_dtype``: ``"float32"`` (default), averages of 16-bit parameters are float32; ``"parameter"``, they are of
       the parameters' dtype.
     * ``zero_grad_in_step``: leave zeros in the gradients, also where the step was skipped.

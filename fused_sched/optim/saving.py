@@ -20,7 +20,6 @@ from .param_state import OptimizerState, ParamState, stored_average
 from .rehearsed import Rehearsed
 from .rounding import Rounding
 from .stopping import Stopping
-from .sync import first_number
 
 
 class Saving(Measuring, Averaging, Rounding, Stopping, Observing, Rehearsed, Optimizer):
@@ -119,10 +118,9 @@ class Saving(Measuring, Averaging, Rounding, Stopping, Observing, Rehearsed, Opt
         reserved = {self._rule.step_key, *self._rule.state_keys} if state.holds_nothing else set()
         if reserved and self._rule.step_key is not None:  # else a master may hold something all the same
             reserved |= OF_NO_RULE - {AVERAGE}
-        average = stored_average(state)
-        if average is not None:
-            tells = self._rule.step_key is not None or average.numel() == 0
-            if bool(reserved) if tells else bool(first_number(average).isnan()):
+        if stored_average(state) is not None:
+            begun = not reserved if self._rule.step_key is not None else self._has_begun(state)
+            if not begun:
                 reserved = reserved | {AVERAGE}
         return {k: v for k, v in state.items() if k not in reserved}
 

@@ -9,6 +9,8 @@ from operator import is_, methodcaller
 from types import GetSetDescriptorType, MappingProxyType, MemberDescriptorType, ModuleType
 from typing import Any
 
+from torch import Tensor
+
 from ..facts import ANSWER, ATTRIBUTE, ENTRY, NO_ENTRY, OWNER_WEAKLY, PLAIN, VALUE_WEAKLY, Fact, alike, look_at
 from .paths import Guarded, current, refusing
 
@@ -159,7 +161,9 @@ class StandIn(Guarded):
             object.__setattr__(self, slot, value)
 
     def _what(self) -> str:
-        return shown(real_of(self))
+        real = real_of(self)
+        numbers = ": take its numbers out before, as by tolist()" if is_a(real, Tensor) else ""
+        return f"{shown(real)}{numbers}"
 
     def __getattribute__(self, name: str) -> Any:
         read = _SLOTS["_read"](self)

@@ -266,8 +266,28 @@ def traced_frame() -> FrameType | None:
 def _located(reason: str) -> str:
     """The reason in one line, with the line of the function that runs now."""
     frame = traced_frame()
-    where = f"line {frame.f_lineno} of {frame.f_code.co_name}: " if frame else ""
+    where = f"line {frame.f_lineno} of {_function_around(frame)}{_elsewhere(frame)}: " if frame else ""
     return " ".join(f"{where}{reason}".split())
+
+
+def _function_around(frame: FrameType) -> str:
+    """The name of the function that a user sees there: Python has comprehensions as functions of their own."""
+    around: FrameType | None = frame
+    while around is not None and around.f_code.co_name in _COMPREHENSIONS:
+        around = around.f_back
+    return frame.f_code.co_name if around is None or not _is_traced(around) else around.f_code.co_name
+
+
+def _elsewhere(frame: FrameType) -> str:
+    """The file, if it is another one than that of the function that is traced."""
+    file, outer = frame.f_code.co_filename, frame
+    caller = frame.f_back
+    while caller is not None:
+        outer, caller = caller if _is_traced(caller) else outer, caller.f_back
+    return "" if outer.f_code.co_filename == file else f" in {file.rpartition('/')[2]}"
+
+
+_COMPREHENSIONS = ("<listcomp>", "<setcomp>", "<dictcomp>")
 
 
 # -- what a traced function must not see of ours ------------------------------------------------------------

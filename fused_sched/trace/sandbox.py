@@ -65,6 +65,7 @@ class Sandbox:
         self.watch = Watch()
         self._made: dict[tuple[str, int], tuple[Any, Any]] = {}  # by the id of what is kept beside it
         self.overrides: dict[tuple[int, str], Any] = {}  # (id of an object, attribute) -> what reading it gives
+        self.refused: dict[tuple[int, str], str] = {}  # likewise -> why it may not be read
         self.builtins: dict[str, Any] = {
             **{name: self.wrap(real) for name, real in _BUILTINS.items()}, "super": StandIn(super, self._super),
             "__import__": StandIn(__import__, self._import), "NotImplemented": NotImplemented, "Ellipsis": ...,
@@ -72,7 +73,7 @@ class Sandbox:
 
     def close(self) -> None:
         """Let go of all that was wrapped: the stand-ins have the sandbox."""
-        for known in (self._made, self.overrides, self.builtins):
+        for known in (self._made, self.overrides, self.refused, self.builtins):
             known.clear()
 
     def wrap(self, value: Any) -> Any:
@@ -126,6 +127,8 @@ class Sandbox:
         """
         if (id(real), name) in self.overrides:
             return self.overrides[id(real), name]
+        if (id(real), name) in self.refused:
+            raise current().stop(self.refused[id(real), name])
         watch, kind, is_class = self.watch, self.watch.kind(real), is_a(real, type)
         value = watch.variable(real.__dict__, name) if kind is types.ModuleType else MISSING
         if value is not MISSING and not name.startswith("__"):
@@ -161,7 +164,11 @@ class Sandbox:
             self.watch.of_class(value, "__get__")
         computes = any("__get__" in one.__dict__ for one in type(value).__mro__)
         if computes and not is_a(value, type, types.FunctionType):
-            raise current().stop(f"it reads {name!r}, a {type(value).__name__} of {shown(owner)}, which computes it")
+            kinds = type(value).__mro__
+            what = next((k.__dict__["_said"] for k in kinds if type(k.__dict__.get("_said")) is str), None)
+            advice = ": a method that does so can be traced" if type(value) is property else ""
+            what = what or f"a {type(value).__name__}"
+            raise current().stop(f"it reads {name!r}, {what} of {shown(owner)}, which computes it{advice}")
         return self.wrap(value)
 
     def _super(self, *arguments: Any) -> Any:

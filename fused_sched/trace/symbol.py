@@ -79,6 +79,11 @@ def is_numpy_float(kind: type) -> bool:
     return kind is getattr(sys.modules.get("numpy"), "float64", None)
 
 
+def is_numpy_single(kind: type) -> bool:
+    """Whether it is numpy's float32."""
+    return kind is getattr(sys.modules.get("numpy"), "float32", None)
+
+
 def constant(value: float, kind: str = "int") -> Sym:
     """A symbolic number that is the same at every step."""
     return Sym(current().explorer.graph.const(float(value)), kind)
@@ -208,7 +213,9 @@ def _power(a: Sym, b: Sym) -> Sym:
     power = node_of(b)
     known_whole = power.whole or (power.is_const and not math.isfinite(power.value))
     if bounds(a).low < 0 and not known_whole and is_("lt", a, 0.0):
-        raise current().stop("a negative number to a fractional power is complex")
+        raise current().stop(
+            "a negative number to a fractional power is complex: keep what is raised at 0 or above, as max(0.0, x) ** y"
+        )
     return finite(apply("pow", "float", a, b), a, b)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -11,7 +13,7 @@ from torch.optim import lr_scheduler as torchs
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import ParamsT
 
-from fused_sched import Monitor, Row, graphed, schedules
+from fused_sched import Graphed, Monitor, Row, graphed, schedules
 from fused_sched.lr_scheduler import (
     SWALR,
     ChainedScheduler,
@@ -136,6 +138,11 @@ def optimizers(weights: torch.nn.Parameter) -> list[Optimizer]:
             master_weights="float32",
             state_dtype=torch.bfloat16,
         ),
+        AdamW([weights], master_weights="remainder", norm_scope="all", ema_dtype="float32", skip_spikes=None),
+        SGD([weights], stochastic_rounding=True, rounding_seed=3, max_grad_norm=torch.tensor(1.0), ema_decay=None),
+        SGD([{"params": [weights], "max_grad_norm": 2.0, "ema_decay": 0.5}]),
+        AdamW([weights], stochastic_rounding=False, rounding_seed=None, master_weights=None, state_dtype=None),
+        AdamW([weights], skip_spikes=SpikeRule(window=16, deviations=5)),
         Clipped([weights], clip=0.5),
         make(SGD, [weights], 0.1),
     ]
@@ -148,6 +155,73 @@ class Writer:
 
 def trained(x: torch.Tensor, factor: float = 1.0) -> torch.Tensor:
     return x.sum() * factor
+
+
+def lowered(lr: float, signal: float) -> float:
+    return lr * 0.5 if signal > 1.0 else lr
+
+
+def around_the_step(weights: torch.nn.Parameter) -> float:
+    """What an optimizer tells of its steps."""
+    optimizer = Adam([weights], max_grad_norm=1.0, norm_scope="group", skip_nonfinite=True, ema_decay=0.5)
+    weights.grad = torch.ones(3)
+    optimizer.step()
+    norms: list[torch.Tensor] = optimizer.group_grad_norms
+    norm: torch.Tensor = optimizer.grad_norm + norms[0]
+    skipped: torch.Tensor = optimizer.skipped_steps
+    with optimizer.ema_weights():
+        total = weights.sum()
+    name: str = optimizer.backend.name
+    return norm.item() + float(skipped) + total.item() + len(name)
+
+
+def following(weights: torch.nn.Parameter) -> list[float | torch.Tensor]:
+    """Schedules that follow what is measured, alone and as parts."""
+    optimizer = SGD([weights], lr=0.1)
+    kl = KLAdaptiveLR(optimizer, target_kl=0.02, min_lr=(1e-5,), max_lr=[1e-2], fused=True, skip_with_optimizer=True)
+    kl.observe(torch.tensor(0.001, dtype=torch.bfloat16))
+    waiting: float | None = kl.observed
+    optimizer.step()
+    kl.step()
+    kl.step(3)
+    assert waiting is not None
+    feedback = FeedbackLR(SGD([weights], lr=0.1), lowered)
+    feedback.observe(True)
+    feedback.step()
+    plateau = ReduceLROnPlateau(optimizer := SGD([weights], lr=0.1), patience=0)
+    both = SequentialLR(optimizer, [ConstantLR(optimizer), plateau], [2])
+    plateau.observe(0.5)
+    optimizer.step()
+    both.step()
+    chain: ChainedScheduler = ChainedScheduler([ReduceLROnPlateau(optimizer), KLAdaptiveLR(optimizer)])
+    chain.step()
+    return kl.get_last_lr() + feedback.get_last_lr() + both.get_last_lr()
+
+
+def graphs(weights: torch.nn.Parameter) -> Graphed[[torch.Tensor], dict[str, torch.Tensor]]:
+    """A function of two optimizers, with every keyword."""
+    actor, critic = SGD([weights], lr=0.1), AdamW([torch.nn.Parameter(torch.ones(2))])
+
+    def update(x: torch.Tensor) -> dict[str, torch.Tensor]:
+        actor.step()
+        critic.step()
+        return {"sum": x.sum()}
+
+    return graphed(
+        update, actor, critic, warmup=3, steps_per_replay=1, pool=None, enabled=None, clone_outputs=False, cache_size=2
+    )
+
+
+def watched(optimizer: SGD, folder: Path) -> list[Row]:
+    """Where rows go."""
+    text = folder / "rows.csv"
+    with Monitor(optimizer, to=text), Monitor(optimizer, to=str(text), first_step=3), Monitor(optimizer) as kept:
+        optimizer.step()
+    if kept.rows:
+        step, lrs, norm, skipped, scale = kept.rows[0]
+        assert (step, type(lrs), type(norm), skipped, type(scale)) == (0, tuple, float, False, float)
+    kept.close()
+    return kept.rows
 
 
 def main() -> None:
@@ -212,6 +286,9 @@ def main() -> None:
     trained_once: torch.Tensor = graph(weights.detach(), factor=2.0)
     text += f"{graph.captures + graph.replays} {trained_once.item()}"
     graph.release()
+    text += f"{around_the_step(weights)} {following(weights)} {graphs(weights)(torch.ones(2))['sum']}"
+    with TemporaryDirectory() as folder:
+        text += str(len(watched(optimizer, Path(folder))))
     assert text
     assert loss is not None
     assert function(0) > 0
