@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from enum import Enum
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any, Generic, ParamSpec, TypeVar
 
 import torch
@@ -15,6 +17,9 @@ from ..memory.platforms import Platform
 from ..notice import warn
 from ..optim.fused_optimizer import FusedOptimizer
 from .recording import Recording, called
+
+_PLAIN = {int, bool, str, bytes, type(None), range, torch.dtype, torch.device, torch.layout, torch.Size}
+_CONSTANT = (Enum, type, FunctionType, BuiltinFunctionType, MethodType, torch.nn.Module)  # by identity
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
@@ -95,7 +100,9 @@ class Graphed(Generic[P, Result]):
         cache_size: int,
     ) -> None:
         if not callable(function):
-            raise TypeError(f"function is {function!r}, which cannot be called: give the function that takes a step")
+            raise TypeError(
+                f"function is a {type(function).__name__}, which cannot be called: give the function that takes a step"
+            )
         for name, value in (("warmup", warmup), ("steps_per_replay", steps_per_replay), ("cache_size", cache_size)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
@@ -122,7 +129,7 @@ class Graphed(Generic[P, Result]):
                 self._check_lengths(tree_leaves((args, kwargs)))
             return called(self._function, args, kwargs, self._steps)  # type: ignore[no-any-return]
         leaves, spec = tree_flatten((args, kwargs))
-        key = spec, tuple([_kind_of(x) for x in leaves]), _modes(self._device)
+        key = spec, tuple([_kind_of(i, x) for i, x in enumerate(leaves)]), _modes(self._device)
         recording = self._recording(key)
         if recording is None:
             recording = self._record(key, leaves, spec)
@@ -132,13 +139,7 @@ class Graphed(Generic[P, Result]):
 
     def _recording(self, key: Any) -> Recording | None:
         """The one for such inputs, if it is right still."""
-        try:
-            recording = self._recordings.get(key)
-        except TypeError:
-            raise TypeError(
-                "an argument is neither a tensor nor a constant that can be hashed, so that a graph could be kept for "
-                "it: give tensors, numbers, strings, None, in tuples, lists and dicts"
-            ) from None
+        recording = self._recordings.get(key)
         if recording is None:
             return None
         if not recording.fits():
@@ -215,8 +216,19 @@ def _place_of(optimizers: Sequence[Any]) -> tuple[torch.device, Platform]:
     return optimizers[0].device, optimizers[0].backend.platform
 
 
-def _kind_of(x: Any) -> Any:
-    return (x.shape, x.dtype, x.device) if isinstance(x, Tensor) else (type(x), x)
+def _kind_of(i: int, x: Any) -> Any:
+    if isinstance(x, Tensor):
+        return x.shape, x.dtype, x.device, x.requires_grad
+    kind = type(x)
+    if kind in (float, complex):
+        return kind, repr(x)  # NaN is NaN here, and 0.0 is not -0.0
+    if kind not in _PLAIN and not isinstance(x, _CONSTANT):
+        raise TypeError(
+            f"argument {i} is a {kind.__name__}, of which nobody can tell whether it is what it was at the capture: "
+            "give tensors, and numbers, strings or None as constants, in tuples, lists and dicts; register other "
+            "containers with torch.utils._pytree.register_pytree_node, or let the function reach the object by itself"
+        )
+    return kind, x
 
 
 def _modes(device: torch.device) -> tuple[Any, ...]:

@@ -48,6 +48,7 @@ class Recording:
         static = [torch.empty_like(x) if isinstance(x, Tensor) else x for x in leaves]
         self._args, self._kwargs = tree_unflatten(static, spec)
         self._inputs = {i: x for i, x in enumerate(static) if isinstance(x, Tensor)}  # by place among the leaves
+        self._written_by = {_memory_of(x): i for i, x in self._inputs.items()}
         self._load(leaves)
 
     def capture(self, warmup: int) -> None:
@@ -57,52 +58,94 @@ class Recording:
             for k in range(warmup + _MORE):
                 if k >= warmup and not any(o.has_changes for o in self._optimizers):
                     break
+                rehearsal.begin_run()
                 # the last is as it is: torch.compile compiles nothing while operations are watched
                 with rehearsal.watched() if k < max(1, warmup - 1) else nullcontext():
                     self._run()
-            left = [p for o in self._optimizers for g in o.param_groups for p in g["params"] if p.grad is not None]
-        originals = [(p, p.grad) for p in left]
-        for p in left:  # else the first replay would make what the others add to
-            if p.grad is None and p.layout == torch.strided:
-                p.grad = torch.zeros_like(p)
-        before = [(p, p.grad) for p in left]
+            self._leaves = rehearsal.leaves
+            left = {id(p) for p in self._leaves if p.grad is not None}
+        originals = [(p, p.grad) for p in self._leaves]
+        for p, grad in originals:
+            if grad is not None and id(p) not in left:
+                p.grad = grad.clone()  # the function takes it away, and what replays write to is nobody else's
+            elif grad is None and id(p) in left and p.layout == torch.strided:
+                p.grad = torch.zeros_like(p)  # else the first replay would make what the others add to
         try:
-            with told_of_replays() as self._replays, self._platform.capture(self._device, self._pool) as self.graph:
-                self._outputs, self._out_spec = tree_flatten(self._run())
-        except BaseException as error:
+            self._capture()
+        except RuntimeError as error:
+            raise explained(error) from error
+        finally:
             for p, grad in originals:
                 p.grad = grad
-            if isinstance(error, RuntimeError):
-                raise explained(error) from error
-            raise
-        self._kept_grads = [(p, g) for p, g in before if g is not None and p.grad is g]
-        self._made_grads = [(p, p.grad) for p, g in before if p.grad is not g]
         self._seen = [self._seen_of(o) for o in self._optimizers]
+        self._requires_grad = [p.requires_grad for p in self._leaves]
+
+    def _capture(self) -> None:
+        before = [(p, p.grad, None if p.grad is None else p.grad._version) for p in self._leaves]
+        used: set[int] = set()  # gradients from before that a step had
+
+        def note_used(optimizer: Any, *_: Any) -> None:
+            used.update(id(p.grad) for g in optimizer.param_groups for p in g["params"] if p.grad is not None)
+
+        hooks = [optimizer.register_step_pre_hook(note_used) for optimizer in self._optimizers]
+        try:
+            with told_of_replays() as self._replays, self._platform.capture(self._device, self._pool) as self.graph:
+                for optimizer in self._optimizers:
+                    optimizer.expect_replays()
+                self._outputs, self._out_spec = tree_flatten(self._run())
+        finally:
+            for hook in hooks:
+                hook.remove()
+        self._read_grads: list[tuple[Tensor, Tensor]] = []
+        self._made_grads: list[tuple[Tensor, Tensor | None]] = []
+        self._fresh: list[Tensor] = []
+        for p, grad, version in before:
+            if grad is None:
+                if p.grad is None:
+                    self._fresh.append(p)
+                else:
+                    self._made_grads.append((p, p.grad))
+                continue
+            if p.grad is grad or p.grad is None or grad._version != version or id(grad) in used:
+                self._read_grads.append((p, grad))
+            if p.grad is not grad:
+                self._made_grads.append((p, p.grad))  # or None
 
     def _run(self) -> Any:
         return called(self._function, self._args, self._kwargs, self._steps)
 
     @torch.no_grad()
     def _load(self, leaves: Sequence[Any]) -> None:
+        overlapping = {  # with what is about to be written: an argument that was returned, and is given back elsewhere
+            i: leaves[i].clone() for i in self._inputs if self._written_by.get(_memory_of(leaves[i]), i) != i
+        }
         for i, static in self._inputs.items():
-            if leaves[i] is not static:
-                static.copy_(leaves[i], non_blocking=True)
+            given = overlapping.get(i, leaves[i])
+            if given is not static:
+                static.copy_(given, non_blocking=True)
 
     def fits(self) -> bool:
-        """Whether the optimizers are those that were captured: the same parameters, states and schedules."""
+        """Whether all is as it was captured: parameters, states, schedules, observers, which gradients there are."""
+        if any(p.grad is not None for p in self._fresh):
+            return False
+        if [p.requires_grad for p in self._leaves] != self._requires_grad:
+            return False
         for i, optimizer in enumerate(self._optimizers):
-            tables, records, captured, fused = self._seen[i]
+            tables, records, captured, fused, told = self._seen[i]
             if not optimizer.before_replay(captured) or optimizer.fused_schedules != fused:
+                return False
+            if optimizer.observers is not told and not {*optimizer.observers} <= {*told}:
                 return False
             if optimizer.tables is not tables:
                 if _records(optimizer) != records:
                     return False
-                self._seen[i] = optimizer.tables, records, captured, fused
+                self._seen[i] = optimizer.tables, records, captured, fused, told
         return True
 
     @staticmethod
     def _seen_of(optimizer: FusedOptimizer) -> tuple[Any, ...]:
-        return optimizer.tables, _records(optimizer), optimizer.captured_schedules(), optimizer.fused_schedules
+        schedules = optimizer.captured_schedules(), optimizer.fused_schedules
+        return optimizer.tables, _records(optimizer), *schedules, optimizer.observers
 
     def replay(self, leaves: Sequence[Any]) -> Any:
         """The function on new values of its inputs; returns its outputs, which the next replay overwrites."""
@@ -115,23 +158,27 @@ class Recording:
 
     @torch.no_grad()
     def _bring_gradients(self) -> None:
-        """Let gradients be where the graph has them: it adds to some, and makes the others."""
-        for p, grad in self._kept_grads:
+        """Let gradients be where the graph has them: it adds to some, and makes or takes away others."""
+        for p, grad in self._read_grads:
             if p.grad is not grad:
                 if p.grad is None:
                     grad.zero_()
                 else:
                     grad.copy_(p.grad)
                 p.grad = grad
-        for p, grad in self._made_grads:
-            if p.grad is not grad:
-                p.grad = grad
+        for p, made in self._made_grads:
+            if p.grad is not made:
+                p.grad = made
 
     def release(self) -> None:
         """Give the memory back."""
         if hasattr(self.graph, "reset"):
             self.graph.reset()
-        self._outputs, self._kept_grads, self._made_grads = [], [], []
+        self._outputs, self._read_grads, self._made_grads = [], [], []
+
+
+def _memory_of(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
 
 
 def _records(optimizer: FusedOptimizer) -> list[Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -50,6 +51,7 @@ class Rehearsal:
         self._empty: set[int] = set()  # made without values, which the first write gives them
         self._finished: set[int] = set()
         self._inputs = {_key(tensor): place for place, tensor in inputs.items()}
+        self._leaves: dict[int, tuple[Tensor, Tensor | None]] = {}  # and their gradients before
         self._generators: dict[torch.Generator, Tensor] = {}
         self._put_random_back = platform.random_state(device)
         self._thread = threading.get_ident()
@@ -61,23 +63,61 @@ class Rehearsal:
         """Inside, steps of the optimizers are rehearsed; those of others raise. At the end all is put back."""
         if Home.rehearsal is not None:
             raise RuntimeError("a graph is warmed up inside the warm-up of another: call the outer function only")
-        params = [p for o in self._optimizers.values() for g in o.param_groups for p in g["params"]]
-        grads = [(p, p.grad) for p in params]
-        for _, grad in grads:
-            if grad is not None and grad.layout == torch.strided:
-                self.keep(local(grad))
+        for p in [p for o in self._optimizers.values() for g in o.param_groups for p in g["params"]]:
+            self.note_leaf(p)
         self._after = {id(o): o.keep_for_rehearsal(self.keep) for o in self._optimizers.values()}
         Home.rehearsal = self
         try:
             with ExitStack() as stack:
                 for optimizer in self._optimizers.values():
                     stack.enter_context(optimizer.unobserved())
+                hook = register_optimizer_step_pre_hook(self._refuse_foreign)
+                stack.callback(hook.remove)
                 yield
         finally:
             Home.rehearsal = None
-            for p, grad in grads:
+            for p, grad in self._leaves.values():
                 p.grad = grad
             self._put_back()
+
+    @property
+    def leaves(self) -> list[Tensor]:
+        """What has gradients, as far as it was seen: the optimizers' parameters, and what else operations used."""
+        return [p for p, _ in self._leaves.values()]
+
+    def begin_run(self) -> None:
+        """Gradients that were there are there again, as at a call."""
+        for p, grad in self._leaves.values():
+            if p.grad is None:
+                p.grad = grad
+
+    def note_leaf(self, tensor: Tensor) -> None:
+        """A tensor that a backward pass may give a gradient."""
+        if id(tensor) in self._leaves:
+            return
+        grad = tensor.grad
+        self._leaves[id(tensor)] = tensor, grad
+        if grad is not None and grad.layout == torch.strided:
+            self.keep(local(grad))
+
+    @staticmethod
+    def _refuse_foreign(optimizer: Any, args: Any, kwargs: Any) -> None:
+        """Where a state of its begins with what is computed, that would be what the warm-up computed."""
+        if isinstance(optimizer, FusedOptimizer) or not isinstance(optimizer, torch.optim.Optimizer):
+            return
+        begins = any(
+            p.grad is not None and not optimizer.state.get(p) for g in optimizer.param_groups for p in g["params"]
+        )
+        groups = optimizer.param_groups
+        if not begins or all(g.get("capturable") for g in groups):
+            return
+        if type(optimizer) is torch.optim.SGD and not any(g["momentum"] for g in groups):
+            return
+        raise RuntimeError(
+            f"{type(optimizer).__module__}.{type(optimizer).__name__} takes its first step inside, which makes its "
+            "state, and a graph would keep that of the warm-up: give it capturable=True where it has that, take a step "
+            "before, or use an optimizer of fused_sched.optim, and name it"
+        )
 
     @contextmanager
     def watched(self) -> Iterator[None]:
@@ -125,7 +165,8 @@ class Rehearsal:
                     raise ValueError(
                         f"parameter {k} of group {i} of {type(optimizer).__name__}, of shape {tuple(p.shape)}, has no "
                         "gradient, and a captured graph would never update it: let the loss depend on it, set "
-                        "requires_grad_(False), or leave it out of the optimizer"
+                        "requires_grad_(False), leave it out of the optimizer, or, where the gradient is one from "
+                        "before the call, let it be there at the first call"
                     )
 
     @torch.no_grad()
@@ -223,6 +264,9 @@ class _Watch(TorchDispatchMode):
                 for tensor in tree_leaves(given.get(argument.name)):
                     if isinstance(tensor, Tensor):
                         self._rehearsal.keep(tensor)
+        for tensor in tree_leaves((args, kwargs)):
+            if isinstance(tensor, Tensor) and tensor.requires_grad and tensor.is_leaf:
+                self._rehearsal.note_leaf(tensor)
         if isinstance(kwargs.get("generator"), torch.Generator):
             self._rehearsal.note_generator(kwargs["generator"])
         result = func(*args, **kwargs)

@@ -11,6 +11,7 @@ import torch
 
 from .. import backends
 from ..compiled import not_compiled
+from ..memory.mirrors import recording_of
 from ..memory.parameter_table import ParameterTable
 from ..memory.shards import any_anywhere
 from ..memory.values import check_values, fake_mode, modes_on, refuse_fake_mode
@@ -18,7 +19,7 @@ from ..program.schedule import Schedule
 from ..rules import Rule
 from ..step_options import STREAM, StepKeywords, split
 from .addition import is_torchs, narrow
-from .home import Home
+from .home import Home, refuse_in_rehearsal
 from .param_group import ParamGroup
 from .param_state import OptimizerState, take_back_steps
 from .saving import Saving
@@ -222,6 +223,10 @@ class FusedOptimizer(Saving):
                 schedule.before_advance()
         return self.has_changes
 
+    def expect_replays(self) -> None:
+        """A graph is being captured, all of whose replays are told: the host's numbers are none of what it will use."""
+        recording_of(self._block.mirrors, self._block.platform)
+
     @property
     def has_changes(self) -> bool:
         """Whether the next step has to make its tables anew."""
@@ -240,9 +245,9 @@ class FusedOptimizer(Saving):
             TypeError, ValueError, KeyError, RuntimeError: see :meth:`step`.
         """
         at_work = [schedule.before_advance.before_replay() for schedule in schedules]
-        if self._take_in(()):
+        if self._take_in(()) or not self._tables_are_current():
             self.sync()
-        return all(one is None or one is schedule for one, schedule in zip(at_work, schedules, strict=True))
+        return all(map(is_, at_work, schedules))
 
     def _launch(self, schedules: list[Schedule], found: torch.Tensor | None) -> None:
         scale = getattr(self, "grad_scale", None)
@@ -419,6 +424,7 @@ class FusedOptimizer(Saving):
         if "_block" not in self.__dict__:
             add(param_group)  # torch's constructor is still collecting groups
             return
+        refuse_in_rehearsal("add_param_group()")
         narrowed = narrow(self, param_group, self.groups_changed) if is_torchs(add) else None
         if narrowed is not None:
             self.param_groups.append(self._own_group(narrowed.add(param_group)))

@@ -219,3 +219,9 @@ class Home:
     def refuse_in_capture(self, what: str) -> None:
         """Raise RuntimeError if ``what`` the host does now would end up in a CUDA graph."""
         self._block.refuse_in_capture(what)
+
+
+def refuse_in_rehearsal(what: str) -> None:
+    """Raise RuntimeError inside the warm-up of a graphed function, for what a replay would not do."""
+    if Home.rehearsal is not None:
+        raise RuntimeError(f"{what} inside a graphed function, which replays would not do again: do it between calls")

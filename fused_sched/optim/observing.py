@@ -61,10 +61,15 @@ class Observing(Home):
         if block.captured:
             warn(
                 f"a {type(observer).__name__} was made after a CUDA graph was captured: replays of that graph tell it "
-                "nothing. Make it before the capture, or capture again"
+                "nothing. Make it before the capture, or capture again, as graphed() does by itself"
             )
         self._absent = block.platform.upload(torch.tensor([ABSENT], dtype=torch.int64, device="cpu"), block.device)
         self._observers = (*self._observers, weakref.ref(observer))
+
+    @property
+    def observers(self) -> tuple[weakref.ref[Observer], ...]:
+        """Those that are told of steps."""
+        return self._observers
 
     def remove_observer(self, observer: Observer) -> None:
         """Tell it no more; nothing if it is not told."""

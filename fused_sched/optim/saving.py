@@ -13,6 +13,7 @@ from .. import backends
 from ..compiled import not_compiled
 from ..step_options import AVERAGE, OF_NO_RULE, OPTION_FIELDS, StepKeywords
 from .averaging import Averaging
+from .home import refuse_in_rehearsal
 from .load import Load, with_own_dtypes
 from .measuring import SAVED, Measuring
 from .observing import Observing
@@ -64,6 +65,7 @@ class Saving(Measuring, Averaging, Rounding, Stopping, Observing, Rehearsed, Opt
             KeyError, TypeError, ValueError, RuntimeError: see :class:`Load`; nothing was changed.
         """
         self._refuse_among_averages("load_state_dict()")
+        refuse_in_rehearsal("load_state_dict()")
 
         def look(optimizer: Optimizer, given: dict[str, Any]) -> None:
             self._loading = given

@@ -271,7 +271,7 @@ REFUSED: dict[str, tuple[type[Exception], str]] = {
     "requires grad": (ValueError, r"argument 0 requires a gradient"),
     "host read": (RuntimeError, r"cannot be captured.*\.item\(\)"),
     "writes": (RuntimeError, r"writes to its argument 0"),
-    "unhashable": (TypeError, r"neither a tensor nor a constant"),
+    "unhashable": (TypeError, r"argument 2 is a bytearray, of which nobody can tell"),
     "python": (RuntimeError, r"OfPython steps in Python, as .* and a CUDA graph would not do it again"),
     "table": (RuntimeError, r"inside a CUDA graph capture.*give horizon=N"),
     "edit": (RuntimeError, r"lr=0.5 was assigned inside a function that becomes a CUDA graph"),
