@@ -238,15 +238,28 @@ class Sharded(torch.optim.Optimizer):
         self.optim.step(closure)
 
 
+class Slow(torch.optim.Optimizer):
+    """As timm's Lookahead wraps one: without torch's constructor, and the groups are those of the inner one."""
+
+    def __init__(self, inner: Any) -> None:
+        self._base_optimizer = inner
+        self.param_groups = inner.param_groups
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        self._base_optimizer.step(closure)
+
+
 def wrapped(which: str, home: Any, **options: Any) -> Any:
     params = [Parameter(torch.ones(2, dtype=torch.float64))]
+    if which == "slow":
+        return Slow(home.AdamW(params, lr=0.1, **options))
     if which == "accelerated":
         return Accelerated(home.AdamW(params, lr=0.1, **options))
     return Sharded(params, home.AdamW, lr=0.1, **options)
 
 
 @pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
-@pytest.mark.parametrize("which", ["accelerated", "sharded"])
+@pytest.mark.parametrize("which", ["accelerated", "sharded", "slow"])
 def test_wrapped_optimizers_are_driven_through(which: str, fused: bool) -> None:
     mine, theirs = wrapped(which, fused_sched.optim), wrapped(which, torch.optim, foreach=False)
     ours, torchs = CosineAnnealingLR(mine, 9, fused=fused), torch.optim.lr_scheduler.CosineAnnealingLR(theirs, 9)

@@ -175,3 +175,18 @@ def test_speed_table_agrees_with_the_saved_rows():
         assert name.startswith(expected_name)
         assert more == expected_more
     assert data["environment"]["commit"] in TEXT
+
+
+def test_table_of_frameworks_has_the_releases_that_are_tested():
+    required = (ROOT / "tests" / "frameworks" / "requirements.txt").read_text()
+    pinned = {
+        re.sub(r"^pytorch-", "", name): to for name, to in re.findall(r"^([\w-]+)==([\d.]+)", required, re.MULTILINE)
+    }
+    table = TEXT[TEXT.index("<!-- frameworks -->") : TEXT.index("<!-- frameworks: end -->")]
+    rows = re.findall(r"^\| `?(\w+)[^|]*\| ([\d.]+) \|", table, re.MULTILINE)
+    assert {name.lower(): version for name, version in rows if name.lower() in pinned} == {
+        name: version for name, version in pinned.items() if name not in ("torch", "torchvision", "scikit-learn")
+    }
+    wrappers = [version for name, version in rows if name.lower() not in pinned]
+    assert wrappers == [pinned["torch"]] * 3
+    assert f"torch {pinned['torch']} on the CPU" in TEXT

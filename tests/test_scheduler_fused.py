@@ -84,6 +84,33 @@ def test_fused_needs_no_scheduler_step(host_backend: str, mirrored: bool) -> Non
     assert seen(pair.our_optimizer) == seen(pair.torch_optimizer)
 
 
+@pytest.mark.filterwarnings("ignore:The epoch parameter")
+@pytest.mark.parametrize("name", ["CosineAnnealingLR", "StepLR", "LambdaLR", "OneCycleLR", "SWALR"])
+def test_steps_that_another_makes_by_get_lr(name: str, host_backend: str, mirrored: bool) -> None:
+    """As Ignite's LRScheduler makes them, with any of torch's; a fused one would advance twice."""
+    pair = twins(name, lrs=[0.1, 0.2], backend=host_backend)
+    for _ in range(6):
+        for scheduler in (pair.ours, pair.torchs):
+            scheduler._get_lr_called_within_step = True
+            lrs = scheduler.get_lr()
+            scheduler._get_lr_called_within_step = False
+            for group, lr in zip(scheduler.optimizer.param_groups, lrs, strict=True):
+                group["lr"] = lr
+            scheduler.last_epoch += 1
+        pair.optimizer_step()
+        assert_alike(seen(pair.our_optimizer), seen(pair.torch_optimizer), SCHEDULE_RELATIVE, name)
+        assert position(pair.ours) == position(pair.torchs)
+    fused = twins(name, lrs=[0.1, 0.2], backend=host_backend, ours={"fused": True})
+    with pytest.raises(RuntimeError, match=rf"steps of {name} by get_lr\(\).*would be made twice: leave out fused"):
+        fused.ours._get_lr_called_within_step = True
+    fused.optimizer_step()
+    fused.step()
+    fused.both(lambda scheduler, _: scheduler.step(3))  # torch's own code says so too
+    assert_alike(seen(fused.our_optimizer), seen(fused.torch_optimizer), SCHEDULE_RELATIVE, name)
+    fused.ours.detach()
+    fused.ours._get_lr_called_within_step = True  # it is the optimizer's no more
+
+
 @pytest.mark.parametrize("interval", [0, 1, 99, 150])
 def test_a_step_once_an_epoch_warns_once(interval: int, host_backend: str, mirrored: bool) -> None:
     """Lightning's ``interval: epoch``."""

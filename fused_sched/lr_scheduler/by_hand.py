@@ -21,9 +21,20 @@ class EditedByHand(Programmed):
     # noted before and after, for whatever comes in between: the change, or Ctrl-C
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name == "_get_lr_called_within_step" and value and self._fused:
+            self._refuse_steps_of_others()
         self._note_change(name)
         super().__setattr__(name, value)
         self._note_change(name)
+
+    def _refuse_steps_of_others(self) -> None:
+        """Torch's step() says by that attribute that it calls get_lr; who else says so makes steps of its own."""
+        if not self._in_torchs_step:
+            raise RuntimeError(
+                f"something other than its step() makes the steps of {type(self).__name__} by get_lr(), as Ignite's "
+                "LRScheduler does, but with fused=True the optimizer makes them, so each would be made twice: leave "
+                "out fused, or call scheduler.step() after the update instead"
+            )
 
     def __delattr__(self, name: str) -> None:
         self._note_change(name)

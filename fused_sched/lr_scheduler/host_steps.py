@@ -38,7 +38,11 @@ class HostSteps(EditedByHand):
         if self._is_initial and self._home.watch_fields({"lr"}) is None:
             self._ensure_source()  # before torch calls the user's function, which may never return
         with UndoneOnError(self._to_put_back(), groups_to_put_back(self.optimizer)):
-            self._torchs_step(epoch)
+            try:
+                self._in_torchs_step = True
+                self._torchs_step(epoch)
+            finally:
+                self._in_torchs_step = False
 
     def _step_to(self, epoch: float | None) -> None:
         """As :meth:`_step_on_host`. If ``epoch`` is given, it is instead of the step that an update has made."""

@@ -46,10 +46,11 @@ class Programmed:
     # In slots, so that state_dict(), which is all of __dict__, has torch's keys and no others.
     __slots__ = (
         "__weakref__", "_bases", "_comparing", "_fused", "_get_lr_audit", "_get_lr_differs", "_get_lr_given",
-        "_groups_seen", "_home", "_horizon", "_host_reason", "_is_first_step", "_lrs_lent", "_methods_outdated",
-        "_methods_touched", "_observing", "_order_checked", "_outdated", "_outer_reference", "_parts_seen", "_pending",
-        "_restarts", "_schedule", "_scope", "_seen_in_groups", "_skip_with_optimizer", "_source", "_step_was_made",
-        "_tabulates", "_touched", "_traced_get_lr", "_values_seen", "_watched_parts", "_watches_groups",
+        "_groups_seen", "_home", "_horizon", "_host_reason", "_in_torchs_step", "_is_first_step", "_lrs_lent",
+        "_methods_outdated", "_methods_touched", "_observing", "_order_checked", "_outdated", "_outer_reference",
+        "_parts_seen", "_pending", "_restarts", "_schedule", "_scope", "_seen_in_groups", "_skip_with_optimizer",
+        "_source", "_step_was_made", "_tabulates", "_touched", "_traced_get_lr", "_values_seen", "_watched_parts",
+        "_watches_groups",
     )  # fmt: skip
 
     # Attributes of the torch class that are constants of the program; users may change them at any time.
@@ -103,6 +104,7 @@ class Programmed:
         self._host_reason: str | None = None
         self._traced_get_lr: TracedGetLR | None = None  # of a subclass that overrides it
         self._is_first_step = False
+        self._in_torchs_step = False
         # say whether facts that the program was built on hold no more, here and in the parts; of classes' methods alone
         self._outdated = self._methods_outdated = look_at(())
         self._seen_in_groups: list[list[Any]] = []

@@ -86,3 +86,15 @@ def number_of_part(tensor: torch.Tensor) -> int:
         if not placement.is_replicate():
             number = number * size + place
     return number
+
+
+def within_zero() -> bool:
+    """Whether it is ZeroRedundancyOptimizer that calls: the optimizer then has the parameters of this process alone.
+
+    Nothing on the parameters tells of it.
+    """
+    module = sys.modules.get("torch.distributed.optim.zero_redundancy_optimizer")
+    frame = None if module is None else sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename != module.__file__:  # type: ignore[union-attr]
+        frame = frame.f_back
+    return frame is not None

@@ -17,7 +17,7 @@ from ..memory.control_block import PARTS, Slot
 from .fused_optimizer import FusedOptimizer
 from .home import Home
 
-_INNER = ("optimizer", "optim", "_optimizer")  # under which wrappers have it
+_INNER = ("optimizer", "optim", "_optimizer", "_base_optimizer")  # under which wrappers have it
 _known: Any = WeakIdKeyDictionary()
 
 

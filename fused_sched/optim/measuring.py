@@ -12,7 +12,7 @@ from .. import backends
 from ..memory.control_block import HEADER
 from ..memory.parameter_table import RECORD, ParameterTable, span_of
 from ..memory.reduction import Reduction
-from ..memory.shards import is_shard
+from ..memory.shards import is_shard, within_zero
 from ..rules import Rule
 from ..step_options import StepOptions
 from .home import Home
@@ -90,6 +90,11 @@ class Measuring(Home):
                 "max_grad_norm, skip_nonfinite and skip_spikes do not go with FullyShardedDataParallel, whose plain "
                 "tensors do not say which part of a gradient each process has: use fully_shard, or call the model's "
                 "clip_grad_norm_() before step()"
+            )
+        if within_zero() and torch.distributed.get_world_size() > 1:
+            raise RuntimeError(
+                "max_grad_norm, skip_nonfinite and skip_spikes do not go with ZeroRedundancyOptimizer, which has other "
+                "parameters on each process: use fully_shard, or clip_grad_norm_() of all parameters before step()"
             )
         return Reduction(params) if any(map(is_shard, params)) else None
 

@@ -166,3 +166,8 @@ def test_the_first_version_of_fsdp(ranks: Ranks) -> None:
     for difference, said in ranks.run(2, u.first_version):
         assert difference <= UPDATE_RELATIVE[torch.float32]
         assert "use fully_shard" in said
+
+
+def test_each_process_with_parameters_of_its_own(ranks: Ranks) -> None:
+    for said in ranks.run(2, u.redundancy):
+        assert all("ZeroRedundancyOptimizer" in text and "clip_grad_norm_() of all parameters" in text for text in said)

@@ -6,6 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -403,3 +404,22 @@ def first_version() -> tuple[float, str]:
             whole.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
     said = message_of(RuntimeError, lambda: optim.AdamW(model.parameters(), max_grad_norm=1.0))
     return float((whole[0] - whole[1]).abs().max()), said
+
+
+def redundancy() -> list[str]:
+    """What is said of a norm with ZeroRedundancyOptimizer: when it is made, and when the norm is asked for later."""
+    from torch.distributed.optim import ZeroRedundancyOptimizer  # warns when it is imported
+
+    skipping: Any = partial(optim.AdamW, skip_nonfinite=True)  # other keywords come to the groups
+    model = torch.nn.Linear(5, 3)
+    sharded = ZeroRedundancyOptimizer(model.parameters(), optim.AdamW, lr=0.1)
+    model(torch.ones(2, 5)).sum().backward()
+    sharded.step()
+    before = [p.detach().clone() for p in model.parameters()]
+    sharded.param_groups[0]["max_grad_norm"] = 1.0
+    said = [
+        message_of(RuntimeError, sharded.step),
+        message_of(RuntimeError, lambda: ZeroRedundancyOptimizer(model.parameters(), skipping)),
+    ]
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
+    return said
