@@ -1,4 +1,4 @@
-# make demo | test | test-slow | prove | bench | lint | clean
+# make demo | test | test-slow | prove | bench | lint | wheels | clean
 #
 # Every target sets up .venv first when it is missing or out of date. Choices, with their defaults:
 #   make test PYTHON=python3.12            the interpreter that .venv is made with
@@ -6,6 +6,7 @@
 #                                          TORCH='torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu'
 #   make test PYTEST_ARGS='-k cyclic'      what pytest is given
 #   make prove PROOF=nestings SIZE=10000 SEED=7    one proof, its size and seed; see CONTRIBUTING.md
+#   make wheels CUDA=1 WHEEL_TORCH='torch==2.14.1' one with the CUDA library too; the torch that they are tried with
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 PYTEST_ARGS ?= -n 2
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := $(wildcard csrc/*.* csrc/*/*.*)
 
-.PHONY: help demo test test-slow prove bench lint clean FORCE
+.PHONY: help demo test test-slow prove bench lint wheels clean FORCE
 .DELETE_ON_ERROR:
 
 help:
@@ -25,6 +26,7 @@ help:
 	@echo "make prove       run tests at sizes that take long, and note what came of it in proofs/results.jsonl"
 	@echo "make bench       run the benchmarks"
 	@echo "make lint        ruff, mypy, and what mypy and pyright make of the package's types"
+	@echo "make wheels      build wheels into dist/, and try them without a compiler, with another torch"
 	@echo "make clean       remove .venv and everything that was built"
 
 demo: $(VENV)/installed
@@ -54,6 +56,9 @@ lint: $(VENV)/linters
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest -q tests/test_types.py
+
+wheels: $(VENV)/wheelwright
+	.ci/wheels
 
 clean:
 	rm -rf $(VENV) build dist demo_output gpt_output *.egg-info fused_sched/*.so
@@ -90,6 +95,11 @@ $(VENV)/installed: $(VENV)/torch pyproject.toml setup.py $(SOURCES)
 $(VENV)/peers: $(VENV)/installed
 	@echo "== installing the libraries to compare with"
 	@$(PIP) install 'fused_sched[bench]'
+	@touch $@
+
+$(VENV)/wheelwright: $(VENV)/installed
+	@echo "== installing what makes wheels that other systems take"
+	@$(PIP) install 'fused_sched[wheels]'
 	@touch $@
 
 $(VENV)/linters: $(VENV)/installed
