@@ -62,7 +62,7 @@ lint: $(VENV)/linters
 wheels: $(VENV)/wheelwright
 	.ci/wheels
 
-matrix: $(VENV)/installed
+matrix: $(VENV)/wheelwright
 	$(BIN)/python tests/matrix.py $(MATRIX)
 
 clean:
@@ -103,7 +103,7 @@ $(VENV)/peers: $(VENV)/installed
 	@touch $@
 
 $(VENV)/wheelwright: $(VENV)/installed
-	@echo "== installing what makes wheels that other systems take"
+	@echo "== installing what makes and tries wheels"
 	@$(PIP) install 'fused_sched[wheels]'
 	@touch $@
 
