@@ -54,7 +54,7 @@ HEADERS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("
 
 
 NO_TORCH = (
-    "fused_sched is compiled against the torch that it will run with, and there is none here: install torch (2.11 or "
+    "fused_sched is compiled with torch's headers and libraries, and there is no torch here: install torch (2.11 or "
     "later) first, then run `pip install --no-build-isolation .`"
 )
 

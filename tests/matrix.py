@@ -34,7 +34,7 @@ CORE = [
     *(f"tests/kernels/test_{name}.py" for name in ("update", "launches")),
     *("-k", "kernels or not triton"),  # in its interpreter everything takes long, and its own tests show what differs
 ]
-TOOLS = ["pytest>=8.0", "pytest-xdist>=3.5", "hypothesis>=6.100", "numpy"]
+TOOLS = ["pytest>=8.0", "pytest-xdist>=3.5", "hypothesis>=6.100", "numpy", "transformers>=5"]
 
 VERSIONS = """
 import json, platform, torch, triton
