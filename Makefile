@@ -1,4 +1,4 @@
-# make demo | test | test-slow | test-frameworks | prove | bench | lint | clean
+# make demo | test | test-slow | test-frameworks | prove | bench | lint | wheels | matrix | clean
 #
 # Every target sets up .venv first when it is missing or out of date. Choices, with their defaults:
 #   make test PYTHON=python3.12            the interpreter that .venv is made with
@@ -7,6 +7,8 @@
 #   make test PYTEST_ARGS='-k cyclic'      what pytest is given
 #   make test-frameworks FRAMEWORKS_ARGS='-k timm'    likewise, where torch is that of tests/frameworks/requirements.txt
 #   make prove PROOF=nestings SIZE=10000 SEED=7    one proof, its size and seed; see CONTRIBUTING.md
+#   make wheels CUDA=1 WHEEL_TORCH='torch==2.14.1' one with the CUDA library too; the torch that they are tried with
+#   make matrix MATRIX='3.12:2.15.0 3.11:2.13.0:3.6.0'    Python, torch and perhaps Triton, in place of all combinations
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 PYTEST_ARGS ?= -n 2
@@ -19,7 +21,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := $(wildcard csrc/*.* csrc/*/*.*)
 MODULES := $(shell find fused_sched kernels -name '*.py*' ! -path '*/__pycache__/*')
 
-.PHONY: help demo test test-slow test-frameworks prove bench lint clean FORCE
+.PHONY: help demo test test-slow test-frameworks prove bench lint wheels matrix clean FORCE
 .DELETE_ON_ERROR:
 
 help:
@@ -30,6 +32,8 @@ help:
 	@echo "make prove            run tests at sizes that take long, and note what came of it in proofs/results.jsonl"
 	@echo "make bench            run the benchmarks"
 	@echo "make lint             ruff, mypy, and what mypy and pyright make of the package's types"
+	@echo "make wheels           build wheels into dist/, and try them without a compiler, with another torch"
+	@echo "make matrix           with the wheel, the core of the tests with every torch, Python and Triton that can be had"
 	@echo "make clean            remove .venv and everything that was built"
 
 demo: $(VENV)/installed
@@ -63,6 +67,12 @@ lint: $(VENV)/linters
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest -q tests/test_types.py
+
+wheels: $(VENV)/wheelwright
+	.ci/wheels
+
+matrix: $(VENV)/wheelwright
+	$(BIN)/python tests/matrix.py $(MATRIX)
 
 clean:
 	rm -rf $(VENV) $(FRAMEWORKS) build dist demo_output gpt_output *.egg-info fused_sched/*.so
@@ -99,6 +109,11 @@ $(VENV)/installed: $(VENV)/torch pyproject.toml setup.py $(SOURCES)
 $(VENV)/peers: $(VENV)/installed
 	@echo "== installing the libraries to compare with"
 	@$(PIP) install 'fused_sched[bench]'
+	@touch $@
+
+$(VENV)/wheelwright: $(VENV)/installed
+	@echo "== installing what makes and tries wheels"
+	@$(PIP) install 'fused_sched[wheels]'
 	@touch $@
 
 $(VENV)/linters: $(VENV)/installed

@@ -45,6 +45,14 @@ def find_nvcc() -> str | None:
     return shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
 
 
+def require_nvcc() -> str:
+    """As :func:`find_nvcc`; a RuntimeError where there is none."""
+    nvcc = find_nvcc()
+    if nvcc is None:
+        raise RuntimeError("nvcc was not found: install the CUDA toolkit or set CUDA_HOME")
+    return nvcc
+
+
 def reason_to_skip() -> str | None:
     """Why the library is not to be built on this machine; None if it is."""
     if wanted() == "0":
@@ -84,11 +92,23 @@ def architectures(nvcc: str, text: str | None = None) -> list[str]:
     return options
 
 
+def release(nvcc: str) -> tuple[int, int]:
+    """The toolkit's version, such as (13, 0)."""
+    version = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"release (\d+)\.(\d+)", version)
+    if found is None:
+        raise RuntimeError(f"{nvcc} --version does not say its release: {version!r}")
+    return int(found[1]), int(found[2])
+
+
+def version_suffix() -> str:
+    """What a wheel with the library has at the end of its version, as torch's have: ``cu130`` for a toolkit 13.0."""
+    return "cu{}{}".format(*release(require_nvcc()))
+
+
 def compression(nvcc: str) -> list[str]:
     """Options for a library of a tenth of the size; drivers older than CUDA 13 may not be able to read it."""
-    version = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
-    found = re.search(r"release (\d+)", version)
-    return ["--compress-mode=size"] if found and int(found[1]) >= 13 else []
+    return ["--compress-mode=size"] if release(nvcc) >= (13, 0) else []
 
 
 def build(output: Path, folder: Path, extra: Sequence[str] = ()) -> str:
@@ -107,9 +127,7 @@ def build(output: Path, folder: Path, extra: Sequence[str] = ()) -> str:
     """
     from torch.utils.cpp_extension import include_paths, library_paths
 
-    nvcc = find_nvcc()
-    if nvcc is None:
-        raise RuntimeError("nvcc was not found: install the CUDA toolkit or set CUDA_HOME")
+    nvcc = require_nvcc()
     folder.mkdir(parents=True, exist_ok=True)
     output.parent.mkdir(parents=True, exist_ok=True)
     jobs = int(os.environ.get("MAX_JOBS") or min(4, os.cpu_count() or 1))

@@ -27,6 +27,8 @@ import build_cuda  # noqa: E402
 WANTED = os.environ.get("FUSED_SCHED_BUILD_CPU", "auto")
 IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 EXACT = ["-std=c++17", "-ffp-contract=off", "-fvisibility=hidden", "-g0"]
+# Without what only newer systems have than those that torch runs on; see csrc/old_libc.h.
+OLD_SYSTEMS = ["-include", "csrc/old_libc.h", "-fno-sized-deallocation"]
 LOOPS = ["-O3", "-fno-math-errno", "-fno-trapping-math"]
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mprefer-vector-width=512"]
@@ -52,7 +54,7 @@ HEADERS = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "csrc").rglob("
 
 
 NO_TORCH = (
-    "fused_sched is compiled against the torch that it will run with, and there is none here: install torch (2.11 or "
+    "fused_sched is compiled with torch's headers and libraries, and there is no torch here: install torch (2.11 or "
     "later) first, then run `pip install --no-build-isolation .`"
 )
 
@@ -121,7 +123,7 @@ class BuildExtension(build_ext):
                 [source],
                 output_dir=self.build_temp,
                 macros=extension.define_macros,
-                extra_postargs=[*EXACT, *flags],
+                extra_postargs=[*EXACT, *OLD_SYSTEMS, *flags],
                 depends=HEADERS,
             )
         super().build_extension(extension)
@@ -135,7 +137,7 @@ def extensions() -> list[Extension]:
         SOURCES,
         define_macros=[("FUSED_SCHED_X86", "1")] if IS_X86 else [],
         libraries=["torch_cpu", "dl"] if sys.platform == "linux" else ["torch_cpu"],
-        extra_compile_args=["-O2", *EXACT],
+        extra_compile_args=["-O2", *EXACT, *OLD_SYSTEMS],
         depends=[*KERNELS, *HEADERS],
         py_limited_api=True,
         optional=WANTED != "1",

@@ -10,9 +10,12 @@
 #ifdef __ELF__
 #define FUSED_SCHED_EXPORTED(name) __asm__(name) __attribute__((weak))
 extern "C" {
-// at::toDLPackNonOwning(const at::Tensor&, DLTensor*), which is behind view_tensor()
+// at::toDLPackNonOwning(const at::Tensor&, DLTensor*), which is behind view_tensor(); up to torch 2.14
 void torch_view(const void* tensor, DLTensor* view)
     FUSED_SCHED_EXPORTED("_ZN2at17toDLPackNonOwningERKNS_6TensorEP8DLTensor");
+// at::toDLPackNonOwning(const at::Tensor&, DLTensor*, bool read_only), the same where it is false; from torch 2.15 on
+void torch_view_for(const void* tensor, DLTensor* view, bool read_only)
+    FUSED_SCHED_EXPORTED("_ZN2at17toDLPackNonOwningERKNS_6TensorEP8DLTensorb");
 // const at::Tensor& c10::TensorImpl::grad() const
 const void* torch_grad(const void* impl) FUSED_SCHED_EXPORTED("_ZNK3c1010TensorImpl4gradEv");
 // bool at::TensorBase::is_leaf() const
@@ -36,8 +39,16 @@ PyObject* grad_name = nullptr;
 #ifdef __ELF__
 
 bool has_functions() {
-  return torch_view != nullptr && torch_grad != nullptr && torch_is_leaf != nullptr &&
+  return (torch_view != nullptr || torch_view_for != nullptr) && torch_grad != nullptr && torch_is_leaf != nullptr &&
          torch_has_function_mode != nullptr;
+}
+
+void call_view(const void* tensor, DLTensor* view) {
+  if (torch_view_for != nullptr) {
+    torch_view_for(tensor, view, false);
+  } else {
+    torch_view(tensor, view);
+  }
 }
 
 // A tensor of torch's with 3 elements; null with a Python exception set.
@@ -97,7 +108,7 @@ bool try_out(PyObject* tensor, PyObject* gradient) {
   const void* none = static_cast<const TensorHandle*>(torch_grad(address))->impl;
   if (PyObject_SetAttr(tensor, grad_name, gradient) != 0) return false;
   if (none == gradients || static_cast<const TensorHandle*>(torch_grad(address))->impl != gradients) return false;
-  torch_view(handle, &seen);
+  call_view(handle, &seen);
   if (data_pointer(seen) != data_pointer(expected) || !same_geometry(seen, expected)) return false;
   no_gradient = none;
   tensor_offset = offset;
@@ -168,7 +179,7 @@ Gradient gradient_of(const TensorHandle& tensor, const TensorHandle** gradient) 
 
 bool view_directly(const TensorHandle& tensor, DLTensor* view) {
   try {
-    torch_view(&tensor, view);
+    call_view(&tensor, view);
   } catch (...) {  // as of a sparse tensor
     return false;
   }

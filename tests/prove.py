@@ -150,31 +150,41 @@ def run(proof: Proof, rounds: int, seed: int) -> dict[str, Any]:
     for first in range(seed, seed + rounds if proof.whole else seed + 1):
         environment["FUSED_SCHED_TEST_RUN_SEED"] = str(first)
         environment["FUSED_SCHED_TEST_ROUNDS"] = "1" if proof.whole else str(rounds)
-        status, found = _pytest(proof.tests, environment)
+        status, found, _ = run_pytest(sys.executable, ["-n", "auto", *proof.tests], environment)
         passed = passed and status == 0 and found["tests"] > found["skipped"]
         counts = {name: counts[name] + found[name] for name in counts}
     return {"result": "passed" if passed else "FAILED", "seconds": round(time.monotonic() - start), **counts}
 
 
-def _pytest(tests: Sequence[str], environment: Mapping[str, str]) -> tuple[int, dict[str, int]]:
-    pytest = str(Path(sys.executable).with_name("pytest"))  # python -m pytest would import from the checkout
+def run_pytest(
+    python: Path | str, arguments: Sequence[str], environment: Mapping[str, str]
+) -> tuple[int, dict[str, int], list[str]]:
+    """The exit status, how many tests there were, were skipped, failed and had errors, and the names of these two."""
+    pytest = str(Path(python).with_name("pytest"))  # python -m pytest would import from the checkout
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.xml")
-        command = [pytest, "-q", "-n", "auto", "--tb=short", f"--junitxml={report}", *tests]
+        command = [pytest, "-q", "--tb=short", f"--junitxml={report}", *arguments]
         status = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode
-        found = ElementTree.parse(report).getroot()[0].attrib if report.exists() else {}
-    return status, {name: int(found.get(name, 0)) for name in ("tests", "skipped", "failures", "errors")}
+        suite = ElementTree.parse(report).getroot()[0] if report.exists() else ElementTree.Element("testsuite")
+    counts = {name: int(suite.attrib.get(name, 0)) for name in ("tests", "skipped", "failures", "errors")}
+    cases = [case for case in suite if case.find("failure") is not None or case.find("error") is not None]
+    return status, counts, [f"{case.attrib['classname']}::{case.attrib['name']}" for case in cases]
 
 
-def circumstances() -> dict[str, Any]:
-    """Which code is proven, and with what."""
+def commit() -> dict[str, Any]:
+    """Which code is in the checkout."""
 
     def git(*arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
+    dirty = bool(git("status", "--porcelain", "--", ".", ":!proofs", ":!README.md"))
+    return {"commit": git("rev-parse", "--short=12", "HEAD"), "dirty": dirty}
+
+
+def circumstances() -> dict[str, Any]:
+    """Which code is proven, and with what."""
     return {
-        "commit": git("rev-parse", "--short=12", "HEAD"),
-        "dirty": bool(git("status", "--porcelain", "--", ".", ":!proofs")),
+        **commit(),
         **{name: importlib.metadata.version(name) for name in ("torch", "triton")},
         "python": platform.python_version(),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M"),

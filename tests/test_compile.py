@@ -242,8 +242,12 @@ READS: dict[str, Callable[[Any, Any, Any], Any]] = {
 }
 
 
+# From torch 2.15 on Dynamo unpacks what lies in the dict below a subclass, not what the subclass says.
+_UNPACKED = pytest.mark.xfail(torch.__version__ >= "2.15", reason="Dynamo gives None", strict=True)
+
+
 @pytest.mark.parametrize("mirrored", [False, True], ids=["in place", "mirrored"])
-@pytest.mark.parametrize("read", READS)
+@pytest.mark.parametrize("read", [pytest.param(name, marks=_UNPACKED if name == "unpacked" else ()) for name in READS])
 def test_what_a_compiled_function_reads_is_the_present_value(read: str, mirrored: bool) -> None:
     p = torch.nn.Parameter(torch.ones(2))
     backend = ReferenceBackend(MIRRORED) if mirrored else None

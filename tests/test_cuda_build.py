@@ -314,6 +314,33 @@ def test_the_default_list_is_what_the_compiler_knows(monkeypatch: pytest.MonkeyP
     assert sum("code=compute_" in o for o in options) <= 1
 
 
+def _toolkit(folder: Path, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that only tells its version."""
+    nvcc = folder / "bin" / "nvcc"
+    nvcc.parent.mkdir()
+    nvcc.write_text(f"#!/bin/sh\necho '{said}'\n")
+    nvcc.chmod(0o755)
+    monkeypatch.setenv("CUDA_HOME", str(folder))
+
+
+def test_a_wheel_is_told_by_the_toolkit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _toolkit(tmp_path, "Cuda compilation tools, release 12.8, V12.8.93", monkeypatch)
+    assert build_cuda.version_suffix() == "cu128"
+    assert build_cuda.compression(build_cuda.require_nvcc()) == []
+
+
+def test_a_toolkit_that_does_not_tell_its_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _toolkit(tmp_path, "no release", monkeypatch)
+    with pytest.raises(RuntimeError, match="does not say its release: 'no release"):
+        build_cuda.version_suffix()
+
+
+def test_a_missing_toolkit_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    with pytest.raises(RuntimeError, match="install the CUDA toolkit or set CUDA_HOME"):
+        build_cuda.version_suffix()
+
+
 def test_what_is_built_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for value in ("0", "1"):
         monkeypatch.setenv("FUSED_SCHED_BUILD_CUDA", value)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -76,6 +78,18 @@ def test_with_compiled_code_nothing_is_said(without_extension: Path, tmp_path: P
     folder = shutil.copytree(without_extension, tmp_path / "site")
     shutil.copy(compiled, folder / "fused_sched")
     assert _train(folder) == ["made"] * 2
+
+
+@pytest.mark.skipif((sys.platform, platform.machine()) != ("linux", "x86_64"), reason="only there csrc/old_libc.h says")
+def test_compiled_code_asks_for_no_newer_system_than_torch_does() -> None:
+    """Of functions that have several versions the library names the one that it takes, as text."""
+    library = Path(pytest.importorskip("fused_sched._C").__file__).read_bytes()
+    found = {
+        name: {int(n) for n in re.findall(rb"\0%s(\d+)\b" % name, library)} for name in (b"GLIBC_2.", b"CXXABI_1.3.")
+    }
+    assert 2 in found[b"GLIBC_2."]
+    assert max(found[b"GLIBC_2."]) <= 17
+    assert max(found[b"CXXABI_1.3."], default=0) <= 7
 
 
 @pytest.fixture

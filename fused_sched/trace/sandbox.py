@@ -235,6 +235,11 @@ def _with_copies(code: CodeType) -> CodeType:
     return code.replace(co_consts=tuple(copy.get(type(x), lambda same: same)(x) for x in code.co_consts))
 
 
+def _is_harmless(before: dis.Instruction) -> bool:
+    """Whether an `is` after this asks for None, or is Python's own: from 3.14 on, `any(... for ...)` asks for `any`."""
+    return (before.opname == "LOAD_CONST" and before.argval is None) or before.opname == "LOAD_COMMON_CONSTANT"
+
+
 def _problem(code: CodeType, outer: frozenset[str]) -> str:
     instructions, line = [x for x in dis.get_instructions(code) if x.opname != "EXTENDED_ARG"], code.co_firstlineno
     for before, x in itertools.pairwise((instructions[0], *instructions)):
@@ -246,7 +251,7 @@ def _problem(code: CodeType, outer: frozenset[str]) -> str:
             why = f"assigns to {of!r} of an enclosing function"
         elif name in ("LOAD_ATTR", "LOAD_METHOD") and _LEADS_AWAY.fullmatch(of):
             why = f"reads .{of}"
-        elif name == "IS_OP" and not (before.opname == "LOAD_CONST" and before.argval is None):
+        elif name == "IS_OP" and not _is_harmless(before):
             why = "asks by `is` for more than None, which cannot be seen of a number"
         elif code.co_flags & _GENERATORS and name in _HANDLERS:
             why = "has a generator with a try or with, which may end at any time"
