@@ -81,16 +81,8 @@ def train_by_hand(kit: Kit, schedule: Schedule, folder: Path, begin: int, end: i
     return run(ByHand(kit, schedule, STEP), folder, begin, end)
 
 
-@t.every_schedule
-@t.plain_and_fused
-def test_from_the_start(kit: Kit, schedule: Schedule, tmp_path: Path) -> None:
-    t.check_same(train(kit, schedule, tmp_path, 0, t.EPOCHS), t.by_torch(train, schedule))
-
-
-@t.every_schedule
-@t.both_ways
-def test_resumed(first: Kit, then: Kit, schedule: Schedule, tmp_path: Path) -> None:
-    t.check_same(t.in_halves(train, first, then, schedule, tmp_path), t.by_torch(train, schedule), t.HALF)
+test_from_the_start = t.from_the_start(train)
+test_resumed = t.resumed(train)
 
 
 @t.plain_and_fused

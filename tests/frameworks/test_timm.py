@@ -69,16 +69,8 @@ def train_with_lookahead(kit: Kit, schedule: Schedule, folder: Path, begin: int,
     return run(kit, schedule, folder, begin, end, lookahead=True)
 
 
-@t.every_schedule
-@t.plain_and_fused
-def test_from_the_start(kit: Kit, schedule: Schedule, tmp_path: Path) -> None:
-    t.check_same(train(kit, schedule, tmp_path, 0, t.EPOCHS), t.by_torch(train, schedule))
-
-
-@t.every_schedule
-@t.both_ways
-def test_resumed(first: Kit, then: Kit, schedule: Schedule, tmp_path: Path) -> None:
-    t.check_same(t.in_halves(train, first, then, schedule, tmp_path), t.by_torch(train, schedule), t.HALF)
+test_from_the_start = t.from_the_start(train)
+test_resumed = t.resumed(train)
 
 
 @t.plain_and_fused

@@ -187,3 +187,28 @@ plain_and_fused = pytest.mark.parametrize("kit", [OURS, FUSED], ids=str)
 BOTH_WAYS = [(TORCH, OURS), (OURS, TORCH), (TORCH, FUSED), (FUSED, TORCH)]
 both_ways = pytest.mark.parametrize(("first", "then"), BOTH_WAYS, ids=str)
 both_ways_plain = pytest.mark.parametrize(("first", "then"), BOTH_WAYS[:2], ids=str)
+
+
+# -- the tests of most frameworks --------------------------------------------------------------------------
+
+
+def from_the_start(train: Train) -> Callable[..., None]:
+    """The test that a whole training with ours is the one with torch's."""
+
+    @every_schedule
+    @plain_and_fused
+    def test(kit: Kit, schedule: Schedule, tmp_path: Path) -> None:
+        check_same(train(kit, schedule, tmp_path, 0, EPOCHS), by_torch(train, schedule))
+
+    return test
+
+
+def resumed(train: Train) -> Callable[..., None]:
+    """The test that what one kit has saved another goes on from."""
+
+    @every_schedule
+    @both_ways
+    def test(first: Kit, then: Kit, schedule: Schedule, tmp_path: Path) -> None:
+        check_same(in_halves(train, first, then, schedule, tmp_path), by_torch(train, schedule), HALF)
+
+    return test
