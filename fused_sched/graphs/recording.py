@@ -14,7 +14,7 @@ from ..memory.mirrors import told_of_replays
 from ..memory.parameter_table import RECORD
 from ..memory.platforms import Platform
 from ..optim.fused_optimizer import FusedOptimizer
-from .rehearsal import Rehearsal
+from .rehearsal import Rehearsal, memory_of
 
 _OF_GRADIENTS = RECORD["grad"]
 _MORE = 3  # runs, while the last one has left something that the next step would take in
@@ -48,7 +48,7 @@ class Recording:
         static = [torch.empty_like(x) if isinstance(x, Tensor) else x for x in leaves]
         self._args, self._kwargs = tree_unflatten(static, spec)
         self._inputs = {i: x for i, x in enumerate(static) if isinstance(x, Tensor)}  # by place among the leaves
-        self._written_by = {_memory_of(x): i for i, x in self._inputs.items()}
+        self._written_by = {memory_of(x): i for i, x in self._inputs.items()}
         self._load(leaves)
 
     def capture(self, warmup: int) -> None:
@@ -100,16 +100,13 @@ class Recording:
         self._made_grads: list[tuple[Tensor, Tensor | None]] = []
         self._fresh: list[Tensor] = []
         for p, grad, version in before:
+            if p.grad is not grad:
+                self._made_grads.append((p, p.grad))  # or None
             if grad is None:
                 if p.grad is None:
                     self._fresh.append(p)
-                else:
-                    self._made_grads.append((p, p.grad))
-                continue
-            if p.grad is grad or p.grad is None or grad._version != version or id(grad) in used:
+            elif p.grad is grad or p.grad is None or grad._version != version or id(grad) in used:
                 self._read_grads.append((p, grad))
-            if p.grad is not grad:
-                self._made_grads.append((p, p.grad))  # or None
 
     def _run(self) -> Any:
         return called(self._function, self._args, self._kwargs, self._steps)
@@ -117,7 +114,7 @@ class Recording:
     @torch.no_grad()
     def _load(self, leaves: Sequence[Any]) -> None:
         overlapping = {  # with what is about to be written: an argument that was returned, and is given back elsewhere
-            i: leaves[i].clone() for i in self._inputs if self._written_by.get(_memory_of(leaves[i]), i) != i
+            i: leaves[i].clone() for i in self._inputs if self._written_by.get(memory_of(leaves[i]), i) != i
         }
         for i, static in self._inputs.items():
             given = overlapping.get(i, leaves[i])
@@ -175,10 +172,6 @@ class Recording:
         if hasattr(self.graph, "reset"):
             self.graph.reset()
         self._outputs, self._read_grads, self._made_grads = [], [], []
-
-
-def _memory_of(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
 
 
 def _records(optimizer: FusedOptimizer) -> list[Any]:

@@ -50,7 +50,7 @@ class Rehearsal:
         self._made: set[int] = set()
         self._empty: set[int] = set()  # made without values, which the first write gives them
         self._finished: set[int] = set()
-        self._inputs = {_key(tensor): place for place, tensor in inputs.items()}
+        self._inputs = {memory_of(tensor): place for place, tensor in inputs.items()}
         self._leaves: dict[int, tuple[Tensor, Tensor | None]] = {}  # and their gradients before
         self._generators: dict[torch.Generator, Tensor] = {}
         self._put_random_back = platform.random_state(device)
@@ -175,7 +175,7 @@ class Rehearsal:
         storage = tensor.untyped_storage()
         if not storage.nbytes():
             return
-        key = _key(tensor)
+        key = memory_of(tensor)
         if key in self._inputs:
             raise RuntimeError(
                 f"the function writes to its argument {self._inputs[key]}, which in a graph is a copy of what is "
@@ -213,7 +213,7 @@ class Rehearsal:
             self._empty.add(key)
 
     def _know(self, tensor: Tensor) -> int:
-        key = _key(tensor)
+        key = memory_of(tensor)
         if key not in self._known:
             self._known[key] = StorageWeakRef(tensor.untyped_storage())
         return key
@@ -274,13 +274,13 @@ class _Watch(TorchDispatchMode):
         return result
 
     def _note_made(self, func: Any, given: dict[str, Any], result: Any) -> None:
-        of_arguments = {_key(t) for t in tree_leaves([*given.values()]) if isinstance(t, Tensor)}
+        of_arguments = {memory_of(t) for t in tree_leaves([*given.values()]) if isinstance(t, Tensor)}
         for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor) and _key(tensor) not in of_arguments:
+            if isinstance(tensor, Tensor) and memory_of(tensor) not in of_arguments:
                 self._rehearsal.note_made(tensor, "empty" in func._schema.name)
 
 
-def _key(tensor: Tensor) -> int:
+def memory_of(tensor: Tensor) -> int:
     """Of its memory, as StorageWeakRef has it too."""
     return int(tensor.untyped_storage()._cdata)
 

@@ -133,14 +133,19 @@ class Schedule(Run):
         if self.block.remote:
             if self.guarded:
                 self.block.expire()
-            elif (recorded := self._recorded()) is not None:
-                recorded.add(self._follow_one)
             else:
-                self._follow_one()
+                self._follow_certain(self._recorded())
         self._note_advance()
 
     def _recorded(self) -> Replay | None:
         return self.block.mirrors.recorded(self.memory.capturing)
+
+    def _follow_certain(self, recorded: Replay | None) -> None:
+        """An advance that is made for sure: now, or by every replay of what is being captured."""
+        if recorded is not None:
+            recorded.add(self._follow_one)
+        else:
+            self._follow_one()
 
     def _follow_one(self) -> None:
         if self.is_mirror_old():
@@ -201,10 +206,7 @@ class Schedule(Run):
         """
         recorded = self._recorded()
         if not may_be_skipped:
-            if recorded is not None:
-                recorded.add(self._follow_one)
-            else:
-                self._follow_one()
+            self._follow_certain(recorded)
         elif recorded is not None and is_made_up_for:
             recorded.leave_open(self)
         else:
