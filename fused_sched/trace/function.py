@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..program.builder import Builder, Value
 from .mathematics import quiet_numpy
-from .operations import Interval, Node
+from .operations import TABLE, Interval, Node
 from .outside import Watch, is_a, shown
 from .paths import LAST_STEP, Explorer, Outcome, Path, Untraceable, current
 from .sandbox import Sandbox
@@ -73,8 +73,9 @@ class Traced:
 
 def promise(outcomes: Iterable[Outcome]) -> str:
     """How near programs are to the functions, in words."""
-    inexact = ", ".join(sorted({op for outcome in outcomes for op in outcome.inexact}))
-    near = f", but for {inexact}, each within 2 units in the last place" if inexact else " on every device"
+    inexact = sorted({op for outcome in outcomes for op in outcome.inexact})
+    units = max((TABLE[op].units for op in inexact), default=0)
+    near = f", but for {', '.join(inexact)}, each within {units} units in the last place" if units else " on every device"
     return f"the same bits as the function{near}"
 
 

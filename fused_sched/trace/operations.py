@@ -174,7 +174,8 @@ class Facts(NamedTuple):
     """What is known of an operation: the bounds of its value, from its node and the bounds of its operands.
 
     ``whole``: whether it gives whole numbers; None: if its operands are whole. ``units``, in the last place, by which
-    two evaluators of a program may differ.
+    two evaluators of a program may differ: what the C library's, numpy's and CUDA's functions are off, of the two
+    worst together. tanh of the C library alone is off by up to 2.2.
     """
 
     bounds: Callable[..., Interval] = _at_ends
@@ -188,12 +189,12 @@ TABLE: dict[str, Facts] = {
     **dict.fromkeys(("add", "sub", "neg", "min", "max"), Facts(whole=None)),
     **dict.fromkeys(("lt", "le", "and", "or", "not"), Facts(whole=True)),
     **dict.fromkeys(("floor", "ceil", "trunc", "round", "count_lt"), Facts(whole=True)),
-    **dict.fromkeys(("exp", "expm1", "log", "log2", "log10", "log1p", "atan", "tanh"), Facts(units=2)),
+    **dict.fromkeys(("exp", "expm1", "log", "log2", "log10", "log1p", "atan"), Facts(units=2)),
     "mul": Facts(_unless(lambda a, b: (a.has(0.0) and b.endless) or (b.has(0.0) and a.endless)), None),
     "div": Facts(_DIVIDED), "floordiv": Facts(_DIVIDED, None), "mod": Facts(_mod, None), "abs": Facts(_abs, None),
     "pow": Facts(_unless(lambda a, b: a.low < 0 or (a.low == 0 and b.low < 0)), units=2), "sqrt": Facts(),
     "eq": Facts(_equal, True), "ne": Facts(_equal, True), "where": Facts(_where, None), "lookup": Facts(_lookup, None),
-    "cos": _WAVE, "sin": _WAVE, "tan": Facts(lambda node, a: ANY, units=2),
+    "cos": _WAVE, "sin": _WAVE, "tan": Facts(lambda node, a: ANY, units=2), "tanh": Facts(units=4),
 }  # fmt: skip
 
 
