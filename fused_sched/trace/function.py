@@ -75,8 +75,8 @@ def promise(outcomes: Iterable[Outcome]) -> str:
     """How near programs are to the functions, in words."""
     inexact = sorted({op for outcome in outcomes for op in outcome.inexact})
     units = max((TABLE[op].units for op in inexact), default=0)
-    near = f", but for {', '.join(inexact)}, each within {units} units in the last place" if units else " on every device"
-    return f"the same bits as the function{near}"
+    but = f", but for {', '.join(inexact)}, each within {units} units in the last place"
+    return f"the same bits as the function{but if inexact else ' on every device'}"
 
 
 def trace(function: Callable[[int], Any], outputs: int = 1, *, sparse: bool = False) -> Traced:
