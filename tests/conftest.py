@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import sys
@@ -42,6 +43,9 @@ if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
 ROUNDS = int(os.environ.get("FUSED_SCHED_TEST_ROUNDS", "1"))  # how many seeds a test with a seed runs with
 
 
+INTERPRETED = 2  # variants of a test that the ordinary lane runs in Triton's interpreter, which is slow
+
+
 def pytest_report_header() -> str:
     return f"{lane.RUN_SEED}={lane.SEED}"
 
@@ -54,12 +58,18 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """With compiled kernels, only what they take part in: by ``backend`` or ``gpu``, or in a module with ``lane``."""
-    mark_spare_variants(items)
+    mark_spare_variants(items, {"triton": INTERPRETED} if os.environ.get("TRITON_INTERPRET") == "1" else {})
     if not lane.PTX:
         return
     wanted = [i for i in items if {"backend", "gpu"} & {*i.fixturenames} or hasattr(i.module, "lane")]
     config.hook.pytest_deselected(items=[i for i in items if i not in set(wanted)])
     items[:] = wanted
+
+
+def pytest_collection_finish() -> None:
+    """What is there before the first test stays: a collection in a test then looks at what tests made only."""
+    gc.collect()
+    gc.freeze()
 
 
 def _skip_unless_available(name: str) -> None:

@@ -32,6 +32,7 @@ import targets
 from device import Dry, Host
 from peers import apex_like
 from problems import Around, Problem, Tensors
+from processes import run_python
 
 import fused_sched.lr_scheduler
 import fused_sched.optim
@@ -635,7 +636,7 @@ def test_example_of_a_captured_loop_trains_without_a_gpu_too(by_hand: bool, fuse
 def test_example_says_that_there_is_no_gpu(options: list[str]) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is one")
-    done = run([sys.executable, str(ROOT / "examples" / "captured_loop.py"), "--steps", "20", *options])
+    done = run_python([ROOT / "examples" / "captured_loop.py", "--steps", "20", *options], ROOT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("no GPU was found")
     assert "eager" in done.stdout

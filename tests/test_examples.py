@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +16,7 @@ sys.path.append(str(Path(__file__).parent.parent / "examples"))
 import ppo_kl
 import train_gpt
 import two_optimizers
+from processes import run_python
 from train_gpt import WAYS, YARDSTICK, Data, Size, Training, Way
 
 from fused_sched import graphed
@@ -38,11 +37,8 @@ def runs(data: Data) -> dict[Way, Training]:
 
 
 def test_quick_run_prints_a_row_of_each_way(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "examples" / "train_gpt.py"), "--quick", "--device", "cpu"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
-    )
+    command = [ROOT / "examples" / "train_gpt.py", "--quick", "--device", "cpu"]
+    done = run_python(command, tmp_path, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
     assert done.returncode == 0, done.stderr
     for way in WAYS:
         (row,) = re.findall(rf"^{re.escape(way.title)} {{2,}}(.*)$", done.stdout, re.MULTILINE)
@@ -106,9 +102,8 @@ SMALL = ppo_kl.Size(epochs=5, minibatches=8)
 
 def run(script: str, *options: str) -> str:
     """What an example prints on the CPU."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, str(ROOT / "examples" / script), *options]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    environment = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = run_python([ROOT / "examples" / script, *options], ROOT, **environment)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -7,14 +7,13 @@ import copy
 import os
 import re
 import socket
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from processes import run_python
 
 from fused_sched.lr_scheduler import KLAdaptiveLR
 from fused_sched.optim import SGD, Adam, AdamW
@@ -60,11 +59,13 @@ def _trained(code: str, path: Path) -> tuple[list[float], list[torch.Tensor]]:
         port = one.getsockname()[1]
     alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     there = os.environ.get("PYTHONPATH", "")
-    done = subprocess.run(
-        [sys.executable, "-c", f"import torch\ntorch.manual_seed(0)\n{code}\n{keep}"],
-        env={**os.environ, **alone, "PYTHONPATH": f"{ROOT}{os.pathsep}{there}"},
-        cwd=path.parent, capture_output=True, text=True, timeout=500, check=False,
-    )  # fmt: skip
+    done = run_python(
+        ["-c", f"import torch\ntorch.manual_seed(0)\n{code}\n{keep}"],
+        path.parent,
+        timeout=500,
+        PYTHONPATH=f"{ROOT}{os.pathsep}{there}",
+        **alone,
+    )
     assert done.returncode == 0, done.stderr
     lrs, weights = torch.load(path)
     return lrs, weights

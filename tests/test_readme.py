@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from processes import run_python
 
 import fused_sched.lr_scheduler.recipes
 from fused_sched import backends, lr_scheduler, optim, plotting, schedules
@@ -48,7 +49,7 @@ def run(command: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
     ],
 )
 def test_python_block_runs_and_prints_what_it_says(code, tmp_path):
-    done = run([sys.executable, "-c", code], tmp_path)
+    done = run_python(["-c", code], tmp_path, PYTHONPATH=str(ROOT))
     assert done.returncode == 0, done.stderr
     promised = re.findall(r"print\(.*\)\s+# (.*)$", code, re.MULTILINE)
     assert done.stdout.split("\n")[:-1] == promised

@@ -1,4 +1,4 @@
-"""Marking variants as slow leaves every value of every parameter in the ordinary lane."""
+"""Marking variants as slow leaves every value of every parameter in the ordinary lane, but where there is a limit."""
 
 from __future__ import annotations
 
@@ -53,15 +53,21 @@ def test_values_that_vary_together_stay_together(
 def test_other_backends_are_left_alone() -> None:
     thin = pytest.mark.thin("triton", "cuda").mark
     items = [Item({"backend": name, "n": 1}, thin) for name in ("cpu", "triton", "cpu", "triton", "cuda")]
-    mark_spare_variants(items)
+    mark_spare_variants(items, {})
     assert [item.added for item in items] == [[], [], [], ["slow"], []]
+
+
+def test_a_limit_is_of_one_backend() -> None:
+    items = [Item({"backend": name, "n": n}) for name, n in product(("cpu", "triton"), range(4))]
+    mark_spare_variants(items, {"triton": 3})
+    assert [item.added for item in items] == [[]] * 7 + [["slow"]]
 
 
 def test_many_variants_are_thinned_without_a_mark() -> None:
     few = [Item({"a": a, "b": b}) for a, b in product(range(4), range(MANY // 4))]
     many = [Item({"a": a, "b": b}) for a, b in product(range(4), range(MANY // 2))]
     for items in (few, many):
-        mark_spare_variants(items)
+        mark_spare_variants(items, {})
     assert not any(item.added for item in few)
     assert {item.callspec.params[name] for name in "ab" for item in many if not item.added} == {*range(4)}
     assert sum(not item.added for item in many) == 4

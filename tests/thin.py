@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -24,34 +24,35 @@ def values_of(item: Any) -> Values:
     return found | {((name,), repr(value)) for name, value in given.items()}  # of fixtures
 
 
-def covering(variants: Sequence[Values]) -> set[int]:
-    """A few of the variants in which every value occurs."""
+def covering(variants: Sequence[Values]) -> list[int]:
+    """A few of the variants in which every value occurs, those with most values first."""
     missing: Values = set().union(*variants)
-    chosen = set()
+    chosen = []
     while missing:
         best = max(range(len(variants)), key=lambda i: len(variants[i] & missing))
-        chosen.add(best)
+        chosen.append(best)
         missing -= variants[best]
     return chosen
 
 
-def mark_spare_variants(items: Sequence[Any]) -> None:
+def mark_spare_variants(items: Sequence[Any], limits: Mapping[str, int]) -> None:
     """Mark as slow, of each test with many variants or with ``thin``, what :func:`covering` leaves out.
 
-    ``thin("triton", "reference")`` is about the variants on these backends, each on its own.
+    ``thin("triton", "reference")`` is about the variants on these backends, each on its own. ``limits`` has backends of
+    which a test keeps only so many variants.
     """
     tests: dict[Any, list[Any]] = defaultdict(list)
     for item in items:
         if not hasattr(item, "callspec"):
             continue
-        marker = item.get_closest_marker("thin")
-        backend = item.callspec.params.get("backend", "") if marker and marker.args else None
-        named = marker is not None and (backend is None or backend in marker.args)
-        tests[item.path, item.originalname, named, backend if named else None].append(item)
-    for (_, _, named, _), variants in tests.items():
+        marker, backend = item.get_closest_marker("thin"), item.callspec.params.get("backend", "")
+        alone = backend in limits or (marker is not None and backend in marker.args)
+        named = alone or (marker is not None and not marker.args)
+        tests[item.path, item.originalname, named, backend if alone else None].append(item)
+    for (_, _, named, backend), variants in tests.items():
         if not named and len(variants) <= MANY:
             continue
-        chosen = covering([values_of(item) for item in variants])
+        chosen = covering([values_of(item) for item in variants])[: limits.get(backend)]
         for place, item in enumerate(variants):
             if place not in chosen:
                 item.add_marker(pytest.mark.slow)
