@@ -1,4 +1,4 @@
-"""Compiles C++ to libraries that are kept, by content, in a folder.
+"""Compiles C++ to libraries that are kept, by content, in a folder, as is whatever else takes long to make.
 
 ``FUSED_SCHED_PTX_CACHE`` names the folder; by default it is below the user's cache.
 """
@@ -9,8 +9,10 @@ import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+
+from filelock import FileLock  # torch needs it too
 
 SOURCES = Path(__file__).parent / "cpp"
 _FLAGS = [
@@ -45,20 +47,34 @@ def cache() -> Path:
     return folder
 
 
+def kept(name: str, given: Iterable[str | Path], make: Callable[[Path], None]) -> Path:
+    """What ``make`` writes, unless it is there already for the same texts and files; made by one process at a time."""
+    key = hashlib.sha256()
+    for part in given:
+        content = part.read_bytes() if isinstance(part, Path) else part.encode()
+        key.update(len(content).to_bytes(8, "little") + content)
+    stem, dot, kind = name.rpartition(".")
+    path = cache() / f"{stem}_{key.hexdigest()[:24]}{dot}{kind}"
+    if not path.exists():
+        with FileLock(path.with_suffix(".lock")):
+            if not path.exists():
+                unfinished = path.with_suffix(".part")
+                make(unfinished)
+                unfinished.rename(path)
+    return path
+
+
 def build(name: str, source: str, mode: str, extra: Sequence[str] = ()) -> Path:
     """The library of ``source``, compiled unless it is there already."""
     command = [compiler(), *_FLAGS, *MODES[mode]]
-    headers = b"".join(path.read_bytes() for path in sorted(SOURCES.glob("*.h")))
-    key = hashlib.sha256("\0".join([*command, *extra, source]).encode() + headers).hexdigest()[:24]
-    path = cache() / f"{name}_{mode}_{key}.so"
-    if not path.exists():
-        part = path.with_suffix(f".{os.getpid()}.part")
-        text = path.with_suffix(f".{os.getpid()}.cpp")
+
+    def compile_it(path: Path) -> None:
+        text = path.with_suffix(".cpp")
         text.write_text(source)
-        subprocess.run([*command, str(text), *extra, "-o", str(part)], check=True)
+        subprocess.run([*command, str(text), *extra, "-o", str(path)], check=True)
         text.unlink()
-        part.rename(path)
-    return path
+
+    return kept(f"{name}_{mode}.so", [*command, *extra, source, *sorted(SOURCES.glob("*.h"))], compile_it)
 
 
 def sanitizer(mode: str) -> dict[str, str]:

@@ -8,12 +8,13 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+
+from .build import kept
 
 ROOT = Path(__file__).parents[2]
 
@@ -52,15 +53,17 @@ def nvcc() -> str:
 @cache
 def nvcc_ptx(name: str) -> str:
     """What nvcc makes of csrc/cuda/kernels_NAME.cu for sm_90, compiled as the library is."""
-    compiler = nvcc()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "kernels.ptx")
-        source = ROOT / f"csrc/cuda/kernels_{name}.cu"
-        command = [compiler, *_build_cuda().FLAGS, "-arch=sm_90", "-ptx", str(source), "-o", str(path)]
-        done = subprocess.run(command, capture_output=True, text=True)
+    source = ROOT / f"csrc/cuda/kernels_{name}.cu"
+    command = [nvcc(), *_build_cuda().FLAGS, "-arch=sm_90", "-ptx", str(source)]
+    version = subprocess.run([command[0], "--version"], capture_output=True, text=True, check=True).stdout
+
+    def compile_it(path: Path) -> None:
+        done = subprocess.run([*command, "-o", str(path)], capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(done.stderr)
-        return path.read_text()
+
+    sources = sorted(path for path in (ROOT / "csrc").rglob("*") if path.suffix in (".h", ".cuh", ".cu"))
+    return kept(f"{name}.ptx", [version, *command, *sources], compile_it).read_text()
 
 
 @cache
