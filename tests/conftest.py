@@ -43,11 +43,19 @@ if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
 ROUNDS = int(os.environ.get("FUSED_SCHED_TEST_ROUNDS", "1"))  # how many seeds a test with a seed runs with
 
 
-INTERPRETED = 2  # variants of a test that the ordinary lane runs in Triton's interpreter, which is slow
+INTERPRETED = 1  # variants of a test that the ordinary lane runs in Triton's interpreter, which is slow
+
+
+SHARE = int(os.environ.get("FUSED_SCHED_TEST_SHARE", "1"))  # of the slow tests, one of so many, drawn anew in each run
 
 
 def pytest_report_header() -> str:
     return f"{lane.RUN_SEED}={lane.SEED}"
+
+
+def _left_out(item: pytest.Item) -> bool:
+    drawn = random.Random(f"{lane.SEED} {item.nodeid}").randrange(SHARE)
+    return bool(drawn) and item.get_closest_marker("slow") is not None
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -57,12 +65,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With compiled kernels, only what they take part in: by ``backend`` or ``gpu``, or in a module with ``lane``."""
+    """Chooses the slow tests of this run.
+
+    With compiled kernels only what they take part in, by ``backend`` or ``gpu``, or in a module with ``lane``.
+    """
     mark_spare_variants(items, {"triton": INTERPRETED} if os.environ.get("TRITON_INTERPRET") == "1" else {})
-    if not lane.PTX:
-        return
-    wanted = [i for i in items if {"backend", "gpu"} & {*i.fixturenames} or hasattr(i.module, "lane")]
-    config.hook.pytest_deselected(items=[i for i in items if i not in set(wanted)])
+    wanted = [i for i in items if not _left_out(i)]
+    if lane.PTX:
+        wanted = [i for i in wanted if {"backend", "gpu"} & {*i.fixturenames} or hasattr(i.module, "lane")]
+    config.hook.pytest_deselected(items=[*{*items}.difference(wanted)])
     items[:] = wanted
 
 
@@ -70,6 +81,10 @@ def pytest_collection_finish() -> None:
     """What is there before the first test stays: a collection in a test then looks at what tests made only."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_unconfigure() -> None:
+    gc.unfreeze()  # else libraries report at the exit what was never freed
 
 
 def _skip_unless_available(name: str) -> None:
