@@ -173,6 +173,7 @@ def test_mixed_dtypes_have_one_norm(gpu_backend: Any) -> None:
     assert are_zeros(params)
 
 
+@pytest.mark.thin
 @pytest.mark.parametrize("n_groups", [200, pytest.param(5000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("scope", ["all", "group"])
 def test_many_groups_and_large_ones_among_them(scope: str, n_groups: int, gpu_backend: Any) -> None:
