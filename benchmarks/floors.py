@@ -36,7 +36,7 @@ if triton is not None:
         pointer = (address + offset * (T.primitive_bitwidth // 8)).to(tl.pointer_type(T))
         if HINT > 0:
             pointer = tl.multiple_of(pointer, HINT)
-        tl.store(pointer + i, (tl.load(pointer + i, mask=k) + x * FACTOR).to(T), mask=k)
+        tl.store(pointer + i, (tl.load(pointer + i, mask=k) + x.to(tl.float32) * FACTOR).to(T), mask=k)
 
     @triton.jit
     def stream_kernel(
