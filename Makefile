@@ -33,7 +33,7 @@ help:
 	@echo "make bench            run the benchmarks"
 	@echo "make lint             ruff, mypy, and what mypy and pyright make of the package's types"
 	@echo "make wheels           build wheels into dist/, and try them without a compiler, with another torch"
-	@echo "make matrix           with the wheel, the core of the tests with every torch, Python and Triton that can be had"
+	@echo "make matrix           with the wheel, the tests with every torch, Python and Triton that can be had"
 	@echo "make clean            remove .venv and everything that was built"
 
 demo: $(VENV)/installed

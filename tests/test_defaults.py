@@ -122,7 +122,12 @@ def test_the_count_has_the_dtype_that_torch_gives_it(name: str | None) -> None:
             p = torch.nn.Parameter(torch.ones(3, dtype=torch.float32, device="cpu"))
             p.grad = torch.ones_like(p)
             optimizer = module.AdamW([p], foreach=False)
-            optimizer.step()
+            try:
+                optimizer.step()
+            except RuntimeError as error:
+                if module is torch.optim and "meta tensors" in str(error):
+                    pytest.skip("torch 2.11 cannot step with this default")
+                raise
             dtypes.append((optimizer.state[p]["step"].dtype, optimizer.state_dict()["state"][0]["step"].dtype))
     assert dtypes[0] == dtypes[1]
 

@@ -15,7 +15,7 @@ from matrix import Entry, NotHereError
 
 
 def row(torch: str, python: str = "3.11.7", failed: int = 0, **more: Any) -> dict[str, Any]:
-    versions = {"torch": torch, "python": python, "triton": "3.9.0", "lane": "core"}
+    versions = {"torch": torch, "python": python, "triton": "3.9.0", "package": "wheel"}
     counts = {"passed": 1234, "failed": failed, "skipped": 1, "status": int(failed > 0)}
     return {**versions, **counts, "commit": "0123456789ab", "date": "2026-11-28 17:00", **more}
 
@@ -54,7 +54,7 @@ def test_the_last_row_of_each_combination_is_shown_in_order() -> None:
 
 def test_a_failure_is_shown() -> None:
     assert matrix.render([row("2.15.0", failed=2)]).splitlines()[-1] == (
-        "| 2.15.0 | 3.11.7 | 3.9.0 | core | 1,234 | 2 | 0123456, 2026-11-28 |"
+        "| 2.15.0 | 3.11.7 | 3.9.0 | wheel | 1,234 | 2 | 0123456, 2026-11-28 |"
     )
 
 
@@ -93,6 +93,6 @@ def test_what_is_counted(tmp_path: Path) -> None:
     text = "import pytest\ndef test_a(): pass\ndef test_b(): assert 0\ndef test_c(): pytest.skip()\n"
     slow = "@pytest.mark.slow\ndef test_d(): assert 0\n"
     (tmp_path / "test_file.py").write_text(text + slow)
-    found = matrix._row(Path(sys.executable), "core", [str(tmp_path)], {})
-    assert (found["passed"], found["failed"], found["skipped"], found["status"]) == (1, 1, 1, 1)
-    assert found["failures"] == ["test_file::test_b"]
+    found = matrix._row(Path(sys.executable), "checkout", {}, [([str(tmp_path)], {})] * 2)
+    assert (found["passed"], found["failed"], found["skipped"], found["status"]) == (2, 2, 2, 1)
+    assert found["failures"] == ["test_file::test_b"] * 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import tempfile
 import time
 import traceback
@@ -12,8 +13,10 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
+from interpreter import imitate_hardware
 
 IMPORTED = [  # once for all of them
     *("torch.distributed.fsdp", "torch.distributed.tensor.parallel", "torch.distributed.checkpoint.state_dict"),
@@ -29,6 +32,8 @@ class RankError(Exception):
 
 def _serve(pipe: Connection) -> None:
     torch.set_num_threads(1)
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        imitate_hardware(pytest.MonkeyPatch())
     while True:
         try:
             function, rank, world, store, arguments = pipe.recv()
