@@ -229,10 +229,15 @@ def test_what_is_returned_must_be_a_number(value: Any, host_backend: Any) -> Non
 
 def test_bad_functions(host_backend: Any) -> None:
     made = made_with([0.1, 0.2], host_backend)
-    with pytest.raises(TypeError, match="^function must be one of the lr and the signal, but is a int$"):
+    with pytest.raises(TypeError, match="^function=3 must be a function of the lr and the signal$"):
         FeedbackLR(made, 3)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="but is a float$"):
+    with pytest.raises(TypeError, match="^function=0.5 must be a function"):
         FeedbackLR(made, [by_kl, 0.5])  # type: ignore[list-item]
+    for wrong in (lambda lr: lr, lambda a, b, c: a, lambda *, lr, signal: lr):
+        with pytest.raises(TypeError, match="^function=.* must take the lr and the signal, two floats: "):
+            FeedbackLR(made, [by_kl, wrong])
+    FeedbackLR(made, max)  # says nothing of its arguments
+    FeedbackLR(made, lambda *given: given[0])
     with pytest.raises(ValueError, match="^function is a list of 1 for 2 param groups: give one a group$"):
         FeedbackLR(made, [by_kl])
     for cls in (KLAdaptiveLR, lambda o: FeedbackLR(o, by_kl)):

@@ -373,6 +373,41 @@ def test_nan_and_inf_are_values(host_backend: str, mirrored: bool) -> None:
     assert math.isnan(found[1])
 
 
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("horizon", [1, 9])
+@pytest.mark.parametrize("last", [2, 90])  # while the function is called to compare, and after
+@pytest.mark.parametrize(("name", "bad"), [("max_grad_norm", -1.0), ("max_grad_norm", math.nan), ("ema_decay", 1.5)])
+@pytest.mark.parametrize("how", ["one", "of each", "of one group", "untraceable"])
+def test_a_value_that_a_group_refuses_is_refused_at_every_step(
+    how: str, name: str, bad: float, last: int, horizon: int, fused: bool, host_backend: str, mirrored: bool
+) -> None:
+    def function(step: int, low: float = 0.25) -> float:
+        return bad if step > last else low
+
+    functions: Any = function
+    if how == "of each":
+        functions = [function, lambda step: 0.5 if step < 1000 else 2.0]
+    elif how == "of one group":
+        functions = [None, function]
+    elif how == "untraceable":
+        functions = _effect(function)
+    groups = [{"params": [p], name: 0.125} for p in parameters(2)]
+    made = fused_sched.optim.SGD(groups, lr=0.1, backend=host_backend)
+    scheduler = ParamScheduler(made, name, functions, horizon=horizon, fused=fused)
+
+    def step() -> None:
+        made.step()
+        scheduler.step()
+
+    for _ in range(last):
+        step()
+    before = scheduler.get_last_value()
+    for _ in range(2):
+        with pytest.raises(ValueError, match=f"{name}.* must be (at least 0|from 0 to 1)"):
+            step()
+        assert (scheduler.get_last_value(), scheduler.last_epoch) == (before, last)
+
+
 def test_group_added_later_is_an_error(host_backend: str, mirrored: bool) -> None:
     for fused in (False, True):
         made = single(host_backend)

@@ -209,6 +209,20 @@ def test_what_would_fail_on_the_device_is_refused_at_construction(
         make(single(host_backend))
 
 
+@pytest.mark.parametrize("keyword", ["fused", "skip_with_optimizer"])
+@pytest.mark.parametrize("name", [name for name in EVERY if name != "ReduceLROnPlateau"])
+def test_what_is_neither_true_nor_false_is_refused(name: str, keyword: str, host_backend: str) -> None:
+    made = single(host_backend)
+    arguments = {**DEFAULTS[name]}
+    if name in NESTED:
+        arguments["schedulers"] = [StepLR(made, 3) for _ in range(2)]
+    before = dict(made.param_groups[0])
+    for value in ("no", 1, None):
+        with pytest.raises(TypeError, match=f"^{keyword}={value!r} must be True or False$"):
+            getattr(OURS, name)(optimizer=made, **arguments, **{keyword: value})
+        assert dict(made.param_groups[0]) == before
+
+
 @pytest.mark.parametrize("name", EVERY)
 def test_what_is_no_optimizer_is_refused_as_by_torch(name: str) -> None:
     arguments = {**DEFAULTS[name], **({"schedulers": []} if name in NESTED else {})}

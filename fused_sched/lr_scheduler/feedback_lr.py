@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from inspect import signature
 from operator import is_
 from types import FunctionType
 from typing import Any
@@ -29,7 +30,13 @@ class _HostFeedbackLR(HostMeasured):
             one_a_group("function", self.function, len(optimizer.param_groups))
         for one in self.function if isinstance(self.function, list) else [function]:
             if not callable(one):
-                raise TypeError(f"function must be one of the lr and the signal, but is a {type(one).__name__}")
+                raise TypeError(f"function={one!r} must be a function of the lr and the signal")
+            try:
+                signature(one).bind(0.0, 0.0)
+            except TypeError as error:
+                raise TypeError(f"function={one!r} must take the lr and the signal, two floats: {error}") from None
+            except ValueError:
+                pass  # a built-in says nothing of its arguments
         super().__init__(optimizer, last_epoch)
 
     def _adapted(self, lrs: list[float], signal: float) -> list[float]:

@@ -53,6 +53,9 @@ class Caller(Protocol):
     def _argument(self, epoch: int) -> int:
         """What they are given in the step to ``epoch``."""
 
+    def _is_valid(self) -> Callable[[Any], Any] | None:
+        """Says whether a number that one of them gave may be used; None if any may."""
+
 
 class StepFunctions:
     """One function of the step a param group: operations of the program, or rows that Python computes.
@@ -84,7 +87,7 @@ class StepFunctions:
         self._traces: list[Traced] | None = None
         self._reason = ""
         try:
-            traces = trace_all(self._known, self._outputs)
+            traces = trace_all(self._known, self._outputs, self._caller()._is_valid())
             if len(traces) > 1:
                 emit_per_group(b := Builder(len(traces)), traces, b.register("step", 0.0))  # may be too long
             self._traces = traces

@@ -12,6 +12,7 @@ from ..compiled import not_compiled
 from ..memory.control_block import FIELDS, PAIRS, PARTS
 from ..memory.values import as_float
 from ..program.builder import Builder, Value
+from ..step_options import OPTION_FIELDS
 from .base import OnDevice
 from .functions import UNUSED
 from .host_steps import refilled
@@ -92,6 +93,9 @@ class ParamScheduler(OnDevice, _HostParamScheduler):
     Raises:
         ValueError: ``name`` is unknown or not in a group, or the list has another length.
         TypeError: ``fn`` is not callable.
+
+    A value that the group would refuse when it is assigned, such as a negative ``max_grad_norm``, raises ValueError in
+    the step that it is for; in replays of a CUDA graph the schedule stops before it, and the host raises when it looks.
     """
 
     _overwrites = True
@@ -131,6 +135,9 @@ class ParamScheduler(OnDevice, _HostParamScheduler):
         first = next((f for f in self.fns if f is not None), None)
         return [] if first is None else [first if f is None else f for f in self.fns]  # None: not used
 
+    def _is_valid(self) -> Callable[[Any], Any] | None:
+        return OPTION_FIELDS[self.name][0] if self.name in OPTION_FIELDS else None
+
     def _called(self, epoch: int) -> list[list[Any]]:
         rows = [(UNUSED,) * self._outputs() if f is None else self._numbers(f(epoch), epoch) for f in self.fns]
         return [list(column) for column in zip(*rows, strict=True)]
@@ -141,10 +148,16 @@ class ParamScheduler(OnDevice, _HostParamScheduler):
     def _numbers(self, value: Any, epoch: int) -> tuple[float, ...]:
         parts = tuple(value) if isinstance(value, (tuple, list)) else (value,)
         try:
-            if len(parts) == self._outputs():
-                return tuple(as_float(x) for x in parts)
+            numbers = tuple(as_float(x) for x in parts)
         except (TypeError, ValueError):
-            pass
+            numbers = ()
+        if len(numbers) == self._outputs():
+            is_valid, rule = OPTION_FIELDS.get(self.name, (None, ""))
+            if is_valid is not None and not is_valid(*numbers):
+                raise ValueError(
+                    f"the function for {self.name!r} returned {value!r} at step {epoch}: it must be {rule}"
+                )
+            return numbers
         what = "a pair of numbers" if self.name in PAIRS else "a number"
         raise TypeError(f"the function for {self.name!r} returned {value!r} at step {epoch}: it must return {what}")
 

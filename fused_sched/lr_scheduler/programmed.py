@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -132,7 +132,10 @@ class Programmed:
             raise ValueError(
                 f"horizon={self._horizon!r} must be an int of at least 1: the number of steps computed ahead"
             )
-        self._fused, self._skip_with_optimizer = bool(fused), bool(skip_with_optimizer)
+        for name, value in (("fused", fused), ("skip_with_optimizer", skip_with_optimizer)):
+            if not isinstance(value, bool):
+                raise TypeError(f"{name}={value!r} must be True or False")
+        self._fused, self._skip_with_optimizer = fused, skip_with_optimizer
 
     @property
     def _is_part(self) -> bool:
@@ -245,6 +248,10 @@ class Programmed:
     def _argument(self, epoch: int) -> int:
         """What the functions are given in the step to ``epoch``."""
         return epoch
+
+    def _is_valid(self) -> Callable[[Any], Any] | None:
+        """Says whether a number that a function gave may be used; None if any may."""
+        return None
 
     def _called(self, epoch: int) -> list[list[Any]]:
         """What the functions give, called as torch's code calls them; one list a column."""

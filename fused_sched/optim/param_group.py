@@ -89,7 +89,8 @@ class ParamGroup(LiveDict):
         if key in OF_ALL_GROUPS:
             raise TypeError(
                 f"{key}={value!r} in a param group, but it is the same for all groups of an optimizer: give it to the "
-                "optimizer's constructor"
+                "optimizer's constructor; what makes the optimizer itself, as ZeroRedundancyOptimizer does, takes "
+                f"functools.partial(AdamW, {key}=...) as its class"
             )
         if key in self.live and Home.rehearsal is not None and Home.rehearsal.watches:
             raise RuntimeError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +17,7 @@ from .home import refuse_in_rehearsal
 from .load import Load, with_own_dtypes
 from .measuring import SAVED, Measuring
 from .observing import Observing
-from .param_state import OptimizerState, ParamState, stored_average
+from .param_state import OptimizerState, ParamState, stored_average, whole_step
 from .rehearsed import Rehearsed
 from .rounding import Rounding
 from .stopping import Stopping
@@ -69,6 +69,9 @@ class Saving(Measuring, Averaging, Rounding, Stopping, Observing, Rehearsed, Opt
 
         def look(optimizer: Optimizer, given: dict[str, Any]) -> None:
             self._loading = given
+            for values in given["state"].values():  # torch makes floats of them, and strings of what lies in one
+                if isinstance(values, Mapping) and self._rule.step_key in values:
+                    whole_step(values[self._rule.step_key])
 
         last = self.register_load_state_dict_pre_hook(look)  # of those hooks
         try:

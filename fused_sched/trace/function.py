@@ -79,7 +79,13 @@ def promise(outcomes: Iterable[Outcome]) -> str:
     return f"the same bits as the function{but if inexact else ' on every device'}"
 
 
-def trace(function: Callable[[int], Any], outputs: int = 1, *, sparse: bool = False) -> Traced:
+def trace(
+    function: Callable[[int], Any],
+    outputs: int = 1,
+    *,
+    sparse: bool = False,
+    is_valid: Callable[[Any], Any] | None = None,
+) -> Traced:
     """A Python function of the step as a program.
 
     It is not called: its code is run in the sandbox on a symbolic step, once for each path through its decisions. The
@@ -90,6 +96,7 @@ def trace(function: Callable[[int], Any], outputs: int = 1, *, sparse: bool = Fa
         function: takes the step, an int from 0 on, and returns a number.
         outputs: 1 for a number; n for a tuple or list of n numbers.
         sparse: compare at fewer steps, for one of many functions that differ in numbers only.
+        is_valid: whether what it returned may be used; where not, it is as if the function raised.
 
     Raises:
         Untraceable: it does what is not on the list, or not what a program can; its ``reason`` says what.
@@ -98,13 +105,22 @@ def trace(function: Callable[[int], Any], outputs: int = 1, *, sparse: bool = Fa
     with naming(name), quiet_numpy(), closing(Sandbox()) as box:
         explorer = Explorer({"step": (Interval(0.0, float(LAST_STEP)), True)})
         rebuilt = box.wrap(function)
-        outcome = explorer.explore(lambda: returned(rebuilt(Sym(explorer.inputs["step"], "int")), outputs))
+
+        def run(step: Any) -> Any:
+            result = rebuilt(step)
+            if is_valid is not None and not is_valid(result):
+                raise ValueError
+            return result
+
+        outcome = explorer.explore(lambda: returned(run(Sym(explorer.inputs["step"], "int")), outputs))
         evaluator, steps = evaluator_of(outcome), steps_to_compare(explorer, sparse)
-        compare(explorer, evaluator, lambda x: rebuilt(x["step"]), [{"step": x} for x in steps])
+        compare(explorer, evaluator, lambda x: run(x["step"]), [{"step": x} for x in steps])
         return Traced(name, outcome, evaluator, box.watch, len(steps), explorer.horizon)
 
 
-def trace_all(functions: Sequence[Callable[[int], Any]], outputs: int = 1) -> list[Traced]:
+def trace_all(
+    functions: Sequence[Callable[[int], Any]], outputs: int = 1, is_valid: Callable[[Any], Any] | None = None
+) -> list[Traced]:
     """:func:`trace` for one function of each param group; the same function is traced once.
 
     Functions after the first 8 of one name and place are compared at fewer steps.
@@ -114,7 +130,8 @@ def trace_all(functions: Sequence[Callable[[int], Any]], outputs: int = 1) -> li
     for function in functions:
         if id(function) not in known:
             counts[describe(function)] += 1
-            known[id(function)] = trace(function, outputs, sparse=counts[describe(function)] > SPARSE_AFTER)
+            sparse = counts[describe(function)] > SPARSE_AFTER
+            known[id(function)] = trace(function, outputs, sparse=sparse, is_valid=is_valid)
     return [known[id(function)] for function in functions]
 
 

@@ -69,6 +69,17 @@ def test_resumed_by_torchs_class_and_from_it(
         check_same(found, train(ALONE, STEPS))
 
 
+@pytest.mark.parametrize("master", ["float32", "remainder"])
+def test_masters_are_resumed(master: str, ranks: Ranks, tmp_path: Path) -> None:
+    """In parts, as neither gloo nor NCCL gathers the int16 of a remainder."""
+    training = Training("fsdp", dtype=torch.bfloat16, options={"master_weights": master})
+    expected = ranks.run(2, train, training, STEPS)
+    ranks.run(2, train_and_save, training, SAVED, str(tmp_path))
+    for found, right in zip(ranks.run(2, go_on, training, SAVED, STEPS, str(tmp_path)), expected, strict=True):
+        assert all(map(torch.equal, found[0], right[0]))
+        assert found[1] == right[1][SAVED:]
+
+
 def test_a_rank_that_is_killed(ranks: Ranks, tmp_path: Path) -> None:
     training = Training("fsdp")
     (well, trace), gone = ranks.outcomes(2, train_and_vanish, training, SAVED, STEPS, str(tmp_path), seconds=50)

@@ -161,8 +161,10 @@ ADAM_FAULTS: dict[str, Fault] = {
         for kind in (torch.tensor, float)
     },
     "step of an int -1": (_step(-1), ValueError),
-    "step of letters": (_step("abc"), ANY),
-    "step of two elements": (_step(torch.ones(2)), (*ANY, RuntimeError)),
+    "step of letters": (_step("abc"), TypeError),
+    "step of None": (_step(None), TypeError),
+    "step in a list": (_step([3.0]), TypeError),
+    "step of two elements": (_step(torch.ones(2)), TypeError),
 }
 CASES = [
     *((kind, case, fault) for kind, case in STATEFUL for fault in FAULTS),
