@@ -179,6 +179,27 @@ def test_replays_past_the_rows_computed_ahead_hold_the_lr_and_are_reported(
     scheduler.state_dict()
 
 
+@pytest.mark.parametrize("fused", [False, True], ids=["separate", "fused"])
+def test_replays_never_have_a_value_that_a_group_refuses(
+    fused: bool, gpu_backend: Any, capture: Capture, warm_up: WarmUp
+) -> None:
+    made = _optimizer(backend=gpu_backend, max_grad_norm=9.0)
+    scheduler = ParamScheduler(made, "max_grad_norm", lambda step: 5.0 - step, fused=fused)
+
+    def body() -> None:
+        made.step()
+        scheduler.step()
+
+    warm_up(body, 2)
+    graph = capture(body)
+    for _ in range(6):
+        graph.replay()
+    assert [g["max_grad_norm"] for g in made.param_groups] == [0.0] * len(made.param_groups)
+    with pytest.raises(RuntimeError, match="^ParamScheduler stopped before epoch 6, .*: ValueError: max_grad_norm=-1.0 must be"):
+        scheduler.get_last_value()
+        scheduler.get_last_lr()
+
+
 def test_function_called_by_python_cannot_be_captured_without_a_horizon(
     gpu_backend: Any, capture: Capture, warm_up: WarmUp
 ) -> None:
