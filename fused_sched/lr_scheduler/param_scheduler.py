@@ -121,6 +121,7 @@ class ParamScheduler(OnDevice, _HostParamScheduler):
     @not_compiled
     def get_last_value(self) -> list[Any]:
         """The present value in each param group: floats, or pairs for ``"betas"``."""
+        self._raise_if_trapped()
         key, *place = PARTS.get(self.name, (self.name,))
         values = [group[key] for group in self.optimizer.param_groups]
         return [value[place[0]] for value in values] if place else values
