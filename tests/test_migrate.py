@@ -15,7 +15,7 @@ import pytest
 import torch
 from processes import run_python
 
-from fused_sched.lr_scheduler import KLAdaptiveLR
+from fused_sched.lr_scheduler import KLAdaptiveLR, StepLR
 from fused_sched.optim import SGD, Adam, AdamW
 
 ROOT = Path(__file__).parent.parent
@@ -124,7 +124,7 @@ def _as_apex(saved: dict[str, Any]) -> dict[str, Any]:
     for group in apex["param_groups"]:
         states = [apex["state"][n] for n in group["params"] if n in apex["state"]]
         counts = {int(state.pop("step")) for state in states}
-        kept = {key: group[key] for key in ("lr", "betas", "eps", "weight_decay", "params")}
+        kept = {k: group[k] for k in ("lr", "initial_lr", "betas", "eps", "weight_decay", "params") if k in group}
         group.clear()
         group.update(kept, bias_correction=True)
         if counts:
@@ -149,6 +149,18 @@ def test_a_state_dict_of_fused_adam_goes_on_here(ours: Any, theirs: Any, steps: 
     torch.testing.assert_close(mine, weights)
     assert [g["lr"] for g in optimizer.param_groups] == [0.1, 0.01]
     assert optimizer.state[mine[0]]["step"] == steps + 3
+
+
+def test_a_scheduler_goes_on_with_what_the_groups_had() -> None:
+    other = torch.optim.AdamW([torch.nn.Parameter(torch.ones(2))], lr=0.8)
+    theirs = torch.optim.lr_scheduler.StepLR(other, 3, 0.5)
+    for seed in range(7):
+        _step(other, seed)
+        theirs.step()
+    optimizer = AdamW([torch.nn.Parameter(torch.ones(2))], lr=0.1)
+    optimizer.load_state_dict(_from_fused_adam()(_as_apex(other.state_dict()), optimizer))
+    scheduler = StepLR(optimizer, 3, 0.5, last_epoch=theirs.last_epoch - 1)
+    assert (scheduler.base_lrs, optimizer.param_groups[0]["lr"]) == ([0.8], theirs.get_last_lr()[0])
 
 
 def test_a_state_dict_without_bias_correction_is_refused() -> None:

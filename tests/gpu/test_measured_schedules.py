@@ -221,7 +221,7 @@ def test_a_function_that_raises_in_a_loop_that_the_host_drives(gpu_backend: Any)
         if value:
             scheduler.step()
         else:
-            with pytest.raises(ZeroDivisionError, match="float division by zero"):
+            with pytest.raises(ZeroDivisionError, match="division by zero"):
                 scheduler.step()
     assert scheduler.get_last_lr() == [lr * 0.5 / 0.25 * 0.5 / 2.0 for lr in LRS]
     assert scheduler.last_epoch == 2
