@@ -41,11 +41,7 @@ if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
     os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))  # for what tests start
 
 ROUNDS = int(os.environ.get("FUSED_SCHED_TEST_ROUNDS", "1"))  # how many seeds a test with a seed runs with
-
-
 INTERPRETED = 1  # variants of a test that the ordinary lane runs in Triton's interpreter, which is slow
-
-
 SHARE = int(os.environ.get("FUSED_SCHED_TEST_SHARE", "1"))  # of the slow tests, one of so many, drawn anew in each run
 
 
@@ -54,8 +50,9 @@ def pytest_report_header() -> str:
 
 
 def _left_out(item: pytest.Item) -> bool:
-    drawn = random.Random(f"{lane.SEED} {item.nodeid}").randrange(SHARE)
-    return bool(drawn) and item.get_closest_marker("slow") is not None
+    if SHARE == 1 or item.get_closest_marker("slow") is None:
+        return False
+    return random.Random(f"{lane.SEED} {item.nodeid}").randrange(SHARE) > 0
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

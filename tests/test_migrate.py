@@ -158,7 +158,11 @@ def test_a_scheduler_goes_on_with_what_the_groups_had() -> None:
         _step(other, seed)
         theirs.step()
     optimizer = AdamW([torch.nn.Parameter(torch.ones(2))], lr=0.1)
-    optimizer.load_state_dict(_from_fused_adam()(_as_apex(other.state_dict()), optimizer))
+    saved = _as_apex(other.state_dict())
+    saved["param_groups"][0]["max_lr"] = 0.9  # as OneCycleLR has it
+    optimizer.load_state_dict(_from_fused_adam()(saved, optimizer))
+    assert optimizer.param_groups[0]["max_lr"] == 0.9
+    assert "step" not in optimizer.param_groups[0]
     scheduler = StepLR(optimizer, 3, 0.5, last_epoch=theirs.last_epoch - 1)
     assert (scheduler.base_lrs, optimizer.param_groups[0]["lr"]) == ([0.8], theirs.get_last_lr()[0])
 

@@ -12,7 +12,7 @@ from ..compiled import not_compiled
 from ..memory.control_block import FIELDS, PAIRS, PARTS
 from ..memory.values import as_float
 from ..program.builder import Builder, Value
-from ..step_options import OPTION_FIELDS
+from ..step_options import OPTION_FIELDS, check_field
 from .base import OnDevice
 from .functions import UNUSED
 from .host_steps import refilled
@@ -153,11 +153,11 @@ class ParamScheduler(OnDevice, _HostParamScheduler):
         except (TypeError, ValueError):
             numbers = ()
         if len(numbers) == self._outputs():
-            is_valid, rule = OPTION_FIELDS.get(self.name, (None, ""))
-            if is_valid is not None and not is_valid(*numbers):
-                raise ValueError(
-                    f"the function for {self.name!r} returned {value!r} at step {epoch}: it must be {rule}"
-                )
+            try:
+                if self.name in OPTION_FIELDS:
+                    check_field(self.name, *numbers)
+            except ValueError as error:
+                raise ValueError(f"what the function gave at step {epoch} is refused: {error}") from None
             return numbers
         what = "a pair of numbers" if self.name in PAIRS else "a number"
         raise TypeError(f"the function for {self.name!r} returned {value!r} at step {epoch}: it must return {what}")

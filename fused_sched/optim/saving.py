@@ -69,7 +69,7 @@ class Saving(Measuring, Averaging, Rounding, Stopping, Observing, Rehearsed, Opt
 
         def look(optimizer: Optimizer, given: dict[str, Any]) -> None:
             self._loading = given
-            for values in given["state"].values():  # torch makes floats of them, and strings of what lies in one
+            for values in given["state"].values():  # torch's cast makes others of what is no number
                 if isinstance(values, Mapping) and self._rule.step_key in values:
                     whole_step(values[self._rule.step_key])
 
