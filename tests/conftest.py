@@ -66,6 +66,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     With compiled kernels only what they take part in, by ``backend`` or ``gpu``, or in a module with ``lane``.
     """
+    for name in ("FUSED_SCHED_TEST_ROUNDS", "FUSED_SCHED_TEST_SHARE"):  # of this run, not of one that a test starts
+        os.environ.pop(name, None)
     mark_spare_variants(items, {"triton": INTERPRETED} if os.environ.get("TRITON_INTERPRET") == "1" else {})
     wanted = [i for i in items if not _left_out(i)]
     if lane.PTX:

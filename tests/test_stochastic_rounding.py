@@ -38,23 +38,22 @@ def bits_of(p: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("seed", "updates", "stream", "number", "words"),
+    ("key", "updates", "stream", "number", "words"),
     [  # the known answers of Random123; elements number * 8 and on have number as the counter's first words
         (0, 0, 0, 0, (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
         (0x299F31D0A4093822, 0x03707344, 0x13198A2E, None, (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1)),
     ],
 )
 def test_the_words_are_those_of_philox(
-    seed: int, updates: int, stream: int, number: int | None, words: tuple[int, ...]
+    key: int, updates: int, stream: int, number: int | None, words: tuple[int, ...]
 ) -> None:
     from fused_sched.memory.stochastic import _philox
 
-    key = torch.tensor(seed)
     if number is None:
         counter = [torch.tensor([n]) for n in (0x243F6A88, 0x85A308D3, stream, updates)]
-        assert [int(w) for w in _philox(counter, key)] == list(words)
+        assert [int(w) for w in _philox(counter, torch.tensor(key))] == list(words)
     else:
-        bits = draw_bits(key, torch.tensor(updates), stream, torch.empty(8, dtype=torch.bfloat16))
+        bits = draw_bits(torch.tensor(key), torch.tensor(updates), stream, torch.empty(8, dtype=torch.bfloat16))
         assert bits.tolist() == [half for w in words for half in (w & 0xFFFF, w >> 16)]
 
 
