@@ -14,6 +14,7 @@ from ..memory.values import as_float, refuse_fake_mode
 from ..notice import warn
 from ..optim.home import Home
 from ..program.program import Program
+from .arguments import check_arguments
 from .attributes import keep
 from .binding import Bound
 from .host_steps import groups_to_put_back, tensors_kept
@@ -64,6 +65,7 @@ class OnDevice(Bound):
 
     def _construct(self, *args: Any, **kwargs: Any) -> None:
         """Torch's constructor."""
+        check_arguments(self._torch_class, args, kwargs)
         super().__init__(*args, **kwargs)
 
     def __del__(self) -> None:

@@ -191,6 +191,9 @@ class ChainedScheduler(_Nested, lr_scheduler.ChainedScheduler):
         skip_with_optimizer: bool = False,
     ) -> None:
         self._refuse_fused_parts(schedulers)
+        for i, part in enumerate(schedulers):
+            if not hasattr(part, "optimizer"):
+                raise TypeError(f"ChainedScheduler at index {i} has {part!r}, which is no scheduler: give one")
         self._reset_slots(fused, skip_with_optimizer)
         lr_scheduler.ChainedScheduler.__init__(self, _shown_to_torch(schedulers), optimizer)
         self._schedulers = schedulers
