@@ -19,12 +19,13 @@ from ..program.schedule import Schedule
 from ..rules import Rule
 from ..step_options import STREAM, StepKeywords, split
 from .addition import is_torchs, narrow
+from .checks import check_gradients, check_params
 from .home import Home, refuse_in_rehearsal
 from .param_group import ParamGroup
 from .param_state import OptimizerState, take_back_steps
 from .saving import Saving
 from .sparse import check_sparse, update_sparse, zero_sparse
-from .sync import Sync, check_gradients, check_params
+from .sync import Sync
 
 
 class FusedOptimizer(Saving):

@@ -9,10 +9,10 @@ import torch
 
 from ..rules import Rule
 from ..step_options import AVERAGE, MASTER, NARROW, REMAINDER, STREAM, StepOptions
+from .checks import check_complete, check_dtype, check_shape
 from .param_group import check_group
 from .param_state import OptimizerState, ParamState, whole_step
 from .rounding import check_stream
-from .sync import check_complete, check_dtype, check_shape
 
 
 class Load:
