@@ -419,3 +419,49 @@ def test_averages_of_a_copy_before_its_first_step(way: str) -> None:
     with copied.ema_weights():
         assert q.tolist() == [-1.5] * 3
     assert q.tolist() == [-2.0] * 3
+
+
+NOT_FINITE = {"first": [0], "last": [4], "all but one": [0, 1, 3, 4], "first two": [0, 1]}
+
+
+@pytest.mark.parametrize("value", [-math.inf, math.inf, math.nan])
+@pytest.mark.parametrize("where", NOT_FINITE)
+@pytest.mark.parametrize("rule", [SGD, AdamW])
+def test_an_average_with_elements_that_are_nan_holds_the_others(
+    rule: Any, where: str, value: float, backend: Backend
+) -> None:
+    """As of an infinite parameter, in torch's lerp too; in the place of parameters, in checkpoints, for late ones."""
+    others = [i for i in range(5) if i not in NOT_FINITE[where]]
+    options = {"lr": 1.0, "ema_decay": 0.5, "backend": backend}
+
+    def parameter() -> torch.nn.Parameter:
+        p = torch.nn.Parameter(torch.zeros(5))
+        p.data[NOT_FINITE[where]] = value
+        return p
+
+    def step(optimizer: Any, *params: torch.nn.Parameter) -> None:
+        for p in params:
+            p.grad = torch.ones(5)
+            p.grad[NOT_FINITE[where]] = 0.0
+        optimizer.step()
+
+    p, late = parameter(), torch.nn.Parameter(torch.ones(5))
+    optimizer = rule([p, late], **options)
+    averaged = AveragedModel(torch.nn.ParameterList([p]), multi_avg_fn=get_ema_multi_avg_fn(0.5))
+    for _ in range(3):
+        step(optimizer, p)
+        averaged.update_parameters(torch.nn.ParameterList([p]))
+        (expected,) = averaged.module
+        with optimizer.ema_weights():
+            torch.testing.assert_close(p.detach()[others], expected.detach()[others])
+        saved = copy.deepcopy(optimizer.state_dict())
+        torch.testing.assert_close(saved["state"][0]["ema"][others], expected.detach()[others])
+    q = torch.nn.Parameter(p.detach().clone())
+    loaded = rule([q, torch.nn.Parameter(torch.ones(5))], **options)
+    loaded.load_state_dict(saved)
+    step(loaded, q)
+    step(optimizer, p, late)
+    average = optimizer.state[p]["ema"]
+    torch.testing.assert_close(loaded.state[q]["ema"], average, rtol=0, atol=0, equal_nan=True)
+    began = torch.lerp(torch.ones(5), late.detach(), 0.5)  # as what it was when the other began
+    torch.testing.assert_close(optimizer.state[late]["ema"][others], began[others])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 from fractions import Fraction
 from typing import Any
@@ -233,6 +234,44 @@ def test_a_run_that_goes_on_draws_on(name: str, way: str, backend: Backend) -> N
         assert torch.equal(bits_of(p), bits_of(q))
 
 
+@pytest.mark.parametrize("skipped_by", ["NaN", "GradScaler", "flag"])
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW"])
+def test_a_parameter_whose_updates_were_all_skipped_draws_on(name: str, skipped_by: str, backend: Backend) -> None:
+    """Its number is in the state dict, with a state that torch's class takes for one that begins."""
+    options: Any = {"lr": 0.01, "stochastic_rounding": True, "rounding_seed": 3, "backend": backend}
+    options |= {"skip_nonfinite": skipped_by == "NaN"}
+
+    def skipped(optimizer: Any, p: torch.nn.Parameter) -> None:
+        p.grad = torch.full_like(p, math.nan if skipped_by == "NaN" else 1.0)
+        if skipped_by == "GradScaler":
+            optimizer.found_inf = torch.ones(1)
+        elif skipped_by == "flag":
+            optimizer.stop_when(torch.ones((), dtype=torch.bool))
+        optimizer.step()
+        if skipped_by == "GradScaler":
+            del optimizer.found_inf
+        elif skipped_by == "flag":
+            optimizer.stop_when(None)
+
+    params = some()
+    optimizer = CLASSES[name](params, **options)
+    skipped(optimizer, params[1])  # so it has the first stream
+    saved = copy.deepcopy(optimizer.state_dict())
+    if name != "SGD":
+        torchs = getattr(torch.optim, name)(some(), lr=0.01)
+        torchs.load_state_dict(copy.deepcopy(saved))
+        run(torchs, torchs.param_groups[0]["params"], 1)
+    others = some()
+    loaded = CLASSES[name](others, **options)
+    loaded.load_state_dict(saved)
+    run(optimizer, params, 3)
+    run(loaded, others, 3)
+    assert [optimizer.state[p]["rounding_stream"] for p in params] == [1, 0]
+    assert [loaded.state[p]["rounding_stream"] for p in others] == [1, 0]
+    for p, q in zip(params, others, strict=True):
+        assert torch.equal(bits_of(p), bits_of(q))
+
+
 def test_no_position_matters(backend: Backend) -> None:
     """A parameter draws the same wherever in the groups it is, and whoever else is there."""
     alone, moved = some(3), some(3)
@@ -307,7 +346,7 @@ def test_streams_that_are_none(stream: Any, error: type[Exception], backend: Bac
     saved = optimizer.state_dict()
     before = bits_of(params[0]).clone()
     saved["state"][0]["rounding_stream"] = stream
-    with pytest.raises(error, match="rounding_stream"):
+    with pytest.raises(error, match=f"rounding_stream' is {stream!r}"):
         optimizer.load_state_dict(saved)
     run(optimizer, params, 0)
     optimizer.state[params[0]]["rounding_stream"] = stream
@@ -332,4 +371,17 @@ def test_counts_that_are_none(name: str, backend: Backend) -> None:
     saved = optimizer.state_dict()
     saved["fused_sched"][name] = "three"
     with pytest.raises(ValueError, match=f"{name}.*'three'"):
+        optimizer.load_state_dict(saved)
+
+
+@pytest.mark.parametrize(
+    ("there", "missing"), [("rounding_seed", "rounding_updates"), ("rounding_updates", "rounding_seed")]
+)
+def test_a_seed_and_its_updates_go_together(there: str, missing: str, backend: Backend) -> None:
+    params = some(1)
+    optimizer = SGD(params, lr=0.1, stochastic_rounding=True, backend=backend)
+    run(optimizer, params, 1)
+    saved = optimizer.state_dict()
+    del saved["fused_sched"][missing]
+    with pytest.raises(ValueError, match=f"'{there}' without '{missing}', and random bits depend on both"):
         optimizer.load_state_dict(saved)

@@ -11,10 +11,7 @@ import torch
 from ..memory.parameter_table import is_dense, same_layout
 from ..memory.shards import local
 from .home import Home
-from .param_state import stored_average
-from .sync import first_number
-
-PIECE = 2**20  # elements that are exchanged at a time
+from .param_state import PIECE, holds_numbers, stored_average
 
 
 class Averaging(Home):
@@ -66,25 +63,29 @@ class Averaging(Home):
                     pairs[id(p)] = p, average.detach()
         if not pairs:
             return []
-        first = [first_number(average).double() for _, average in pairs.values()]
-        begun = (~torch.stack(first).isnan()).tolist()
+        begun = torch.stack([holds_numbers(average) for _, average in pairs.values()]).tolist()
         return [pair for pair, there in zip(pairs.values(), begun, strict=True) if there]
 
-    def _has_begun(self, state: Any) -> bool:
-        """Whether the average in a state holds something (reads the device).
+    @torch.no_grad()
+    def _states_averaged(self) -> set[int]:
+        """By identity, the states whose averages hold something (reads the device).
 
-        One without elements cannot say it itself, but those of a group begin together; alone it has all that it can.
+        Those of a group begin together. So an average without elements, which cannot say it itself, goes by the others,
+        and no process has less than the others have, whatever is in its parts of them. Where there are no others, it
+        goes by the count of its updates, and has all that it can where that is not kept.
         """
-        average = stored_average(state)
-        if average is None or average.numel() > 0:
-            return average is not None and not first_number(average).isnan()
-        groups = (group["params"] for group in self.groups_seen)
-        of_group = next((params for params in groups if any(self.state.get(p) is state for p in params)), None)
-        if of_group is None:
-            return False
-        others = [stored_average(self.state.get(p)) for p in of_group]
-        first = next((other for other in others if other is not None and other.numel() > 0), None)
-        return first is None or not first_number(first).isnan()
+        averages = {id(state): stored_average(state) for state in self.state.values()}
+        full = {key: a for key, a in averages.items() if a is not None and a.numel() > 0}
+        flags = torch.stack([holds_numbers(a) for a in full.values()]).tolist() if full else []
+        begun = {key for key, flag in zip(full, flags, strict=True) if flag}
+        for group in self.groups_seen:
+            states = [state for p in group["params"] if stored_average(state := self.state.get(p)) is not None]
+            mine = {id(state) for state in states}
+            if mine & begun:
+                begun |= mine
+            elif not mine & full.keys():
+                begun |= {id(state) for state in states if not (state.live and state.holds_nothing)}
+        return begun
 
     def _refuse_among_averages(self, what: str) -> None:
         if self._averages_are_in is not None:

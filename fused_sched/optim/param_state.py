@@ -12,12 +12,13 @@ import torch
 from torch.optim.optimizer import _get_scalar_dtype
 
 from ..memory.control_block import ControlBlock
-from ..memory.parameter_table import real_view
+from ..memory.parameter_table import is_dense, real_view
 from ..memory.shards import local, spread_alike
 from ..rules import Rule
 from ..step_options import AVERAGE, OF_NO_RULE
 from .live_dict import Changes, LiveDict
 
+PIECE = 2**20  # elements of averages that are looked at, or exchanged, at a time
 _MOST_STEPS = 2**53  # float64, in which bias corrections are computed, has all whole numbers up to here
 
 
@@ -186,6 +187,16 @@ def start_anew(key: str, tensor: torch.Tensor) -> torch.Tensor:
     else:
         mine.zero_()
     return tensor
+
+
+def holds_numbers(average: torch.Tensor) -> torch.Tensor:
+    """Whether an average is more than "nothing yet": a bool, 0-d.
+
+    One number would not tell: that of an infinite parameter is NaN too, as torch's lerp gives it.
+    """
+    mine = real_view(average)
+    flat = mine.as_strided((mine.numel(),), (1,)) if is_dense(mine) else mine.reshape(-1)
+    return ~torch.stack([piece.isnan().all() for piece in flat.split(PIECE)]).all()
 
 
 def whole_step(value: Any) -> int:

@@ -46,13 +46,19 @@ class Rounding(Home):
                     f"the state dict has {name!r}: {number!r}, but it must be a whole number of 64 bits, at least "
                     f"{least}: correct it, or leave it out"
                 )
+        if (_SEED in saved) != (_UPDATES in saved):
+            there, missing = (_SEED, _UPDATES) if _SEED in saved else (_UPDATES, _SEED)
+            raise ValueError(
+                f"the state dict has {there!r} without {missing!r}, and random bits depend on both: give both, or "
+                "leave out both"
+            )
 
     def _go_on_rounding(self, saved: Mapping[str, Any]) -> None:
         """Draw on as the optimizer would that a state dict is of; nothing if it did not."""
         if not self._options.stochastic_rounding or _SEED not in saved:
             return
         header = self._block.integers
-        header[HEADER["seed"]], header[HEADER["updates"]] = saved[_SEED], saved.get(_UPDATES, 0)
+        header[HEADER["seed"]], header[HEADER["updates"]] = saved[_SEED], saved[_UPDATES]
 
 
 def _signed(seed: int) -> int:

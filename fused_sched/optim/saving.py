@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from .. import backends
 from ..compiled import not_compiled
-from ..step_options import AVERAGE, OF_NO_RULE, OPTION_FIELDS, StepKeywords
+from ..step_options import AVERAGE, OF_NO_RULE, OPTION_FIELDS, STREAM, StepKeywords
 from .averaging import Averaging
 from .home import refuse_in_rehearsal
 from .load import Load, with_own_dtypes
@@ -19,7 +19,7 @@ from .measuring import SAVED, Measuring
 from .observing import Observing
 from .param_state import OptimizerState, ParamState, stored_average, whole_step
 from .rehearsed import Rehearsed
-from .rounding import Rounding
+from .rounding import Rounding, check_stream
 from .stopping import Stopping
 
 
@@ -70,8 +70,8 @@ class Saving(Measuring, Averaging, Rounding, Stopping, Observing, Rehearsed, Opt
         def look(optimizer: Optimizer, given: dict[str, Any]) -> None:
             self._loading = given
             for values in given["state"].values():  # torch's cast makes others of what is no number
-                if isinstance(values, Mapping) and self._rule.step_key in values:
-                    whole_step(values[self._rule.step_key])
+                if isinstance(values, Mapping):
+                    self._check_numbers(values)
 
         last = self.register_load_state_dict_pre_hook(look)  # of those hooks
         try:
@@ -79,6 +79,12 @@ class Saving(Measuring, Averaging, Rounding, Stopping, Observing, Rehearsed, Opt
         finally:
             last.remove()
             self._loading = None
+
+    def _check_numbers(self, values: Mapping[str, Any]) -> None:
+        if self._rule.step_key is not None and self._rule.step_key in values:
+            whole_step(values[self._rule.step_key])
+        if self._options.stochastic_rounding and values.get(STREAM) is not None:
+            check_stream(values[STREAM])
 
     def _own_so_far(self) -> dict[str, Any]:
         """What torch's class does not know of."""
@@ -109,7 +115,8 @@ class Saving(Measuring, Averaging, Rounding, Stopping, Observing, Rehearsed, Opt
         """Without states of parameters in no group that hold nothing yet: torch has none of them to refuse."""
         listed = {p for g in self.param_groups for p in g["params"]}
         unlisted = {p: s for p, s in self.state.items() if p not in listed and isinstance(s, ParamState)}
-        aside = {p: s for p, s in unlisted.items() if not self._without_reserves(s) and s}
+        averaged = self._states_averaged() if unlisted else set()
+        aside = {p: s for p, s in unlisted.items() if s and not self._without_reserves(s, averaged)}
         for p in aside:
             dict.pop(self.state, p)
         try:
@@ -118,22 +125,31 @@ class Saving(Measuring, Averaging, Rounding, Stopping, Observing, Rehearsed, Opt
             for p, state in aside.items():
                 dict.setdefault(self.state, p, state)
 
-    def _without_reserves(self, state: ParamState) -> dict[str, Any]:
-        """A copy."""
-        reserved = {self._rule.step_key, *self._rule.state_keys} if state.holds_nothing else set()
-        if reserved and self._rule.step_key is not None:  # else a master may hold something all the same
-            reserved |= OF_NO_RULE - {AVERAGE}
-        if stored_average(state) is not None:
-            begun = not reserved if self._rule.step_key is not None else self._has_begun(state)
-            if not begun:
-                reserved = reserved | {AVERAGE}
+    def _without_reserves(self, state: ParamState, averaged: Collection[int]) -> dict[str, Any]:
+        """A copy without what only says "nothing yet".
+
+        Torch's Adam takes a state whole or not at all: where a number of its own, or an average, has to be kept, so are
+        the rule's keys. A master that no update has changed is the parameter.
+
+        Args:
+            averaged: by identity, states whose averages hold something.
+        """
+        not_begun = stored_average(state) is not None and id(state) not in averaged
+        reserved: set[str | None] = {AVERAGE} if not_begun else set()
+        if state.holds_nothing:
+            has_own = any(state.stored(key) is not None for key in {STREAM, AVERAGE} - reserved)
+            if self._rule.step_key is None:  # a master may hold something all the same
+                reserved |= {*self._rule.state_keys}
+            elif not has_own:
+                reserved |= {self._rule.step_key, *self._rule.state_keys, *OF_NO_RULE}
         return {k: v for k, v in state.items() if k not in reserved}
 
     def _plain_state(self, state: dict[Any, Any]) -> dict[Any, Any]:
         plain: dict[Any, Any] = {}
+        averaged = self._states_averaged()
         for key, values in state.items():
             if isinstance(values, ParamState):
-                kept = self._without_reserves(values)
+                kept = self._without_reserves(values, averaged)
                 if values and not kept:
                     continue
                 values = kept

@@ -18,7 +18,6 @@ from ..memory.parameter_table import (
     Staging,
     dtype_beside,
     layers,
-    real_view,
     same_layout,
     state_dtype_fits,
     state_format,
@@ -38,7 +37,7 @@ from .checks import (
     why_not_trainable,
 )
 from .param_group import ParamGroup
-from .param_state import OptimizerState, ParamState, start_anew, stored_average
+from .param_state import OptimizerState, ParamState, holds_numbers, start_anew, stored_average
 from .rounding import check_stream, first_free_stream
 from .sparse import reserve_buffer
 
@@ -56,7 +55,7 @@ class Sync:
         states: new ones, by parameter.
         tensors: by identity of a state and key, the state and what to put there without saying that it holds something.
         streams: by identity of a state, the state and the number that is to choose its parameter's random bits.
-        begun: by identity of a group, what :meth:`_begun_average` gives.
+        begun: by identity of a group, what :meth:`_has_begun` gives.
         averages: by identity of a parameter, how often it is still to come in groups that have averages.
     """
 
@@ -250,23 +249,16 @@ class Sync:
         average = self._state_tensor(p, state, AVERAGE, self.options.average_dtype(p.dtype))
         if is_new and mine.numel() > 0:
             if id(group) not in self.begun:
-                self.begun[id(group)] = self._begun_average(group)
-            first = self.begun[id(group)]
-            if first is not None:
+                self.begun[id(group)] = self._has_begun(group)
+            others = self.begun[id(group)]
+            if others is not None:
                 stored = local(self.tensors[id(state), AVERAGE][1])
                 value = mine.detach() if entry.master is None else value_of(mine, entry.master)
-                stored.copy_(torch.where(first.isnan(), stored, value.to(stored.dtype)))
+                stored.copy_(torch.where(others, value.to(stored.dtype), stored))
         return average
 
-    def _begun_average(self, group: ParamGroup) -> torch.Tensor | None:
-        """An element of an average that some parameter of a group has had already; None if none has."""
-        for p in group["params"]:
-            average = stored_average(self.state.get(p))
-            if average is not None and average.numel() > 0:
-                return first_number(average)
-        return None
-
-
-def first_number(tensor: torch.Tensor) -> torch.Tensor:
-    """The first of a tensor's numbers, 0-d."""
-    return real_view(tensor).as_strided((), ())
+    def _has_begun(self, group: ParamGroup) -> torch.Tensor | None:
+        """Whether an average that some parameter of a group has had already holds something, 0-d; None if none has."""
+        averages = [stored_average(self.state.get(p)) for p in group["params"]]
+        flags = [holds_numbers(a.detach()) for a in averages if a is not None and a.numel() > 0]
+        return torch.stack(flags).any() if flags else None
