@@ -182,7 +182,7 @@ def split(keywords: StepKeywords) -> tuple[StepOptions, dict[str, Any]]:
     """
     unknown = [name for name in keywords if name not in StepKeywords.__annotations__]
     if unknown:
-        known = ", ".join(StepKeywords.__annotations__)
+        known = ", ".join(["backend", *StepKeywords.__annotations__])
         raise TypeError(f"unknown keyword {unknown[0]!r}: beside those of torch's class there are {known}")
     values: dict[str, Any] = dict(keywords)
     fields = {name: values.pop(name) for name in OPTION_FIELDS if name in values}

@@ -207,13 +207,13 @@ def _place_of(optimizers: Sequence[Any]) -> tuple[torch.device, Platform]:
             )
     if not optimizers:
         raise TypeError("no optimizer was named: graphed(function, optimizer), with all whose step() it calls")
-    devices = {o.device for o in optimizers}
+    devices = {o._block.device for o in optimizers}
     if len(devices) > 1:
         raise ValueError(
             f"the optimizers are on {', '.join(sorted(map(str, devices)))}: one graph is of one device, so use a "
             "graphed function for each"
         )
-    return optimizers[0].device, optimizers[0].backend.platform
+    return devices.pop(), optimizers[0]._backend.platform
 
 
 def _kind_of(i: int, x: Any) -> Any:

@@ -24,6 +24,7 @@ from .home import Home, refuse_in_rehearsal
 from .param_group import ParamGroup
 from .param_state import OptimizerState, take_back_steps
 from .saving import Saving
+from .shown import shown
 from .sparse import check_sparse, update_sparse, zero_sparse
 from .sync import Sync
 
@@ -120,12 +121,12 @@ class FusedOptimizer(Saving):
             for name, value in fields.items():
                 group.setdefault(name, value)
 
-    @property
+    @shown
     def device(self) -> torch.device:
         """Where the parameters are."""
         return self._block.device
 
-    @property
+    @shown
     def backend(self) -> backends.Backend:
         """What runs the updates; its ``name`` says which one was chosen."""
         return self._backend
@@ -135,7 +136,9 @@ class FusedOptimizer(Saving):
             return group
         self._refuse_differentiable(group.get("differentiable"))
         check_params([group], self._options, self._block.device)
-        return ParamGroup(group, tuple(self.defaults), self._block, self._changes)
+        made = ParamGroup(group, tuple(self.defaults), self._block, self._changes)
+        self._changes.given.watch(group, made)
+        return made
 
     def _own_state(self, state: dict[Any, Any]) -> OptimizerState:
         if isinstance(state, OptimizerState) and state.belongs_to(self._block):
@@ -327,6 +330,8 @@ class FusedOptimizer(Saving):
     # -- groups, parameters and state as they are now --------------------------------------------------
 
     def groups_changed(self) -> bool:
+        if self._changes.given:
+            self._changes.given.follow()
         groups, known = self.param_groups, self.groups_seen
         if groups is not self._known_groups or self._changes.rebound:
             return True

@@ -5,13 +5,16 @@ from __future__ import annotations
 import copy
 import sys
 import weakref
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar
 
 import torch
+from torch.utils._pytree import register_pytree_node
 
 from ..memory.shards import local
 from ..memory.values import has_values
+from .given import GivenDicts
 
 
 class Changes:
@@ -21,14 +24,16 @@ class Changes:
         structure: something the parameter table was built from (params, state tensors, flags).
         lr_by_hand: an lr was assigned by hand, not by a scheduler.
         lent: states whose ``step`` was handed out as a tensor since the last optimizer step.
+        given: the dicts that groups were made of.
         values: how often a value of a param group was assigned that is not in the control block.
         rebound: a value of a param group became another tensor, or was one and is none.
         handed_out: state tensors that a user may have, by id, and the memory that they had.
     """
 
-    __slots__ = ("handed_out", "lent", "lr_by_hand", "rebound", "structure", "values")
+    __slots__ = ("given", "handed_out", "lent", "lr_by_hand", "rebound", "structure", "values")
 
     def __init__(self) -> None:
+        self.given = GivenDicts()
         self.structure = True
         self.lr_by_hand = False
         self.lent: list[weakref.ref[Any]] = []
@@ -102,11 +107,16 @@ class LiveDict(dict[str, Any]):
     """A dict whose keys in :attr:`live` are read from, and written to, another place.
 
     ``d[k]``, ``get``, ``items``, ``values``, ``{**d}``, ``dict(d)``, ``|``, ``==``, ``repr``, ``json``,
-    ``copy``, ``deepcopy`` and ``pickle`` all see the live value. Copies are plain dicts.
-    Subclasses implement :meth:`_read` and :meth:`_write`.
+    ``copy``, ``deepcopy`` and ``pickle`` all see the live value. Copies are plain dicts, what was pickled is an
+    OrderedDict, and the class of a group or state makes plain dicts of items alone, as helpers that rebuild collections
+    call it. Subclasses implement :meth:`_read` and :meth:`_write`.
     """
 
     live: frozenset[str] = frozenset()
+    needs: ClassVar[int] = 0  # so many arguments; with fewer, a plain dict is made
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        return dict(*args, **kwargs) if len(args) < cls.needs else super().__new__(cls)
 
     def _read(self, key: str) -> Any:
         """The present value of a live key."""
@@ -198,4 +208,14 @@ class LiveDict(dict[str, Any]):
         return copy.deepcopy(self.copy(), memo)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        return dict, (self.copy(),)
+        return OrderedDict, (), None, None, iter(self.items())  # which torch.load takes with weights_only, too
+
+
+def rebuilt_as(cls: type[dict[Any, Any]], plain: Callable[[], dict[Any, Any]]) -> None:
+    """Let torch's functions for trees see into dicts of a class; the trees that they make have plain ones."""
+    register_pytree_node(
+        cls,
+        lambda d: ([d[key] for key in d], [*d]),
+        lambda values, keys: plain() | dict(zip(keys, values, strict=True)),
+        serialized_type_name=f"{cls.__module__}.{cls.__name__}",
+    )

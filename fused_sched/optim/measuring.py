@@ -16,6 +16,7 @@ from ..memory.shards import is_shard, within_zero
 from ..rules import Rule
 from ..step_options import StepOptions
 from .home import Home
+from .shown import shown
 
 GRAD = RECORD["grad"]
 SAVED = "fused_sched"  # in a state dict, beside torch's "state" and "param_groups"
@@ -32,7 +33,7 @@ class Measuring(Home):
     _apart: Sequence[torch.Tensor] = ()  # addresses of gradients that share no memory, by table
     _may_skip = _zeroes = False  # of the options: attributes, as every step asks
 
-    @property
+    @shown
     def grad_norm(self) -> torch.Tensor:
         """The norm of all gradients of the last step, before clipping: 0-d, float64, on the device.
 
@@ -44,13 +45,13 @@ class Measuring(Home):
         self._refuse_unmeasured("grad_norm")
         return self._block.tensor[HEADER["grad_norm"]]
 
-    @property
+    @shown
     def group_grad_norms(self) -> list[torch.Tensor]:
         """As :attr:`grad_norm`, for each group what it was clipped by; all the same with ``norm_scope="all"``."""
         self._refuse_unmeasured("group_grad_norms")
         return [self._block.measured(row, "group_norm") for row in self.rows]
 
-    @property
+    @shown
     def skipped_steps(self) -> torch.Tensor:
         """How many steps were skipped so far, whoever did it: 0-d, int64, on the device; live as :attr:`grad_norm`.
 

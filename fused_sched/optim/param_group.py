@@ -13,7 +13,7 @@ from ..memory.values import has_values
 from ..notice import warn
 from ..step_options import OF_ALL_GROUPS, OPTION_FIELDS, check_field
 from .home import Home
-from .live_dict import Changes, LiveDict
+from .live_dict import Changes, LiveDict, rebuilt_as
 
 Number = float | torch.Tensor
 
@@ -35,6 +35,8 @@ class ParamGroup(LiveDict):
     Raises:
         KeyError, TypeError, ValueError: see :func:`check_group`; the row is free again.
     """
+
+    needs = 4
 
     def __init__(self, values: Mapping[str, Any], keys: Sequence[str], block: ControlBlock, changes: Changes) -> None:
         super().__init__()
@@ -81,6 +83,8 @@ class ParamGroup(LiveDict):
         return self._read_field(key)
 
     def _read_field(self, field: str) -> Any:
+        if self._changes.given:
+            self._changes.given.follow()
         block, row = self._block, self.row
         tensor = block.bindings.get(row, field) if block.bindings.fields else None
         return block.read(block.slot(row, field)) if tensor is None else tensor
@@ -92,6 +96,8 @@ class ParamGroup(LiveDict):
                 "optimizer's constructor; what makes the optimizer itself, as ZeroRedundancyOptimizer does, takes "
                 f"functools.partial(AdamW, {key}=...) as its class"
             )
+        if self._changes.given:
+            self._changes.given.follow()  # what was assigned there before
         if key in self.live and Home.rehearsal is not None and Home.rehearsal.watches:
             raise RuntimeError(
                 f"{key}={value!r} was assigned inside a function that becomes a CUDA graph, which would not do it "
@@ -162,6 +168,9 @@ class ParamGroup(LiveDict):
             elif tensor is not known:  # else the field is more exact than the tensor
                 block.take_value(row, field, tensor)
             self._changes.rebound |= tensor is not known
+
+
+rebuilt_as(ParamGroup, dict)
 
 
 def check_value(key: str, value: Any) -> list[Number]:

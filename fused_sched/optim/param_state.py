@@ -16,7 +16,7 @@ from ..memory.parameter_table import is_dense, real_view
 from ..memory.shards import local, spread_alike
 from ..rules import Rule
 from ..step_options import AVERAGE, OF_NO_RULE
-from .live_dict import Changes, LiveDict
+from .live_dict import Changes, LiveDict, rebuilt_as
 
 PIECE = 2**20  # elements of averages that are looked at, or exchanged, at a time
 _MOST_STEPS = 2**53  # float64, in which bias corrections are computed, has all whole numbers up to here
@@ -39,6 +39,8 @@ class ParamState(LiveDict):
         ValueError, TypeError: ``step`` is not a number of updates.
         RuntimeError: see :meth:`ControlBlock.claim_count`.
     """
+
+    needs = 3
 
     def __init__(
         self, rule: Rule, block: ControlBlock, changes: Changes, values: Mapping[str, Any] | None = None
@@ -228,10 +230,14 @@ class OptimizerState(defaultdict[torch.Tensor, Any]):
         values: to begin with.
     """
 
+    def __new__(cls, *args: Any) -> Any:
+        """As :meth:`LiveDict.__new__`: one of ours is made of a rule."""
+        return super().__new__(cls) if args and isinstance(args[0], Rule) else defaultdict(*args)
+
     def __init__(
         self, rule: Rule, block: ControlBlock, changes: Changes, values: Mapping[Any, Any] | None = None
     ) -> None:
-        super().__init__(None, values or {})
+        super().__init__(dict, values or {})  # the factory is shown only: see __missing__
         self._made_of = rule, block, changes
         self._changes = changes
 
@@ -253,6 +259,22 @@ class OptimizerState(defaultdict[torch.Tensor, Any]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return defaultdict, (dict,), None, None, iter(self.items())
+
+    def copy(self) -> defaultdict[Any, Any]:  # type: ignore[override]
+        return defaultdict(dict, self)
+
+    def __copy__(self) -> defaultdict[Any, Any]:  # type: ignore[override]
+        return self.copy()
+
+    def __or__(self, other: Any) -> Any:
+        return self.copy() | other
+
+    def __ror__(self, other: Any) -> Any:
+        return other | self.copy()
+
+    def __ior__(self, other: Any) -> OptimizerState:  # type: ignore[override]
+        self.update(other)
+        return self
 
     def _changed(self) -> None:
         self._changes.structure = True
@@ -284,6 +306,10 @@ class OptimizerState(defaultdict[torch.Tensor, Any]):
     def setdefault(self, key: Any, default: Any = None) -> Any:
         self._changed()
         return super().setdefault(key, default)
+
+
+rebuilt_as(ParamState, dict)
+rebuilt_as(OptimizerState, lambda: defaultdict(dict))
 
 
 def take_back_steps(lent: Iterable[weakref.ref[ParamState]]) -> None:

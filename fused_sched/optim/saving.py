@@ -166,13 +166,17 @@ class Saving(Measuring, Averaging, Rounding, Stopping, Observing, Rehearsed, Opt
             "_backend_given": self._backend_given,
             "_options": self._options,
             "_own": self._own_so_far(),
+            "_given": self._changes.given.of(self.groups_seen),  # others may be copied with it that have them too
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if "_block" not in self.__dict__:
-            own = state.pop("_own", {})
+            own, given = state.pop("_own", {}), state.pop("_given", ())
             super().__setstate__(state)
             self._start(self.__dict__.get("_backend_given"))
+            for one, group in zip(given, self.groups_seen, strict=False):
+                if one is not None:
+                    self._changes.given.watch(one, group)
             self._go_on(own)
             return
         self.sync_groups()
