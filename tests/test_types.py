@@ -89,8 +89,6 @@ def test_right_uses_run(recwarn: pytest.WarningsRecorder) -> None:
 
 
 def _torchs_class(cls: Any) -> Any:
-    if cls is torch.optim.lr_scheduler.LRScheduler:  # it is torch's own
-        return cls
     return cls._torch_class if issubclass(cls, OnDevice) else getattr(torch.optim, cls.__name__)
 
 

@@ -18,7 +18,7 @@ hyperparameter, :func:`on_device` for schedulers made elsewhere, and :func:`get_
 models.
 """
 
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LRScheduler as LRScheduler
 from torch.optim.lr_scheduler import _LRScheduler as _LRScheduler  # which older subclasses build on
 
 from .convert import on_device
@@ -46,7 +46,6 @@ __all__ = [
     "ExponentialLR",
     "FeedbackLR",
     "KLAdaptiveLR",
-    "LRScheduler",
     "LambdaLR",
     "LinearLR",
     "MultiStepLR",
