@@ -117,7 +117,40 @@ def of_anothers_groups(made: Callable[..., Any]) -> Any:
     return p
 
 
-PROGRAMS = [around, copied_and_edited, groups_edited, added_and_edited, put_in_and_edited, of_anothers_groups]
+def put_back(made: Callable[..., Any]) -> Any:
+    p, q = one(), one()
+    groups: Any = [{"params": [p], "lr": 1.0}, {"params": [q], "lr": 1.0}]
+    optimizer = made(groups)
+    optimizer.param_groups[0]["lr"] = 0.5
+    optimizer.param_groups = [groups[1], groups[0]]  # the dicts themselves
+    step(optimizer, p, q)
+    lrs = [group["lr"] for group in optimizer.param_groups]
+    groups[0]["lr"] = 0.25
+    step(optimizer, p, q)
+    return p, q, lrs
+
+
+def loaded(made: Callable[..., Any]) -> Any:
+    """After a load there are other groups."""
+    p = one()
+    groups: Any = [{"params": [p], "lr": 1.0}]
+    optimizer = made(groups)
+    optimizer.load_state_dict(optimizer.state_dict())
+    groups[0]["lr"] = 0.25
+    step(optimizer, p)
+    return p
+
+
+PROGRAMS = [
+    around,
+    copied_and_edited,
+    groups_edited,
+    added_and_edited,
+    put_in_and_edited,
+    of_anothers_groups,
+    put_back,
+    loaded,
+]
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

@@ -134,6 +134,9 @@ class FusedOptimizer(Saving):
     def _own_group(self, group: dict[str, Any]) -> ParamGroup:
         if isinstance(group, ParamGroup) and group.lives_in(self._block):
             return group
+        known = self._changes.given.group_of(group)
+        if isinstance(known, ParamGroup):
+            return known
         self._refuse_differentiable(group.get("differentiable"))
         check_params([group], self._options, self._block.device)
         made = ParamGroup(group, tuple(self.defaults), self._block, self._changes)

@@ -40,6 +40,15 @@ class GivenDicts:
         if len(self._dicts) & (len(self._dicts) - 1) == 0:
             self._looks = 0
 
+    def group_of(self, given: dict[str, Any]) -> LiveDict | None:
+        """The group that was made of this very dict, if there is one still."""
+        found = next((r for d, r in zip(self._dicts, self._groups, strict=True) if d is given), None)
+        return None if found is None else found()
+
+    def clear(self) -> None:
+        """The groups have become others than their dicts, as those that were loaded."""
+        self._dicts, self._known, self._groups = [], [], []
+
     def of(self, groups: Sequence[LiveDict]) -> list[dict[str, Any] | None]:
         """For each group the dict that it was made of; None if nobody else has that."""
         self._forget_unused()

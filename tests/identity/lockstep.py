@@ -52,6 +52,7 @@ class Side:
         schedulers: those that the user holds; ``None`` where one was let go.
         kept: torch's schedulers that stand beside fused ones of ours that were let go.
         device: of the parameters.
+        given: dicts that groups were made of.
     """
 
     def __init__(self, home: Any, device: str) -> None:
@@ -60,6 +61,7 @@ class Side:
         self.params: list[Tensor] = []
         self.schedulers: list[Any] = []
         self.kept: list[Any] = []
+        self.given: list[dict[str, Any]] = []
 
     @property
     def is_ours(self) -> bool:

@@ -223,7 +223,20 @@ class Machine(RuleBasedStateMachine):
         if len(self.groups) < AT_MOST:
             unlisted = self.unlisted()
             name = unlisted[n % len(unlisted)] if unlisted else self.pair.parameter(SHAPES[n % len(SHAPES)])
-            self.do(lambda side: side.optimizer.add_param_group({"params": [side.params[name]], "lr": lr}))
+
+            def act(side: Side) -> None:
+                given = {"params": [side.params[name]], "lr": lr}
+                side.optimizer.add_param_group(given)
+                side.given.append(given)
+
+            self.do(act)
+
+    @rule(n=N, key=st.sampled_from(["lr", "weight_decay", "own"]), value=FACTOR)
+    def edit_a_dict_that_was_given(self, n: int, key: str, value: float) -> None:
+        """Which torch has as a group, if it was not loaded or copied since."""
+        given = [len(side.given) for side in (self.pair.torchs, self.pair.ours)]
+        if given[0] and given[0] == given[1]:
+            self.pair.both(lambda side: side.given[n % given[0]].update({key: value}))
 
     @rule(n=N)
     def add_a_listed_parameter(self, n: int) -> None:
