@@ -198,7 +198,14 @@ def test_what_was_assigned_to_a_dict_is_read_from_its_group_at_once(host_backend
     optimizer.param_groups[0]["lr"] = 3.0  # the last one counts
     step(optimizer, p)
     assert p.tolist() == [-2.0, -2.0]
-    assert optimizer.param_groups[0]["lr"] == 3.0
+    assert optimizer.param_groups[0]["lr"] == group["lr"] == 3.0
+    group["mine"] = 1
+    assert "mine" in optimizer.param_groups[0]
+    assert list(optimizer.param_groups[0]) == list(group)
+    optimizer.param_groups[0]["mine"] += 1
+    assert group["mine"] == 2
+    del optimizer.param_groups[0]["mine"]
+    assert "mine" not in group
     group["momentum"] = 0.5
     optimizer.load_state_dict({**optimizer.state_dict(), "state": {}})
     assert optimizer.param_groups[0]["momentum"] == 0.5

@@ -13,12 +13,14 @@ from ..notice import warn
 if TYPE_CHECKING:
     from .live_dict import LiveDict
 
+GONE: Any = object()  # what a key has that is deleted
+
 
 class GivenDicts:
     """Those that somebody still has. What is assigned to them is assigned to their groups, at the next look: a step, or
-    a read or write of a group.
+    a read or write of a group; and what is assigned to a group is assigned to its dict.
 
-    They are not written to: what a schedule sets, or what is assigned to a group, only the group has.
+    What a program on the device sets only the group has: to write it to the dicts would be to wait for it.
     """
 
     def __init__(self) -> None:
@@ -44,6 +46,16 @@ class GivenDicts:
         """The group that was made of this very dict, if there is one still."""
         found = next((r for d, r in zip(self._dicts, self._groups, strict=True) if d is given), None)
         return None if found is None else found()
+
+    def assign(self, group: LiveDict, key: str, value: Any = GONE) -> None:
+        """As to the group, just now."""
+        for given, known, reference in zip(self._dicts, self._known, self._groups, strict=True):
+            if reference() is group:
+                for each in (given, known):
+                    if value is GONE:
+                        each.pop(key, None)
+                    else:
+                        each[key] = value
 
     def clear(self) -> None:
         """The groups have become others than their dicts, as those that were loaded."""

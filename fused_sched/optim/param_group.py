@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -83,8 +83,6 @@ class ParamGroup(LiveDict):
         return self._read_field(key)
 
     def _read_field(self, field: str) -> Any:
-        if self._changes.given:
-            self._changes.given.follow()
         block, row = self._block, self.row
         tensor = block.bindings.get(row, field) if block.bindings.fields else None
         return block.read(block.slot(row, field)) if tensor is None else tensor
@@ -96,8 +94,7 @@ class ParamGroup(LiveDict):
                 "optimizer's constructor; what makes the optimizer itself, as ZeroRedundancyOptimizer does, takes "
                 f"functools.partial(AdamW, {key}=...) as its class"
             )
-        if self._changes.given:
-            self._changes.given.follow()  # what was assigned there before
+        self._look_at_given()
         if key in self.live and Home.rehearsal is not None and Home.rehearsal.watches:
             raise RuntimeError(
                 f"{key}={value!r} was assigned inside a function that becomes a CUDA graph, which would not do it "
@@ -126,6 +123,40 @@ class ParamGroup(LiveDict):
             self._changes.values += 1
         return value
 
+    def _look_at_given(self) -> None:
+        """Take in what was assigned to the dicts that groups were made of, before anything is read here."""
+        if self._changes.given:
+            self._changes.given.follow()
+
+    def __getitem__(self, key: str) -> Any:
+        self._look_at_given()
+        return super().__getitem__(key)
+
+    def __iter__(self) -> Iterator[str]:
+        self._look_at_given()
+        return super().__iter__()
+
+    def __reversed__(self) -> Iterator[str]:
+        self._look_at_given()
+        return super().__reversed__()
+
+    def __contains__(self, key: object) -> bool:
+        self._look_at_given()
+        return super().__contains__(key)
+
+    def __len__(self) -> int:
+        self._look_at_given()
+        return super().__len__()
+
+    def keys(self) -> Any:
+        self._look_at_given()
+        return super().keys()
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        super().__setitem__(key, value)
+        if self._changes.given:
+            self._changes.given.assign(self, key, value)
+
     def __delitem__(self, key: str) -> None:
         if key in OPTION_FIELDS and key in self:
             self._note_switch(key, "switched off")
@@ -133,6 +164,8 @@ class ParamGroup(LiveDict):
 
     def _removed(self, key: str) -> None:
         self._changes.structure = True
+        if self._changes.given:
+            self._changes.given.assign(self, key)
 
     def _note_switch(self, key: str, what: str) -> None:
         """The group has, or has no more, a field that only some groups have."""

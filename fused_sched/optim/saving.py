@@ -198,11 +198,11 @@ class Saving(Measuring, Averaging, Rounding, Stopping, Observing, Rehearsed, Opt
             self.param_groups, self.state, self.defaults = before
             raise
         groups, loaded = before[0], self.param_groups
+        self._changes.given.clear()
         self.param_groups = groups
         for group, values in zip(groups, loaded, strict=True):
             if group is not values:
                 group.replace(values)
-        self._changes.given.clear()
         self._changes.lr_by_hand = by_hand
         self.state = self._known_state = load.take()
         self._go_on({} if self._loading is None else self._loading.get(SAVED) or {})

@@ -93,6 +93,7 @@ class Machine(RuleBasedStateMachine):
         self.saved: list[Any] = []  # state dicts of both
         self.states: dict[bool, list[Any]] = {True: [], False: []}
         self.fused: list[bool] = []  # for each scheduler
+        self.edits = 0  # of dicts that were given
         self.age: dict[int, int] = {}  # of torch's schedulers
 
     # -- what is drawn ---------------------------------------------------------------------------------------
@@ -231,12 +232,13 @@ class Machine(RuleBasedStateMachine):
 
             self.do(act)
 
-    @rule(n=N, key=st.sampled_from(["lr", "weight_decay", "own"]), value=FACTOR)
-    def edit_a_dict_that_was_given(self, n: int, key: str, value: float) -> None:
-        """Which torch has as a group, if it was not loaded or copied since."""
+    @rule(n=N, key=st.sampled_from(["lr", "weight_decay", "own"]))
+    def edit_a_dict_that_was_given(self, n: int, key: str) -> None:
+        """Which torch has as a group, if it was not loaded or copied since. A value that it has already is not seen."""
         given = [len(side.given) for side in (self.pair.torchs, self.pair.ours)]
         if given[0] and given[0] == given[1]:
-            self.pair.both(lambda side: side.given[n % given[0]].update({key: value}))
+            self.edits += 1
+            self.pair.both(lambda side: side.given[n % given[0]].update({key: 0.01 + self.edits / 1024}))
 
     @rule(n=N)
     def add_a_listed_parameter(self, n: int) -> None:
