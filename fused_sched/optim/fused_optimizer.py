@@ -135,7 +135,7 @@ class FusedOptimizer(Saving):
         if isinstance(group, ParamGroup) and group.lives_in(self._block):
             return group
         known = self._changes.given.group_of(group)
-        if isinstance(known, ParamGroup):
+        if known is not None:
             return known
         self._refuse_differentiable(group.get("differentiable"))
         check_params([group], self._options, self._block.device)

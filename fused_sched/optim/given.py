@@ -4,114 +4,126 @@ from __future__ import annotations
 
 import sys
 import weakref
-from collections.abc import Sequence
-from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 from ..notice import warn
 
 if TYPE_CHECKING:
-    from .live_dict import LiveDict
+    from .param_group import ParamGroup
 
 GONE: Any = object()  # what a key has that is deleted
 
 
-class GivenDicts:
-    """Those that somebody still has. What is assigned to them is assigned to their groups, at the next look: a step, or
-    a read or write of a group; and what is assigned to a group is assigned to its dict.
+class Given:
+    """The dict of one group, for as long as somebody else has it.
 
-    What a program on the device sets only the group has: to write it to the dicts would be to wait for it.
+    What is assigned to it is assigned to the group, when that is looked at next, by a step, a read or a write; and what
+    is assigned to the group is assigned to the dict. What a program on the device sets only the group has: to write it
+    to the dict would be to wait for it.
     """
 
-    def __init__(self) -> None:
-        self._dicts: list[dict[str, Any]] = []
-        self._known: list[dict[str, Any]] = []  # what was in them at the last look
-        self._groups: list[weakref.ref[LiveDict]] = []
-        self._looks = 0
+    __slots__ = ("_at_work", "_known", "dict")
+
+    def __init__(self, given: dict[str, Any]) -> None:
+        self.dict = given
+        self._known = dict(given)  # as of the last look
         self._at_work = False
 
-    def __bool__(self) -> bool:
-        """Whether there are any, and :meth:`follow` is not at work already."""
-        return bool(self._dicts) and not self._at_work
+    def is_used(self) -> bool:
+        """Whether anybody else has it."""
+        return self.references() > _REFERENCES
 
-    def watch(self, given: dict[str, Any], group: LiveDict) -> None:
-        """Follow ``given``, which ``group`` was made of just now."""
-        self._dicts.append(given)
-        self._known.append(dict(given))
-        self._groups.append(weakref.ref(group))
-        if len(self._dicts) & (len(self._dicts) - 1) == 0:
-            self._looks = 0
+    def references(self) -> int:
+        """To the dict."""
+        return sys.getrefcount(self.dict)
 
-    def group_of(self, given: dict[str, Any]) -> LiveDict | None:
-        """The group that was made of this very dict, if there is one still."""
-        found = next((r for d, r in zip(self._dicts, self._groups, strict=True) if d is given), None)
-        return None if found is None else found()
-
-    def assign(self, group: LiveDict, key: str, value: Any = GONE) -> None:
-        """As to the group, just now."""
-        for given, known, reference in zip(self._dicts, self._known, self._groups, strict=True):
-            if reference() is group:
-                for each in (given, known):
-                    if value is GONE:
-                        each.pop(key, None)
-                    else:
-                        each[key] = value
-
-    def clear(self) -> None:
-        """The groups have become others than their dicts, as those that were loaded."""
-        self._dicts, self._known, self._groups = [], [], []
-
-    def of(self, groups: Sequence[LiveDict]) -> list[dict[str, Any] | None]:
-        """For each group the dict that it was made of; None if nobody else has that."""
-        self._forget_unused()
-        found = {id(reference()): given for given, reference in zip(self._dicts, self._groups, strict=True)}
-        return [found.get(id(group)) for group in groups]
-
-    def follow(self) -> None:
-        """Assign to groups what was assigned to their dicts.
+    def follow(self, group: ParamGroup) -> None:
+        """Assign to the group what was assigned to the dict.
 
         Raises:
-            TypeError, ValueError, RuntimeError: see :class:`ParamGroup`; the dict is looked at again the next time.
+            TypeError, ValueError, RuntimeError: see :class:`ParamGroup`; the next look comes to it again.
         """
-        self._looks += 1
-        if self._looks & (self._looks - 1) == 0:  # ever more rarely
-            self._forget_unused()
+        if self._at_work:
+            return
         try:
-            if self._dicts == self._known:  # by identity first, in compiled loops
+            if self.dict == self._known:  # of most values, it is enough that they are the same objects
                 return
         except Exception:  # a tensor or array that took another's place says no yes or no
             pass
         self._at_work = True
         try:
-            for i, (given, known, reference) in enumerate(zip(self._dicts, self._known, self._groups, strict=True)):
-                group = reference()
-                if group is not None:
-                    _assign(given, known, group)
-                self._known[i] = dict(given)
+            for key in self._known.keys() - self.dict.keys():
+                group.pop(key, None)
+            for key in [key for key in self.dict if key not in self._known or not self._is_known(key)]:
+                self._take(group, key)
+            self._known = dict(self.dict)
         finally:
             self._at_work = False
 
-    def _forget_unused(self) -> None:
-        used = [
-            count > _REFERENCES and reference() is not None
-            for count, reference in zip(_references(self._dicts), self._groups, strict=True)
-        ]
-        if not all(used):
-            self._dicts, self._known = list(compress(self._dicts, used)), list(compress(self._known, used))
-            self._groups = list(compress(self._groups, used))
+    def _is_known(self, key: str) -> bool:
+        return _same(self.dict[key], self._known[key])
 
-
-def _assign(given: dict[str, Any], known: dict[str, Any], group: LiveDict) -> None:
-    for key in known.keys() - given.keys():
-        group.pop(key, None)
-    for key in [key for key in given if key not in known or not _same(given[key], known[key])]:
-        if key in group.live and key in known and not _same(group[key], known[key]):
+    def _take(self, group: ParamGroup, key: str) -> None:
+        value = self.dict[key]
+        if key in group.live and key in self._known and not _same(group[key], self._known[key]):
             warn(
-                f"{key}={given[key]!r} was assigned to the dict that a param group was made of, and the group has it "
-                f"now; but the dict does not show what became of {key} since, {group[key]!r}. Read and edit "
+                f"{key}={value!r} was assigned to the dict that a param group was made of, and the group has it now; "
+                f"but the dict does not show what became of {key} since, {group[key]!r}. Read and edit "
                 "optimizer.param_groups"
             )
-        group[key] = given[key]
+        group[key] = value
+
+    def assign(self, key: str, value: Any = GONE) -> None:
+        """As to the group, just now."""
+        if self._at_work:
+            return
+        for each in (self.dict, self._known):
+            if value is GONE:
+                each.pop(key, None)
+            else:
+                each[key] = value
+
+
+class GivenDicts:
+    """The groups of an optimizer whose dicts somebody else has."""
+
+    def __init__(self) -> None:
+        self._groups: list[weakref.ref[ParamGroup]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._groups)
+
+    def watch(self, given: dict[str, Any], group: ParamGroup) -> None:
+        """Let ``group``, which was made of ``given`` just now, follow it."""
+        group.given = Given(given)
+        self._groups.append(weakref.ref(group))
+
+    def group_of(self, given: dict[str, Any]) -> ParamGroup | None:
+        """The group that was made of this very dict, if there is one still."""
+        groups = (reference() for reference in self._groups)
+        return next((g for g in groups if g is not None and g.given is not None and g.given.dict is given), None)
+
+    def follow(self) -> None:
+        """Let all groups look at their dicts, and let go of those that nobody else has any more."""
+        kept = []
+        for reference in self._groups:
+            group = reference()
+            if group is None or group.given is None:
+                continue
+            if group.given.is_used():
+                group.given.follow(group)
+                kept.append(reference)
+            else:
+                group.given = None
+        self._groups = kept
+
+    def clear(self) -> None:
+        """The groups have become others than their dicts, as those that were loaded."""
+        for reference in self._groups:
+            group = reference()
+            if group is not None:
+                group.given = None
+        self._groups = []
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -121,8 +133,5 @@ def _same(a: Any, b: Any) -> bool:
         return False
 
 
-def _references(dicts: list[dict[str, Any]]) -> list[int]:
-    return [sys.getrefcount(given) for given in dicts]
-
-
-_REFERENCES = _references([{}])[0]  # to a dict that only such a list has
+_ALONE = Given({})
+_REFERENCES = _ALONE.references()  # where nobody else has it

@@ -12,6 +12,7 @@ from ..memory.control_block import FIELDS, FLAGS, PAIRS, ControlBlock
 from ..memory.values import has_values
 from ..notice import warn
 from ..step_options import OF_ALL_GROUPS, OPTION_FIELDS, check_field
+from .given import Given
 from .home import Home
 from .live_dict import Changes, LiveDict, rebuilt_as
 
@@ -37,6 +38,7 @@ class ParamGroup(LiveDict):
     """
 
     needs = 4
+    given: Given | None = None  # that somebody else has
 
     def __init__(self, values: Mapping[str, Any], keys: Sequence[str], block: ControlBlock, changes: Changes) -> None:
         super().__init__()
@@ -124,9 +126,9 @@ class ParamGroup(LiveDict):
         return value
 
     def _look_at_given(self) -> None:
-        """Take in what was assigned to the dicts that groups were made of, before anything is read here."""
-        if self._changes.given:
-            self._changes.given.follow()
+        """Take in what was assigned to the dict that the group was made of, before anything is read here."""
+        if self.given is not None:
+            self.given.follow(self)
 
     def __getitem__(self, key: str) -> Any:
         self._look_at_given()
@@ -154,8 +156,8 @@ class ParamGroup(LiveDict):
 
     def __setitem__(self, key: str, value: Any) -> None:
         super().__setitem__(key, value)
-        if self._changes.given:
-            self._changes.given.assign(self, key, value)
+        if self.given is not None:
+            self.given.assign(key, value)
 
     def __delitem__(self, key: str) -> None:
         if key in OPTION_FIELDS and key in self:
@@ -164,8 +166,8 @@ class ParamGroup(LiveDict):
 
     def _removed(self, key: str) -> None:
         self._changes.structure = True
-        if self._changes.given:
-            self._changes.given.assign(self, key)
+        if self.given is not None:
+            self.given.assign(key)
 
     def _note_switch(self, key: str, what: str) -> None:
         """The group has, or has no more, a field that only some groups have."""

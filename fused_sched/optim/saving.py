@@ -166,7 +166,8 @@ class Saving(Measuring, Averaging, Rounding, Stopping, Observing, Rehearsed, Opt
             "_backend_given": self._backend_given,
             "_options": self._options,
             "_own": self._own_so_far(),
-            "_given": self._changes.given.of(self.groups_seen),  # others may be copied with it that have them too
+            # others may be copied with it that have them too
+            "_given": [group.given and group.given.is_used() and group.given.dict for group in self.groups_seen],
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -175,7 +176,7 @@ class Saving(Measuring, Averaging, Rounding, Stopping, Observing, Rehearsed, Opt
             super().__setstate__(state)
             self._start(self.__dict__.get("_backend_given"))
             for one, group in zip(given, self.groups_seen, strict=False):
-                if one is not None:
+                if one:
                     self._changes.given.watch(one, group)
             self._go_on(own)
             return
