@@ -131,8 +131,10 @@ class ParamGroup(LiveDict):
             self.given.follow(self)
 
     def __getitem__(self, key: str) -> Any:
-        self._look_at_given()
-        return super().__getitem__(key)
+        if self.given is not None:  # as _look_at_given() and super() do, in one call
+            self.given.follow(self)
+        stored = dict.__getitem__(self, key)
+        return self._read(key) if key in self.live else stored
 
     def __iter__(self) -> Iterator[str]:
         self._look_at_given()
