@@ -101,11 +101,11 @@ class Measured(OnDevice):
                 memory.copy_from_device(at, signal, count=2)
                 return
             memory.refuse_in_capture(f"{what} was read by the host", "give a tensor on the optimizer's device")
-        memory.write(at, as_float(signal), count=2)
+        memory.write(at, signal if type(signal) is float else as_float(signal), count=2)
 
     def _advance_with(self, schedule: Schedule, signal: Any, what: str) -> None:
         """A step that uses ``signal``, which is not left behind where the step is not made."""
-        if not isinstance(signal, torch.Tensor):
+        if type(signal) is not float and not isinstance(signal, torch.Tensor):
             signal = as_float(signal)
         local = not schedule.memory.remote
         before = self.observed if local and self._observing else None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import warnings
-from contextlib import nullcontext
 from typing import Any, Literal, SupportsFloat
 
 import torch
@@ -117,8 +116,11 @@ class ReduceLROnPlateau(Measured, lr_scheduler.ReduceLROnPlateau):
             )
         if epoch is not None:
             warn(EPOCH_DEPRECATION_WARNING)
-        with nullcontext() if Home.rehearsal is None else Home.rehearsal.work_of(self._home):
+        if Home.rehearsal is None:
             self._step_with(metrics, epoch)
+        else:
+            with Home.rehearsal.work_of(self._home):
+                self._step_with(metrics, epoch)
 
     def _step_with(self, metrics: SupportsFloat | None, epoch: int | None) -> None:
         if self._methods_touched and self._schedule is None:

@@ -333,7 +333,7 @@ class FusedOptimizer(Saving):
     # -- groups, parameters and state as they are now --------------------------------------------------
 
     def groups_changed(self) -> bool:
-        if self._changes.given:
+        if self._changes.given.groups:
             self._changes.given.follow()
         groups, known = self.param_groups, self.groups_seen
         if groups is not self._known_groups or self._changes.rebound:
@@ -341,8 +341,8 @@ class FusedOptimizer(Saving):
         bindings = self._block.bindings
         if bindings.fields and bindings.moved():
             return True
-        if len(groups) == 1 == len(known):
-            return groups[0] is not known[0]
+        if 0 < len(groups) == len(known) <= 2:  # as most have
+            return groups[0] is not known[0] or groups[-1] is not known[-1]
         return len(groups) != len(known) or not all(map(is_, groups, known))
 
     def _tables_are_current(self) -> bool:

@@ -88,25 +88,22 @@ class GivenDicts:
     """The groups of an optimizer whose dicts somebody else has."""
 
     def __init__(self) -> None:
-        self._groups: list[weakref.ref[ParamGroup]] = []
-
-    def __bool__(self) -> bool:
-        return bool(self._groups)
+        self.groups: list[weakref.ref[ParamGroup]] = []
 
     def watch(self, given: dict[str, Any], group: ParamGroup) -> None:
         """Let ``group``, which was made of ``given`` just now, follow it."""
         group.given = Given(given)
-        self._groups.append(weakref.ref(group))
+        self.groups.append(weakref.ref(group))
 
     def group_of(self, given: dict[str, Any]) -> ParamGroup | None:
         """The group that was made of this very dict, if there is one still."""
-        groups = (reference() for reference in self._groups)
+        groups = (reference() for reference in self.groups)
         return next((g for g in groups if g is not None and g.given is not None and g.given.dict is given), None)
 
     def follow(self) -> None:
         """Let all groups look at their dicts, and let go of those that nobody else has any more."""
         kept = []
-        for reference in self._groups:
+        for reference in self.groups:
             group = reference()
             if group is None or group.given is None:
                 continue
@@ -115,15 +112,15 @@ class GivenDicts:
                 kept.append(reference)
             else:
                 group.given = None
-        self._groups = kept
+        self.groups = kept
 
     def clear(self) -> None:
         """The groups have become others than their dicts, as those that were loaded."""
-        for reference in self._groups:
+        for reference in self.groups:
             group = reference()
             if group is not None:
                 group.given = None
-        self._groups = []
+        self.groups = []
 
 
 def _same(a: Any, b: Any) -> bool:

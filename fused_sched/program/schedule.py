@@ -303,9 +303,10 @@ class Schedule(Run):
         """Whether the host knows that an advance did nothing, waiting for Python to raise."""
         if self._trap is None:
             return False
-        if self.memory.stale or self.memory.volatile:
+        memory = self.memory
+        if memory.remote and (memory.stale or memory.volatile):
             return self.program.trap_awaited and not self.block.capturing() and self.read_trap()
-        return self.memory.host[self._trap] != 0.0
+        return memory.host[self._trap] != 0.0
 
     def read_trap(self) -> bool:
         """As :attr:`trapped`, after asking the device where only that knows."""
