@@ -59,16 +59,19 @@ def _signature(cls: type) -> inspect.Signature:
     return inspect.signature(cls.__init__)  # type: ignore[misc]
 
 
+# By types alone: isinstance() and hasattr() may run code of the user's, which torch does not run here.
 def _is_number(value: Any) -> bool:
-    return not isinstance(value, (str, bytes)) and (hasattr(value, "__float__") or hasattr(value, "__index__"))
+    kind = type(value)
+    return not issubclass(kind, (str, bytes)) and (hasattr(kind, "__float__") or hasattr(kind, "__index__"))
 
 
 def _all_of(value: Any, right: Callable[[Any], bool]) -> bool:
     """Of one value, or of those in a list or tuple, as torch takes them."""
-    return all(map(right, value)) if isinstance(value, (list, tuple)) else right(value)
+    return all(map(right, value)) if issubclass(type(value), (list, tuple)) else right(value)
 
 
 def _are_epochs(value: Any) -> bool:
-    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+    kind = type(value)
+    if issubclass(kind, (str, bytes)) or not issubclass(kind, Iterable):
         return False
-    return not isinstance(value, Collection) or all(map(_is_number, value))  # an iterator is torch's to read
+    return not issubclass(kind, Collection) or all(map(_is_number, value))  # an iterator is torch's to read

@@ -125,17 +125,17 @@ class ReduceLROnPlateau(Measured, lr_scheduler.ReduceLROnPlateau):
     def _step_with(self, metrics: SupportsFloat | None, epoch: int | None) -> None:
         if self._methods_touched and self._schedule is None:
             self._look_again()
-        if self._schedule is not None and not self._is_part:
+        if self._schedule is not None and self._outer_reference is None:
             OnDevice._before_advance(self)
+        schedule = None if epoch is not None or self._outer_reference is not None else self._schedule
         # torch reduces a tensor once for each group that shares it
-        shared = self._schedule is not None and self._schedule.shares_tensors
-        if epoch is not None or self._is_part or self._schedule is None or shared or not self._covers_groups():
+        if schedule is None or schedule.shares_tensors or not self._covers_groups():
             self._step_by_torch(metrics, epoch)
             return
         if metrics is None:
-            self._schedule.advance()
+            schedule.advance()
         else:
-            self._advance_with(self._schedule, metrics, "a metric")
+            self._advance_with(schedule, metrics, "a metric")
 
     def _step_by_torch(self, metrics: Any, epoch: int | None) -> None:
         self._home.refuse_in_capture("the lr of ReduceLROnPlateau was computed by Python")

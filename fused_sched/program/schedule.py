@@ -304,7 +304,7 @@ class Schedule(Run):
         if self._trap is None:
             return False
         memory = self.memory
-        if memory.remote and (memory.stale or memory.volatile):
+        if memory.volatile or (memory.remote and memory.stale):
             return self.program.trap_awaited and not self.block.capturing() and self.read_trap()
         return memory.host[self._trap] != 0.0
 
