@@ -17,7 +17,6 @@ from ..optim.home import Home
 from ..program.builder import Builder, Value
 from ..program.program import LAST_EPOCH
 from .attributes import kept
-from .base import OnDevice
 from .measured import Measured
 from .registers import Register
 
@@ -126,10 +125,10 @@ class ReduceLROnPlateau(Measured, lr_scheduler.ReduceLROnPlateau):
         if self._methods_touched and self._schedule is None:
             self._look_again()
         if self._schedule is not None and self._outer_reference is None:
-            OnDevice._before_advance(self)
+            self._take_in_changes()  # there are no values of a user's function
         schedule = None if epoch is not None or self._outer_reference is not None else self._schedule
         # torch reduces a tensor once for each group that shares it
-        if schedule is None or schedule.shares_tensors or not self._covers_groups():
+        if schedule is None or schedule.shares_tensors or (self.default_min_lr is None and not self._covers_groups()):
             self._step_by_torch(metrics, epoch)
             return
         if metrics is None:
