@@ -98,6 +98,11 @@ def real_view(tensor: torch.Tensor) -> torch.Tensor:
     return torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
 
 
+def flat_view(tensor: torch.Tensor) -> torch.Tensor:
+    """All elements of a dense tensor in the order of memory."""
+    return tensor.as_strided((tensor.numel(),), (1,))
+
+
 def is_dense(tensor: torch.Tensor) -> bool:
     """Whether the elements fill one block of memory without gaps or overlap, in whatever order."""
     if tensor.is_contiguous():

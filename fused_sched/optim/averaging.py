@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..memory.parameter_table import is_dense, same_layout
+from ..memory.parameter_table import flat_view, is_dense, same_layout
 from ..memory.shards import local
 from .home import Home
 from .param_state import PIECE, holds_numbers, stored_average
@@ -74,12 +74,14 @@ class Averaging(Home):
         and no process has less than the others have, whatever is in its parts of them. Where there are no others, it
         goes by the count of its updates, and has all that it can where that is not kept.
         """
-        averages = {id(state): stored_average(state) for state in self.state.values()}
-        full = {key: a for key, a in averages.items() if a is not None and a.numel() > 0}
+        averages = {id(s): a for s in self.state.values() if (a := stored_average(s)) is not None}
+        if not averages:
+            return set()
+        full = {key: a for key, a in averages.items() if a.numel() > 0}
         flags = torch.stack([holds_numbers(a) for a in full.values()]).tolist() if full else []
         begun = {key for key, flag in zip(full, flags, strict=True) if flag}
         for group in self.groups_seen:
-            states = [state for p in group["params"] if stored_average(state := self.state.get(p)) is not None]
+            states = [state for p in group["params"] if id(state := self.state.get(p)) in averages]
             mine = {id(state) for state in states}
             if mine & begun:
                 begun |= mine
@@ -108,7 +110,7 @@ class Exchange:
         self.owner, self.param, self.average = owner, param, average
         alike = param.dtype == average.dtype and is_dense(param) and same_layout(param, average)
         self._pieces = (
-            [] if not alike else list(zip(_flat(param).split(PIECE), _flat(average).split(PIECE), strict=True))
+            [] if not alike else list(zip(flat_view(param).split(PIECE), flat_view(average).split(PIECE), strict=True))
         )
         self._kept: torch.Tensor | None = None
         self._entered = 0
@@ -141,8 +143,3 @@ def _exchange(a: torch.Tensor, b: torch.Tensor) -> None:
     kept = a.clone()
     a.copy_(b)
     b.copy_(kept)
-
-
-def _flat(tensor: torch.Tensor) -> torch.Tensor:
-    """All elements of a dense tensor in the order of memory."""
-    return tensor.as_strided((tensor.numel(),), (1,))

@@ -145,7 +145,10 @@ class LiveDict(dict[str, Any]):
         return super().__iter__()
 
     def get(self, key: str, default: Any = None) -> Any:
-        return self[key] if key in self else default
+        try:
+            return self[key]
+        except KeyError:
+            return default
 
     def items(self) -> Any:
         return [(key, self[key]) for key in self]

@@ -149,13 +149,6 @@ class ParamGroup(LiveDict):
             self.given.follow(self)
         return dict.__contains__(self, key)
 
-    def get(self, key: str, default: Any = None) -> Any:
-        if self.given is not None:
-            self.given.follow(self)
-        if key in self.live:
-            return self._read(key) if dict.__contains__(self, key) else default
-        return dict.get(self, key, default)
-
     def __len__(self) -> int:
         self._look_at_given()
         return super().__len__()

@@ -12,7 +12,7 @@ import torch
 from torch.optim.optimizer import _get_scalar_dtype
 
 from ..memory.control_block import ControlBlock
-from ..memory.parameter_table import is_dense, real_view
+from ..memory.parameter_table import flat_view, is_dense, real_view
 from ..memory.shards import local, spread_alike
 from ..rules import Rule
 from ..step_options import AVERAGE, OF_NO_RULE
@@ -197,7 +197,7 @@ def holds_numbers(average: torch.Tensor) -> torch.Tensor:
     One number would not tell: that of an infinite parameter is NaN too, as torch's lerp gives it.
     """
     mine = real_view(average)
-    flat = mine.as_strided((mine.numel(),), (1,)) if is_dense(mine) else mine.reshape(-1)
+    flat = flat_view(mine) if is_dense(mine) else mine.reshape(-1)
     return ~torch.stack([piece.isnan().all() for piece in flat.split(PIECE)]).all()
 
 
