@@ -20,7 +20,7 @@ import triton.language as tl
 
 from ..kernels import fields, numerics
 from ..memory.control_block import FIELDS, GROUP_STRIDE, GROUPS_OFFSET
-from ..program.program import FIELD_OPERATIONS
+from ..program.operations import FIELD_OPERATIONS
 
 if TYPE_CHECKING:
     from ..program.program import Operation, Program

@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 
-from fused_sched.trace.operations import TABLE, Node, function_of
+from fused_sched.trace.graph import TABLE, Node, function_of
 from fused_sched.trace.paths import Outcome
 
 Interval = tuple[float, float]

@@ -7,6 +7,7 @@ import random
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -201,10 +202,10 @@ def test_a_traced_function_is_called_to_compare_where_the_host_knows_the_signal(
 def test_a_function_that_turns_out_to_be_another_one(host_backend: Any, mirrored: bool) -> None:
     made = made_with([0.1], host_backend)
     scheduler = FeedbackLR(made, by_kl)
-    traced = scheduler._traced
-    assert traced is not None
-    evaluate = traced.evaluate
-    traced.evaluate = lambda lrs, signal: [x * 1.5 for x in evaluate(lrs, signal) or []]  # type: ignore[method-assign]
+    assert scheduler._traced is not None
+    (traced,) = scheduler._traced
+    evaluator = traced.evaluator
+    scheduler._traced = [replace(traced, evaluator=lambda given: tuple(x * 1.5 for x in evaluator(given) or ()))]
     scheduler.observe(0.5)
     with pytest.warns(UserWarning, match=r"at signal 0.5 the function gave 0.08, where its program gives 0.12"):
         scheduler.step()

@@ -153,7 +153,7 @@ class Evaluators:
 
 def difference(candidate: Candidate, traced: Traced, step: int, found: dict[str, Outcome]) -> str:
     """What is not as promised at a step; "" if all is."""
-    expected = candidate.outcome(step) if step <= traced.horizon else None
+    expected = candidate.outcome(step) if step <= traced.outcome.horizon else None
     if not traced.outcome.inexact:
         wrong = [name for name, x in found.items() if not _same(x, expected)]
     else:
@@ -198,7 +198,7 @@ def check(rng: random.Random, name: str) -> tuple[str, str]:
     if traced.outcome.inexact and not candidate.inexact:
         return "", f"{traced.explain()}, but the function has no such operation\n{candidate.source}"
     evaluate = Evaluators(traced)
-    for step in candidate.steps(rng, traced.horizon):
+    for step in candidate.steps(rng, traced.outcome.horizon):
         wrong_at = difference(candidate, traced, step, evaluate(step))
         if wrong_at:
             return "", f"{wrong_at}\n{traced.explain()}\n{candidate.source}"

@@ -25,7 +25,8 @@ from fused_sched.memory.hosted_array import HostedArray
 from fused_sched.memory.platforms import TORCH, Platform
 from fused_sched.optim import SGD
 from fused_sched.program.builder import Builder
-from fused_sched.program.program import OP_CODES, Program
+from fused_sched.program.operations import OP_CODES
+from fused_sched.program.program import Program
 from fused_sched.program.schedule import Schedule
 
 MANY = 5000

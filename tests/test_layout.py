@@ -13,7 +13,7 @@ import pytest
 
 import fused_sched
 from fused_sched.memory import bindings, control_block, parameter_table
-from fused_sched.program import program
+from fused_sched.program import operations, program
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = Path(fused_sched.__file__).parent
@@ -63,14 +63,14 @@ def test_op_codes_are_the_same_in_cpp() -> None:
     found = re.search(r"enum Op : int \{(.*?)\};", text, re.DOTALL)
     assert found is not None
     names = [name.strip() for name in found[1].split(",") if name.strip()]
-    assert names == [_camel("kOp", name) for name in program.OPERATIONS] + ["kOpCount"]
-    assert [program.OP_CODES[name] for name in program.OPERATIONS] == list(range(len(program.OPERATIONS)))
+    assert names == [_camel("kOp", name) for name in operations.OPERATIONS] + ["kOpCount"]
+    assert [operations.OP_CODES[name] for name in operations.OPERATIONS] == list(range(len(operations.OPERATIONS)))
     assert _constants(text) == {"kMaxOperations": program.MAX_OPERATIONS, "kCodeWidth": program.CODE_WIDTH}
 
 
 def test_every_arithmetic_operation_is_computed_in_cpp() -> None:
     cases = re.findall(r"case (kOp\w+):", _source("program.h"))
-    assert sorted(cases) == sorted(_camel("kOp", name) for name in program.OPERATIONS)
+    assert sorted(cases) == sorted(_camel("kOp", name) for name in operations.OPERATIONS)
 
 
 def test_record_is_the_same_in_cpp() -> None:

@@ -19,25 +19,13 @@ from tolerances import SCHEDULE_RELATIVE
 from fused_sched import backends
 from fused_sched.memory.control_block import FIELDS, GROUP_STRIDE, GROUPS_OFFSET, ControlBlock
 from fused_sched.program.builder import Builder
-from fused_sched.program.program import (
-    CODE_WIDTH,
-    MAX_OPERATIONS,
-    NUMPY,
-    OP_CODES,
-    OPERATIONS,
-    Operation,
-    Program,
-    Slot,
-)
+from fused_sched.program.operations import ARITHMETIC, NUMPY, OP_CODES, OPERATIONS
+from fused_sched.program.program import CODE_WIDTH, MAX_OPERATIONS, Operation, Program, Slot
 from fused_sched.program.schedule import Schedule
 
 # Rounded as the library at hand does it. sqrt is IEEE's, but not in torch's vector library on the CPU.
 LIBM = ("pow", "exp", "expm1", "log", "log2", "log10", "log1p", "cos", "sin", "tan", "atan", "tanh")
-EXACT = tuple(
-    name
-    for name, arity in OPERATIONS.items()
-    if arity and name not in LIBM and "store" not in name and name != "lookup"
-)
+EXACT = tuple(name for name in ARITHMETIC if name not in LIBM)
 SPECIAL = [
     0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 1.5, 2.5, -2.5, 2.0, 3.0, 7.0, 0.1, 1e-5, -1e-5, 1e16, -1e16, 2.0**53, 1e300,
     -1e300, 1.7e308, 5e-324, -5e-324, 2.3e-308, math.pi, math.inf, -math.inf, math.nan,
@@ -366,11 +354,11 @@ def programs(draw: Any, libm: bool) -> tuple[Program, list[float]]:
         if name.startswith("lookup"):
             values.append(b.lookup(name.split()[1], values[draw(pick) % len(values)]))
         else:
-            values.append(b.op(name, *(values[draw(pick) % len(values)] for _ in range(OPERATIONS[name]))))
+            values.append(b.op(name, *(values[draw(pick) % len(values)] for _ in range(OPERATIONS[name].operands))))
     last = values[-1:]
     if libm:
         last = [
-            b.op(name, *(values[draw(pick) % len(values)] for _ in range(OPERATIONS[name])))
+            b.op(name, *(values[draw(pick) % len(values)] for _ in range(OPERATIONS[name].operands)))
             for name in draw(st.lists(st.sampled_from(LIBM), min_size=1, max_size=8))
         ]
     for i, value in enumerate(last):
@@ -436,13 +424,11 @@ def test_every_operation_on_special_values(backend: str) -> None:
     """All pairs of special values at once: one param group for each pair."""
     specials = SPECIAL if patience(backend, 1000) == 1000 else SPECIAL[::4]
     pairs = [(a, b) for a in specials for b in specials]
-    for name, arity in OPERATIONS.items():
-        if not arity or "store" in name or name == "lookup":
-            continue
+    for name in ARITHMETIC:
         b = Builder(len(pairs))
         x, y = b.group_register("x", [p[0] for p in pairs]), b.group_register("y", [p[1] for p in pairs])
         b.group_register("z", [0.0] * len(pairs))
-        b.set_register("z", b.op(name, *(x, y, x + y)[:arity]))
+        b.set_register("z", b.op(name, *(x, y, x + y)[: OPERATIONS[name].operands]))
         program = b.finish(name)
         memory = program.initial_memory(range(program.n_groups)).tolist()
         _advance_host(program, memory, [0.0] * (GROUPS_OFFSET + GROUP_STRIDE * len(pairs)))
@@ -470,19 +456,19 @@ def test_host_gives_pythons_results_where_python_has_one() -> None:
         "not": lambda a: not a, "and": lambda a, b: bool(a and b), "or": lambda a, b: bool(a or b),
         "where": lambda a, b: b,
     }  # fmt: skip
-    assert set(pythons) == {n for n, arity in OPERATIONS.items() if arity and "store" not in n and n != "lookup"}
+    assert set(pythons) == set(ARITHMETIC)
     compared = 0
     for name, python in pythons.items():
         b = Builder(1)
         x, y = b.register("x", 0.0), b.register("y", 0.0)
         b.register("z", 0.0)
-        b.set_register("z", b.op(name, *(x, y, y)[: OPERATIONS[name]]))
+        b.set_register("z", b.op(name, *(x, y, y)[: OPERATIONS[name].operands]))
         program = b.finish(name)
         advance = program.compile_host()
         for a in SPECIAL:
             for c in SPECIAL:
                 try:
-                    expected = python(a) if OPERATIONS[name] == 1 else python(a, c)
+                    expected = python(a) if OPERATIONS[name].operands == 1 else python(a, c)
                 except (ArithmeticError, ValueError):
                     continue  # the next test has the IEEE values
                 memory = [a, c, 0.0]

@@ -14,7 +14,8 @@ import torch
 from schedule_twins import same_bits
 
 from fused_sched.memory.control_block import BOUND, GROUP_STRIDE, GROUPS_OFFSET
-from fused_sched.program.program import ARITHMETIC, CODE_WIDTH, FIELD_OPERATIONS, OP_CODES, OPERATIONS, host_function
+from fused_sched.program.operations import ARITHMETIC, FIELD_OPERATIONS, OP_CODES, OPERATIONS, host_function
+from fused_sched.program.program import CODE_WIDTH
 
 _C: Any = pytest.importorskip("fused_sched._C", reason="the C++ extension has the checker")
 
@@ -60,10 +61,10 @@ class Case:
                 *self._arithmetic,
             ]
         name = rng.choice(names)
-        if OPERATIONS[name] and not self._values:
+        if OPERATIONS[name].operands and not self._values:
             name = "load"
-        value = rng.choice(self._values) if OPERATIONS[name] else 0
-        words = [OP_CODES[name], *(rng.choice(self._values) for _ in range(OPERATIONS[name])), 0, 0, 0]
+        value = rng.choice(self._values) if OPERATIONS[name].operands else 0
+        words = [OP_CODES[name], *(rng.choice(self._values) for _ in range(OPERATIONS[name].operands)), 0, 0, 0]
         if name in FIELD_OPERATIONS:
             words = [OP_CODES[name], rng.randrange(BOUND), value, 0, 0]
         elif name == "lookup":
@@ -108,7 +109,7 @@ def by_hand(case: Case, memory: list[float], control: list[float]) -> None:
         op, a, b, c, width = case.code[i]
         name = NAMES[op]
         if name in ARITHMETIC:
-            values[i] = host_function(name)(*(values[k] for k in (a, b, c)[: OPERATIONS[name]]))
+            values[i] = host_function(name)(*(values[k] for k in (a, b, c)[: OPERATIONS[name].operands]))
         elif name == "lookup":
             x = values[b]
             place = int(min(max(x, 0.0), c - 1.0)) if x == x else 0

@@ -93,7 +93,7 @@ def _wrong(body: str) -> str:
         return ""
     evaluate = Evaluators(traced)
     for step in STEPS:
-        expected = outcome(function, step) if step <= traced.horizon else None
+        expected = outcome(function, step) if step <= traced.outcome.horizon else None
         found = evaluate(step)["host"]
         right = found is expected if found is None or expected is None else same_bits(found, expected)
         if not right:

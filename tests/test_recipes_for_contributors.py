@@ -17,8 +17,8 @@ from fused_sched.lr_scheduler.base import OF_TORCHS
 from fused_sched.memory import control_block
 from fused_sched.memory.parameter_table import KINDS
 from fused_sched.optim.fused_optimizer import FusedOptimizer
-from fused_sched.program import program
-from fused_sched.program.program import ARITHMETIC, host_function
+from fused_sched.program import operations
+from fused_sched.program.operations import ARITHMETIC, host_function
 from fused_sched.rules import RULES
 from fused_sched.step_options import OPTION_FIELDS
 
@@ -169,4 +169,4 @@ def test_every_operation_is_in_every_evaluator() -> None:
     for name in ARITHMETIC:
         assert callable(host_function(name))
     evaluated = re.findall(r"case kOp(\w+):", _text("csrc/program.h"))
-    assert sorted(evaluated) == sorted("".join(w.capitalize() for w in n.split("_")) for n in program.OPERATIONS)
+    assert sorted(evaluated) == sorted("".join(w.capitalize() for w in n.split("_")) for n in operations.OPERATIONS)

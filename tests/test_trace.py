@@ -18,10 +18,11 @@ from transformers import optimization
 
 from fused_sched import backends
 from fused_sched.memory.control_block import GROUP_STRIDE, GROUPS_OFFSET, ControlBlock
+from fused_sched.program.bounds import Interval
 from fused_sched.program.builder import Builder
 from fused_sched.program.schedule import Schedule
 from fused_sched.trace import Untraceable, emit_per_group, trace, trace_all
-from fused_sched.trace.operations import Graph, Interval, Ranges
+from fused_sched.trace.graph import Graph, Ranges
 
 
 def _assert_same(function: Callable[[int], Any], steps: int = 20_000) -> None:
@@ -85,7 +86,7 @@ def test_functions_of_the_worst_imagination(name: str) -> None:
 def test_functions_far_away_and_in_any_order(name: str, rng: random.Random) -> None:
     """Steps as far as whole numbers are exact or 2**40, spread evenly over magnitudes."""
     function, traced = IMAGINED[name], trace(IMAGINED[name])
-    host, magnitudes = on_host(traced), math.log2(min(traced.horizon + 1, 2**40))
+    host, magnitudes = on_host(traced), math.log2(min(traced.outcome.horizon + 1, 2**40))
     for _ in range(1000):
         step = int(2.0 ** rng.uniform(0, magnitudes)) - 1
         assert same_bits(host(step), float(function(step))), f"step {step}"
@@ -148,7 +149,7 @@ def test_backends_agree_with_the_host(name: str, backend: str) -> None:
     b = Builder(1)
     epoch = b.register("last_epoch", -1.0) + 1
     b.set_register("last_epoch", epoch)
-    b.set_field("lr", emit_per_group(b, [traced], epoch)[0])
+    b.set_field("lr", emit_per_group(b, [traced.outcome], {"step": epoch})[0])
     device = torch.device(device_of(backend))
     block = ControlBlock(device, 1, 0)
     row = block.claim_row()
@@ -198,7 +199,7 @@ def test_changes_of_what_was_read_are_seen(monkeypatch: pytest.MonkeyPatch) -> N
 def _groups_program(functions: list[Any]) -> Any:
     b = Builder(len(functions))
     step = b.register("step", 0.0)
-    b.set_field("lr", emit_per_group(b, trace_all(functions), step)[0])
+    b.set_field("lr", emit_per_group(b, [one.outcome for one in trace_all(functions)], {"step": step})[0])
     return b.finish("groups")
 
 

@@ -216,7 +216,7 @@ def program_of(traced: Traced) -> Program:
     """A program that computes it from a register ``step``."""
     b = Builder(1)
     step = b.register("step", 0.0)
-    for k, value in enumerate(emit_per_group(b, [traced], step)):
+    for k, value in enumerate(emit_per_group(b, [traced.outcome], {"step": step})):
         b.register(f"result{k}", 0.5)
         b.set_register(f"result{k}", value)
     return b.finish("traced")

@@ -17,7 +17,8 @@ from ..memory.masters import store_value, value_of
 from ..memory.parameter_table import real_view
 from ..memory.platforms import TORCH, Platform
 from ..memory.stochastic import draw_bits, rounded_by_chance
-from ..program.program import FIELD_OPERATIONS, Operation, host_function
+from ..program.operations import FIELD_OPERATIONS, host_function
+from ..program.program import Operation
 from ..rules import Scalar, is_zero
 from .base import Backend, Measurement, Update
 from .reference_measure import measure

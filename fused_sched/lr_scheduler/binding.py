@@ -275,7 +275,7 @@ class Bound(HostSteps):
         """Compare a user's function with what torch's constructor wrote by it."""
         written = None if self._source is None else self._written()
         if written is not None and self._source is not None and self._schedule is not None:
-            self._source.compare_first(int(self.last_epoch), written)
+            self._source.compare_first(self.last_epoch, written)
             if self._source.left_program:
                 self._bind()
 

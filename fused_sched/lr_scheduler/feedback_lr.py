@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Callable, Iterator, Sequence
 from inspect import signature
 from operator import is_
@@ -12,13 +14,41 @@ from torch.optim import Optimizer
 
 from ..facts import Fact
 from ..memory.values import as_float
+from ..program.bounds import ANY, Interval
 from ..program.builder import Builder, Value
-from ..trace import Untraceable
-from ..trace.feedback import TracedFeedback, trace_feedback
+from ..trace import Given, Traced, Untraceable, emit_per_group, trace_all
+from ..trace.paths import Explorer
 from .audit import Audit
 from .measured import HostMeasured, Measured, one_a_group
 
 Function = Callable[[float, float], float]
+
+_EDGES = (0.0, -0.0, 1.0, -1.0, 5e-324, -5e-324, 1e-8, 0.01, 0.1, 1e8, 1.7e308, -1.7e308, math.inf, -math.inf)
+MOST_AROUND = 40  # numbers of a function around which it is compared with its program
+RANDOM = 300  # pairs
+
+
+def _pairs(explorer: Explorer, sparse: bool) -> list[dict[str, float]]:
+    """Each number that decides may be one of the function's, or an end of what float64 has, beside any of the other."""
+    generator = random.Random(0)
+    around = [*_EDGES]
+    for number in sorted(explorer.graph.numbers(), key=abs)[:MOST_AROUND]:
+        for x in (number, -number):
+            around += [math.nextafter(x, -math.inf), x, math.nextafter(x, math.inf)]
+
+    def drawn(low: float, high: float) -> float:
+        return float(10 ** generator.uniform(low, high))
+
+    pairs = [(drawn(-6, 0), signal) for signal in around]
+    pairs += [(lr, drawn(-5, 1)) for lr in (*around, math.nan)]
+    pairs += [(generator.choice(around), generator.choice(around)) for _ in range(RANDOM // 3)]
+    signs = (1.0, 1.0, 1.0, -1.0)
+    pairs += [(drawn(-8, 0), generator.choice(signs) * drawn(-8, 3)) for _ in range(RANDOM)]
+    step = 1 + len(pairs) * explorer.lines_of_a_path // (50_000 if sparse else 500_000)
+    return [{"lr": lr, "signal": signal} for lr, signal in pairs[::step]]
+
+
+LR_AND_SIGNAL = Given({"lr": (ANY, False), "signal": (Interval(), False)}, _pairs, "pairs of lr and signal")
 
 
 class _HostFeedbackLR(HostMeasured):
@@ -93,7 +123,7 @@ class FeedbackLR(Measured, _HostFeedbackLR):
         TypeError: ``function`` is not callable.
     """
 
-    __slots__ = ("_audit", "_differs", "_traced")
+    __slots__ = ("_audit", "_differs", "_known", "_traced")
 
     _constants = ("function",)
 
@@ -110,7 +140,8 @@ class FeedbackLR(Measured, _HostFeedbackLR):
 
     def _reset_slots(self, fused: bool, skip_with_optimizer: bool) -> None:
         super()._reset_slots(fused, skip_with_optimizer)
-        self._traced: TracedFeedback | None = None
+        self._traced: list[Traced] | None = None  # one a group, or one for all
+        self._known: list[Any] = []  # the functions that were traced
         self._audit = Audit(done=False)
         self._differs: str | None = None  # where a function turned out to be another one than was traced
 
@@ -119,29 +150,34 @@ class FeedbackLR(Measured, _HostFeedbackLR):
         return self._why_function_on_host() if reason is None else reason
 
     def _why_function_on_host(self) -> str | None:
-        given = [*self.function] if isinstance(self.function, (list, tuple)) else [self.function]
-        traced = self._traced
-        if traced is None or not _same(traced.given, given) or traced.changed():
-            self._traced, self._audit, self._differs = None, Audit(done=False), None
+        given, known = [*self.function] if isinstance(self.function, (list, tuple)) else [self.function], self._known
+        same = len(known) == len(given) and all(map(is_, known, given))
+        if self._traced is None or not same or any(one.changed() for one in self._traced):
+            self._traced, self._known, self._audit, self._differs = None, given, Audit(done=False), None
             try:
-                found = trace_feedback(given)
+                found = trace_all(given, given=LR_AND_SIGNAL)
                 b = Builder(len(given))
-                found.emit(b, b.field("lr"), b.register("signal", 0.0))  # may be too long
+                self._emit_functions(b, found, b.register("signal", 0.0))  # may be too long
                 self._traced = found
             except Untraceable as error:
                 return error.reason
         return self._differs
 
+    @staticmethod
+    def _emit_functions(b: Builder, traced: list[Traced], signal: Value) -> Value:
+        inputs = {"lr": b.field("lr"), "signal": signal}
+        return emit_per_group(b, [one.outcome for one in traced], inputs, trap_lasts=True)[0]
+
     def _lr_after(self, b: Builder, signal: Value) -> Value:
         lr, known, traced = b.field("lr"), signal == signal, self._traced
         assert traced is not None
         with b.when(known):
-            if len(traced.given) not in (1, b.n_groups) or (
-                isinstance(self.function, (list, tuple)) and len(traced.given) != b.n_groups
+            if len(traced) not in (1, b.n_groups) or (
+                isinstance(self.function, (list, tuple)) and len(traced) != b.n_groups
             ):
                 b.trap(b.number(1.0), awaited=True)  # the host's code raises
                 return lr
-            return b.where(known, traced.emit(b, lr, signal), lr)
+            return b.where(known, self._emit_functions(b, traced, signal), lr)
 
     # -- calls of the function, to compare ---------------------------------------------------------------------
 
@@ -160,8 +196,10 @@ class FeedbackLR(Measured, _HostFeedbackLR):
             return
         lrs = [as_float(group["lr"]) for group in self.optimizer.param_groups]
         given = self._adapted(lrs, signal)
-        found: Sequence[float | None] = traced.evaluate(lrs, signal) or [None] * len(lrs)
-        self._differs = Audit.difference(f"signal {signal!r}", zip(found, given, strict=True))
+        traced = traced * (len(lrs) if len(traced) == 1 else 1)
+        found = [one.evaluate(lr, signal) or (None,) for one, lr in zip(traced, lrs, strict=True)]
+        pairs = ((value, wanted) for (value,), wanted in zip(found, given, strict=True))
+        self._differs = Audit.difference(f"signal {signal!r}", pairs)
         if self._differs is None:
             self._audit.note()
             return
@@ -174,12 +212,12 @@ class FeedbackLR(Measured, _HostFeedbackLR):
 
     def _facts_read(self) -> Iterator[Fact]:
         yield from super()._facts_read()
-        if self._traced is not None:
-            yield from self._traced.watch.facts
+        for one in self._traced or ():
+            yield from one.watch.facts
 
     def _explained(self) -> str | None:
-        return None if self._traced is None else f"{self._traced.explain()}\n{self._audit.explain()}"
-
-
-def _same(some: Sequence[Any], others: Sequence[Any]) -> bool:
-    return len(some) == len(others) and all(map(is_, some, others))
+        if self._traced is None:
+            return None
+        waits = ": each step waits for the device" if any(one.traps for one in self._traced) else ""
+        lines = [f"its function is part of the program: {one.explain()}" for one in dict.fromkeys(self._traced)]
+        return "\n".join([*lines, f"{self._audit.explain()}{waits}"])

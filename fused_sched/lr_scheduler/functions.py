@@ -10,11 +10,13 @@ from typing import Any, Protocol
 from ..facts import Fact
 from ..notice import warn
 from ..program.builder import Builder, Value
+from ..program.program import LAST_EPOCH
 from ..program.schedule import Schedule
 from ..trace import Traced, Untraceable, emit_per_group, trace_all
 from ..trace.function import describe
 from ..trace.symbol import is_numpy_float, is_numpy_single
 from .audit import Audit
+from .registers import is_counted
 
 RESTLESS = 8  # changes of what a function reads, each soon after the one before, until it is traced no more
 UNUSED: Any = object()  # the value of a function that torch does not call for a group
@@ -87,9 +89,9 @@ class StepFunctions:
         self._traces: list[Traced] | None = None
         self._reason = ""
         try:
-            traces = trace_all(self._known, self._outputs, self._caller()._is_valid())
+            traces = trace_all(self._known, self._outputs, is_valid=self._caller()._is_valid())
             if len(traces) > 1:
-                emit_per_group(b := Builder(len(traces)), traces, b.register("step", 0.0))  # may be too long
+                self._emit_traced(b := Builder(len(traces)), traces, b.register("step", 0.0))  # may be too long
             self._traces = traces
         except Untraceable as error:
             self._reason = error.reason
@@ -146,7 +148,7 @@ class StepFunctions:
             b.trap(b.number(1.0), awaited=True)
             return (b.number(0.0),) * self._columns
         if self._traces is not None:
-            values = emit_per_group(b, self._traces, epoch if step is None else step)
+            values = self._emit_traced(b, self._traces, epoch if step is None else step)
             return values * (self._columns // self._outputs)
         row = b.number(0.0)
         if self.horizon > 1:
@@ -155,6 +157,10 @@ class StepFunctions:
         for i in range(self._columns):
             b.table(_TABLE + str(i), [math.nan] * (self.horizon * b.n_groups), width=b.n_groups)
         return tuple(b.lookup(_TABLE + str(i), row) for i in range(self._columns))
+
+    @staticmethod
+    def _emit_traced(b: Builder, traces: Sequence[Traced], step: Value) -> tuple[Value, ...]:
+        return emit_per_group(b, [traced.outcome for traced in traces], {"step": step})
 
     # -- steps that the host drives ------------------------------------------------------------------------
 
@@ -185,16 +191,21 @@ class StepFunctions:
             for i, values in enumerate(rows):
                 schedule.write_row(f"{scope}{_TABLE}{i}", values)
             self.audit.called_for = due
-        elif not self._first <= due < self._end:
+        elif not self._has_row_of(due):
             self._compute_rows(schedule, scope, due)
+
+    def _has_row_of(self, epoch: int) -> bool:
+        """Whether the function was called for it; after an edit it may be a float, between two rows or equal to one."""
+        whole = type(epoch) is type(self._first) and (epoch - self._first) % 1 == 0
+        return whole and self._first <= epoch < self._end
 
     def _compare(self, schedule: Schedule, due: int) -> None:
         assert self._traces is not None
-        if due < 0 or self.audit.is_skipped_step(schedule, due):
+        if not is_counted(LAST_EPOCH, due - 1) or self.audit.is_skipped_step(schedule, due):
             return
         called = self._call(due)
         self.audit.called_for = due
-        if due > min(t.horizon for t in self._distinct):
+        if due > min(t.outcome.horizon for t in self._distinct):
             self._move_to_table(schedule, due, called, f"its whole numbers are not exact at step {due}")
             return
         step = self._caller()._argument(due)
@@ -214,9 +225,9 @@ class StepFunctions:
 
     def compare_first(self, epoch: int, written: Sequence[Sequence[Any]]) -> None:
         """Compare with what torch's constructor wrote: the rows of ``epoch``."""
-        if self._traces is None:
+        if self._traces is None or not is_counted(LAST_EPOCH, epoch):
             return
-        if epoch > min(t.horizon for t in self._distinct):
+        if epoch > min(t.outcome.horizon for t in self._distinct):
             self._leave_program(f"its whole numbers are not exact at step {epoch}")
             return
         step = self._caller()._argument(epoch)
@@ -267,7 +278,7 @@ class StepFunctions:
     def _compute_rows(self, schedule: Schedule, scope: str, epoch: int) -> None:
         self._first = self._end = epoch
         tables: list[list[float]] = [[] for _ in range(self._columns)]
-        for due in range(epoch, epoch + self.horizon):
+        for due in (epoch + k for k in range(self.horizon)):
             called: list[list[Any]] = []
             try:
                 called = self._call(due)

@@ -17,7 +17,7 @@ from ..program.program import LAST_EPOCH, STEP_COUNT
 from .attributes import all_kept, keep, kept, put_back
 from .by_hand import EditedByHand
 from .overrides import CLOSED_FORM
-from .registers import LAST_LR
+from .registers import LAST_LR, is_counted
 from .undo import UndoneOnError
 
 # Keys of a group that may have tensors, but for the lr, to which torch writes by itself.
@@ -30,7 +30,8 @@ class HostSteps(EditedByHand):
     __slots__ = ()
 
     def _coming_epoch(self, restart: bool) -> int:
-        return 0 if restart else int(self.last_epoch) + 1
+        coming: int = 0 if restart else self.last_epoch + 1  # a float after the user gave one
+        return coming
 
     def _step_on_host(self, epoch: float | None = None) -> None:
         """One step by torch's Python code."""
@@ -83,11 +84,11 @@ class HostSteps(EditedByHand):
         """Let code of the user's, which ``call`` calls, see the scheduler as it is inside torch's step to ``epoch``."""
         inside: dict[str, Any] = {LAST_EPOCH: epoch}
         if STEP_COUNT in self.__dict__ and not self._restarts:
-            inside[STEP_COUNT] = int(self._step_count) + 1
+            inside[STEP_COUNT] = self._step_count + 1
         shown = partial(self._shown_as, inside, self._enabling_get_lr(call) if self._enables_get_lr else call)
         outer = self._outer
         if isinstance(outer, HostSteps) and LAST_EPOCH in outer._registers:
-            return outer._shown_as({LAST_EPOCH: int(outer.last_epoch) + 1}, shown)
+            return outer._shown_as({LAST_EPOCH: outer.last_epoch + 1}, shown)
         return shown()
 
     def _enabling_get_lr(self, call: Callable[[], Any]) -> Callable[[], Any]:
@@ -135,13 +136,16 @@ class HostSteps(EditedByHand):
         traced, audit = self._traced_get_lr, self._get_lr_audit
         assert traced is not None
         assert self._schedule is not None
-        count, groups = int(self._step_count) + 1, self.optimizer.param_groups
-        if len(groups) != len(traced.outcomes) or audit.is_skipped_step(self._schedule, epoch):
+        count, groups = self._step_count + 1, self.optimizer.param_groups
+        counted = is_counted(LAST_EPOCH, epoch - 1) and is_counted(STEP_COUNT, self._step_count)
+        if not counted or len(groups) != len(traced.outcomes) or audit.is_skipped_step(self._schedule, epoch):
             return
         found: Sequence[float | None] = traced.evaluate(epoch, count, groups) or [None] * len(groups)
         lrs = self._as_in_step(epoch, lambda: [*self.get_lr()])  # type: ignore[attr-defined]
         audit.called_for = epoch
         self._get_lr_differs = audit.difference(f"epoch {epoch}", zip_longest(found, lrs))
+        if max(epoch, count) > traced.horizon:
+            self._get_lr_differs = f"its whole numbers are not exact at epoch {epoch}"
         if self._get_lr_differs is None:
             audit.note()
             return

@@ -219,7 +219,8 @@ class ChainedScheduler(_Nested, lr_scheduler.ChainedScheduler):
             part._prepare(restart)
 
     def _coming_epoch(self, restart: bool) -> int:
-        return int(self._schedulers[0]._coming_epoch(restart))
+        coming: int = self._schedulers[0]._coming_epoch(restart)
+        return coming
 
     def _steps_taken(self) -> int:
         return int(self._schedulers[0]._steps_taken())

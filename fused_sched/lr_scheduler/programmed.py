@@ -19,7 +19,7 @@ from .attributes import Attributes, keep, kept
 from .audit import Audit
 from .functions import StepFunctions, as_number
 from .overrides import StandIn, plain_function
-from .registers import LAST_LR, GroupRegister, Register
+from .registers import BEFORE_THE_FIRST, LAST_LR, GroupRegister, Register, is_counted
 from .traced_get_lr import TracedGetLR, trace_get_lr
 
 if TYPE_CHECKING:
@@ -153,14 +153,13 @@ class Programmed:
 
     def _emit_step(self, b: Builder) -> None:
         """Append one step: torch's ``step()``."""
-        epoch = b.register(LAST_EPOCH, kept(self, LAST_EPOCH)) + 1
-        b.set_register(LAST_EPOCH, epoch)
-        b.set_register(STEP_COUNT, b.register(STEP_COUNT, kept(self, STEP_COUNT)) + 1)
-        traced = self._traced_get_lr is not None or (self._source is not None and self._source.traced)
-        if traced and kept(self, LAST_EPOCH) < -1:
-            # A part of a nested sequence that is not entered at its milestone; tracing knows epochs from 0 on.
-            b.trap(epoch < 0)
-        self._emit_at(b, epoch)
+        for name, first in BEFORE_THE_FIRST.items():
+            last, now = kept(self, name), b.register(name, kept(self, name)) + 1
+            b.set_register(name, now)
+            if self._is_traced and not is_counted(name, last):
+                # edited, or a part of a nested sequence that is not entered at its milestone
+                b.trap(now <= first if isinstance(last, int) and last < first else b.number(1.0))
+        self._emit_at(b, b.register(LAST_EPOCH, kept(self, LAST_EPOCH)))
 
     def _emit_restart(self, b: Builder) -> None:
         """Append a return to epoch 0: torch's ``_update_lr(0)``, by the closed form where there is one."""
@@ -270,6 +269,11 @@ class Programmed:
         if self._traced_get_lr is not None and not self._get_lr_audit.done:
             return True
         return self._source is not None and self._source.comparing
+
+    @property
+    def _is_traced(self) -> bool:
+        """Whether a function of the user's is part of the program."""
+        return self._traced_get_lr is not None or (self._source is not None and self._source.traced)
 
     @property
     def _has_own_get_lr(self) -> bool:

@@ -6,9 +6,18 @@ import math
 from typing import Any
 
 from ..memory.values import as_float
+from ..program.program import LAST_EPOCH, STEP_COUNT
+from ..trace.paths import LAST_STEP
 from .attributes import keep, kept
 
 LAST_LR = "_last_lr"
+BEFORE_THE_FIRST = {LAST_EPOCH: -1, STEP_COUNT: 0}  # step: what torch's counters have there
+
+
+def is_counted(name: str, value: Any) -> bool:
+    """Whether torch's counter ``name`` comes to ``value`` by counting steps, and not by an edit: functions are traced
+    for such values alone."""
+    return isinstance(value, int) and BEFORE_THE_FIRST[name] <= value < LAST_STEP
 
 
 class Register:
@@ -17,7 +26,7 @@ class Register:
     Before there is a program, and in a scheduler that runs on the host, it is an ordinary attribute.
 
     Args:
-        whole: a value without a fraction reads as an int, as in torch.
+        whole: a value without a fraction reads as an int, as in torch; but where the user gave a float, as a float.
     """
 
     _said = "a number in the program"  # what it is in messages
@@ -35,7 +44,7 @@ class Register:
         if scheduler._schedule is None or self._name not in scheduler._registers:
             return stored
         value = scheduler._schedule.read(scheduler._scope + self._name)
-        return int(value) if self._whole and value.is_integer() else value
+        return int(value) if self._whole and value.is_integer() and type(stored) is not float else value
 
     def _kept(self, scheduler: Any) -> Any:
         try:
@@ -45,13 +54,26 @@ class Register:
             raise AttributeError(f"{kind!r} object has no attribute {self._name!r}") from None
 
     def __set__(self, scheduler: Any, value: Any) -> None:
-        keep(scheduler, self._name, value)
         self.send(scheduler, value)
+        keep(scheduler, self._name, value)
 
     def send(self, scheduler: Any, value: Any) -> None:
-        """Let the program, if there is one, have ``value``."""
-        if scheduler._schedule is not None and self._name in scheduler._registers:
-            scheduler._schedule.write(scheduler._scope + self._name, as_float(value))
+        """Let the program, if there is one, have ``value``.
+
+        Raises:
+            ValueError: a captured CUDA graph has a program for other values.
+        """
+        schedule = scheduler._schedule
+        if schedule is None or self._name not in scheduler._registers:
+            return
+        if self._name in BEFORE_THE_FIRST and scheduler._is_traced and not is_counted(self._name, value):
+            if schedule.memory.captured:
+                raise ValueError(
+                    f"{self._name}={value!r} was assigned after a CUDA graph was captured, whose program has a "
+                    f"function that was traced for counted steps: give an int from {BEFORE_THE_FIRST[self._name]} on"
+                )
+            (scheduler._outer or scheduler)._touched = True  # another program, which traps there
+        schedule.write(scheduler._scope + self._name, as_float(value))
 
 
 class GroupRegister(Register):

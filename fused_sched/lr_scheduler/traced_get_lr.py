@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, float64
 
+from ..program.bounds import ANY, Interval
 from ..program.builder import Builder, Value
 from ..trace.builtin import CLASS_OF, COPIES
-from ..trace.function import Evaluator, compare, emit_groups, evaluator_of, naming, promise, returned, steps_to_compare
+from ..trace.function import (
+    Evaluator,
+    compare,
+    emit_per_group,
+    evaluator_of,
+    naming,
+    promise,
+    returned,
+    steps_to_compare,
+    symbols,
+)
+from ..trace.graph import JUMPS, Node
 from ..trace.mathematics import quiet_numpy
-from ..trace.operations import ANY, JUMPS, Interval, Node
 from ..trace.outside import StandIn, Watch
 from ..trace.paths import LAST_STEP, Explorer, Outcome, Untraceable
 from ..trace.sandbox import Sandbox
-from ..trace.symbol import Sym
 from .registers import LAST_LR, Register
 
 _NUMBERS = ("lr", "weight_decay", "momentum", "dampening", "eps")
@@ -45,11 +56,17 @@ class TracedGetLR:
         """Whether get_lr raises at some epochs."""
         return any(not one.trap.is_const for one in self.outcomes)
 
+    @property
+    def horizon(self) -> int:
+        """The last epoch, and count, up to which whole numbers are exact."""
+        return min(one.horizon for one in self.outcomes)
+
     def emit(self, b: Builder, epoch: Value, count: Value) -> Value:
         """Append the next lr of each group; an epoch at which get_lr raises becomes a trap."""
-        inputs: dict[str, Callable[[], Value]] = {"epoch": lambda: epoch, "count": lambda: count}
-        inputs |= {name: lambda name=name: b.field(name) for name in (*_NUMBERS, *_PAIR)}  # type: ignore[misc]
-        return emit_groups(b, self.outcomes, inputs)[0]
+        inputs = {"epoch": epoch, "count": count}
+        used = {node.field for one in self.outcomes for node in one.nodes if node.op == "input"}
+        inputs |= {name: b.field(name) for name in (*_NUMBERS, *_PAIR) if name in used}
+        return emit_per_group(b, self.outcomes, inputs)[0]
 
     def evaluate(self, epoch: int, count: int, groups: Sequence[Any]) -> list[float] | None:
         """The next lr of each group as the host computes it; None where get_lr raises."""
@@ -75,7 +92,7 @@ class TracedGetLR:
 
     def explain(self) -> str:
         """What was traced, how it was checked and what is promised."""
-        values, kinds = max(len(one.nodes) for one in self.outcomes), {one.shape(numbers=True) for one in self.outcomes}
+        values, kinds = max(len(one.nodes) for one in self.outcomes), {one.bits for one in self.outcomes}
         paths = max(one.paths for one in self.outcomes)
         return (
             f"{self.name}: {paths} path(s), {values} values for {len(kinds)} kind(s) of param group; "
@@ -107,7 +124,7 @@ def trace_get_lr(scheduler: Any) -> TracedGetLR:
                 own = _alone(scheduler, groups)
             outcomes = [_of_one(one, g) for g, one in enumerate(own)]
             inputs = _draw(explorer, groups)
-            kinds = [one.shape(numbers=True) for one in outcomes]
+            kinds = [one.bits for one in outcomes]
             compiled: dict[Any, Evaluator] = {}
             for g, kind in enumerate(kinds):
                 if kind not in compiled:
@@ -153,8 +170,7 @@ def _explorer(groups: Sequence[Any]) -> Explorer:
 
 def _explore(box: Sandbox, explorer: Explorer, scheduler: Any, groups: Sequence[Any]) -> Outcome:
     def once() -> tuple[Node, ...]:
-        made = {name: Sym(node, "int" if name in _STEPS else "float") for name, node in explorer.inputs.items()}
-        lrs = _get_lr(box, scheduler, groups, made)
+        lrs = _get_lr(box, scheduler, groups, symbols(explorer))
         return returned(lrs[0] if len(groups) == 1 and len(lrs) == 1 else lrs, len(groups))
 
     return explorer.explore(once)
@@ -226,7 +242,7 @@ def _of_one(of_all: Outcome, g: int) -> Outcome:
     for field, _, group in (name.partition(" ") for name in of_all.values[g].inputs):
         if group and int(group) != g:
             raise Untraceable(f"the lr of group {g} depends on {field!r} of group {group}")
-    return Outcome(of_all.values[g : g + 1], of_all.trap, of_all.paths)
+    return replace(of_all, values=of_all.values[g : g + 1])
 
 
 # -- comparing ---------------------------------------------------------------------------------------------

@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 
 from ..memory.control_block import FIELDS
-from .program import ARITHMETIC, MAX_OPERATIONS, OPERATIONS, Operation, Program, Slot
+from .operations import ARITHMETIC, OPERATIONS
+from .program import MAX_OPERATIONS, Operation, Program, Slot
 
 
 class Value:
@@ -268,15 +269,15 @@ class Builder:
         """Append arithmetic operation ``name``; Python numbers become constants.
 
         Args:
-            library: whose rounding the host's evaluation has, for example :data:`program.NUMPY`; default Python's.
+            library: whose rounding the host's evaluation has, for example :data:`operations.NUMPY`; default Python's.
 
         Raises:
             ValueError: there is no such operation, or it takes another number of operands.
         """
         if name not in ARITHMETIC:
             raise ValueError(f"operation {name!r} is unknown; known are {', '.join(ARITHMETIC)}")
-        if len(operands) != OPERATIONS[name]:
-            raise ValueError(f"operation {name!r} takes {OPERATIONS[name]} operand(s), got {len(operands)}")
+        if len(operands) != OPERATIONS[name].operands:
+            raise ValueError(f"operation {name!r} takes {OPERATIONS[name].operands} operand(s), got {len(operands)}")
         values = [self._coerce(x) for x in operands]
         return self._append(Operation(name, tuple(v.index for v in values), library), all(v.uniform for v in values))
 

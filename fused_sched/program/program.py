@@ -10,78 +10,32 @@ Constants are data and operations are structure: a new value of ``gamma`` is wri
 the schedule and changes no code.
 
 Three evaluators share these semantics: :meth:`Program.compile_host` (Python floats), ``csrc/program.h``
-(CPU and CUDA) and the Triton source generator. All are IEEE float64 without contraction. Where
-Python raises (``1/0``, an overflowing power), a program gives the IEEE value instead: a kernel cannot raise.
+(CPU and CUDA) and the Triton source generator.
 """
 
 from __future__ import annotations
 
-import functools
-import math
 from collections.abc import Callable, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from ..memory.control_block import FIELDS, GROUP_STRIDE, GROUPS_OFFSET
+from .operations import (
+    ARITHMETIC,
+    FIELD_OPERATIONS,
+    FIELD_STORES,
+    HOST_FUNCTIONS,
+    LOADS,
+    NUMPY,
+    OP_CODES,
+    OPERATIONS,
+    STORES,
+    host_function,
+)
 
-# Name -> number of value operands. The position is the op code, shared with csrc/program.h.
-OPERATIONS: dict[str, int] = {
-    "load": 0,  # memory[offset]: a register or a constant
-    "load_group": 0,  # memory[offset + lane]
-    "field": 0,  # control block, field of the row that the lane drives
-    "lookup": 1,  # memory[offset + row * width + (lane if width > 1)]
-    "store": 1,
-    "store_group": 1,
-    "store_field": 1,
-    "add": 2,
-    "sub": 2,
-    "mul": 2,
-    "div": 2,
-    "pow": 2,
-    "mod": 2,  # Python's %: the sign of the divisor
-    "floordiv": 2,  # Python's //
-    "min": 2,  # Python's min(a, b): a unless b < a
-    "max": 2,
-    "lt": 2,
-    "le": 2,
-    "eq": 2,
-    "ne": 2,
-    "and": 2,
-    "or": 2,
-    "not": 1,
-    "neg": 1,
-    "abs": 1,
-    "sqrt": 1,
-    "exp": 1,
-    "expm1": 1,
-    "log": 1,
-    "log2": 1,
-    "log10": 1,
-    "log1p": 1,
-    "cos": 1,
-    "sin": 1,
-    "tan": 1,
-    "atan": 1,
-    "tanh": 1,
-    "floor": 1,
-    "ceil": 1,
-    "trunc": 1,
-    "round": 1,  # half to even
-    "where": 3,  # where(condition, a, b); a condition is true when it is not 0
-    "bound_field": 0,  # a field that follows a tensor: see memory/bindings.py
-    "store_bound": 1,  # ... and into the tensor
-}
-OP_CODES: dict[str, int] = {name: code for code, name in enumerate(OPERATIONS)}
 MAX_OPERATIONS = 4096  # csrc/program.h keeps the values of one advance on the stack
 CODE_WIDTH = 5  # int32 words of one encoded operation: code, a, b, c, width
-
-_STORES = ("store", "store_group", "store_field", "store_bound")
-_FIELD_STORES = ("store_field", "store_bound")
-FIELD_OPERATIONS = ("field", "bound_field", *_FIELD_STORES)  # their symbol is a field of the control block
-NUMPY = "numpy"
-_LOADS = ("load", "load_group", "field", "bound_field")
-ARITHMETIC = tuple(name for name in OPERATIONS if name not in ("lookup", *_LOADS, *_STORES))
 
 LAST_EPOCH = "last_epoch"
 STEP_COUNT = "_step_count"
@@ -154,7 +108,7 @@ class Program:
             if i == self.n_uniform:
                 lines.append("  for each group:")
             indent = "    " if i >= self.n_uniform else "  "
-            if op.name in _STORES:
+            if op.name in STORES:
                 lines.append(f"{indent}{op.name.removeprefix('store_')} {op.symbol} <- %{op.operands[0]}")
             else:
                 lines.append(f"{indent}%{i} = {op}")
@@ -163,7 +117,7 @@ class Program:
     @property
     def fields_written(self) -> frozenset[str]:
         """Names of the control-block fields that an advance writes."""
-        return frozenset(op.symbol for op in self.operations if op.name in _FIELD_STORES and op.symbol is not None)
+        return frozenset(op.symbol for op in self.operations if op.name in FIELD_STORES and op.symbol is not None)
 
     @property
     def fields(self) -> frozenset[str]:
@@ -241,7 +195,7 @@ class Program:
             lines.append(f"    for lane in range({self.n_groups}):")
             lines.append(f"        row = {GROUPS_OFFSET} + int(memory[{self.rows_offset} + lane]) * {GROUP_STRIDE}")
             lines += grouped
-        namespace: dict[str, object] = dict(_HOST_FUNCTIONS)
+        namespace: dict[str, object] = dict(HOST_FUNCTIONS)
         for op in self.operations:
             if op.symbol == NUMPY and op.name in ARITHMETIC:
                 namespace[f"numpy_{op.name}"] = host_function(op.name, NUMPY)
@@ -257,7 +211,7 @@ class Program:
     def _host_line(self, i: int, op: Operation) -> str:
         a = [f"v{k}" for k in op.operands]
         if op.name in ARITHMETIC:
-            template = _HOST_EXPRESSIONS[op.name] if op.symbol != NUMPY else _numpy_call(op.name)
+            template = OPERATIONS[op.name].host if op.symbol != NUMPY else _numpy_call(op.name)
             return f"v{i} = " + template.format(*a)
         if op.name in FIELD_OPERATIONS:  # a mirror does not run where a field follows a tensor
             assert op.symbol is not None
@@ -266,9 +220,9 @@ class Program:
             assert op.symbol is not None
             column = " + lane" if op.name in ("load_group", "store_group") else ""
             place = f"memory[{self.offsets[op.symbol]}{column}]"
-        if op.name in _STORES:
+        if op.name in STORES:
             return f"{place} = {a[0]}"
-        if op.name in _LOADS:
+        if op.name in LOADS:
             return f"v{i} = {place}"
         assert op.symbol is not None
         slot = self.memory[op.symbol]
@@ -277,171 +231,5 @@ class Program:
         return f"v{i} = memory[{self.offsets[op.symbol]} + table_row({a[0]}, {last}) * {slot.width}{column}]"
 
 
-@functools.cache
-def host_function(name: str, library: str | None = None) -> Callable[..., float]:
-    """Arithmetic operation ``name`` as the host computes it; ``library`` as :attr:`Operation.symbol`."""
-    if library == NUMPY:
-        import numpy  # an extra of the tests and of users' functions, not a requirement
-
-        function = getattr(numpy, {"pow": "power", "atan": "arctan"}.get(name, name))
-
-        def rounded_by_numpy(*operands: float) -> float:
-            with numpy.errstate(all="ignore"):
-                return float(function(*operands))
-
-        return rounded_by_numpy
-    names = "abc"[: OPERATIONS[name]]
-    source = f"lambda {', '.join(names)}: {_HOST_EXPRESSIONS[name].format(*names)}"
-    return eval(source, dict(_HOST_FUNCTIONS))  # type: ignore[no-any-return]  # noqa: S307 - from the table below
-
-
 def _numpy_call(name: str) -> str:
-    return f"numpy_{name}({', '.join(f'{{{k}}}' for k in range(OPERATIONS[name]))})"
-
-
-_HOST_EXPRESSIONS = {
-    "add": "{0} + {1}",
-    "sub": "{0} - {1}",
-    "mul": "{0} * {1}",
-    "div": "_div({0}, {1})",
-    "pow": "_pow({0}, {1})",
-    "mod": "_mod({0}, {1})",
-    "floordiv": "_floordiv({0}, {1})",
-    "min": "({1} if {1} < {0} else {0})",
-    "max": "({1} if {1} > {0} else {0})",
-    "lt": "(1.0 if {0} < {1} else 0.0)",
-    "le": "(1.0 if {0} <= {1} else 0.0)",
-    "eq": "(1.0 if {0} == {1} else 0.0)",
-    "ne": "(1.0 if {0} != {1} else 0.0)",
-    "and": "(1.0 if {0} != 0.0 and {1} != 0.0 else 0.0)",
-    "or": "(1.0 if {0} != 0.0 or {1} != 0.0 else 0.0)",
-    "not": "(1.0 if {0} == 0.0 else 0.0)",
-    "neg": "-{0}",
-    "abs": "abs({0})",
-    "sqrt": "_sqrt({0})",
-    "exp": "_exp({0})",
-    "expm1": "_expm1({0})",
-    "log": "_log({0})",
-    "log2": "_log2({0})",
-    "log10": "_log10({0})",
-    "log1p": "_log1p({0})",
-    "cos": "_cos({0})",
-    "sin": "_sin({0})",
-    "tan": "_tan({0})",
-    "atan": "math.atan({0})",
-    "tanh": "math.tanh({0})",
-    "floor": "_whole(math.floor, {0})",
-    "ceil": "_whole(math.ceil, {0})",
-    "trunc": "_whole(math.trunc, {0})",
-    "round": "_whole(round, {0})",
-    "where": "({1} if {0} != 0.0 else {2})",
-}
-
-
-def _div(a: float, b: float) -> float:
-    if b != 0.0:
-        return a / b
-    if a == 0.0 or a != a or b != b:
-        return math.nan
-    return math.copysign(math.inf, math.copysign(1.0, a) * math.copysign(1.0, b))
-
-
-def _pow(a: float, b: float) -> float:
-    try:
-        return math.pow(a, b)
-    except OverflowError:
-        return -math.inf if a < 0.0 and b % 2.0 == 1.0 else math.inf
-    except ValueError:
-        # pow(0, negative) is an infinity; a negative base with a fraction has no real power.
-        if a == 0.0:
-            return math.copysign(math.inf, a) if b % 2.0 == 1.0 else math.inf
-        return math.nan
-
-
-def _mod(a: float, b: float) -> float:
-    return a % b if b != 0.0 and math.isfinite(a) else math.nan
-
-
-def _floordiv(a: float, b: float) -> float:
-    if b == 0.0:
-        return math.nan if a == 0.0 or a != a else _div(a, b)
-    return a // b if math.isfinite(a) else math.nan
-
-
-def _sqrt(a: float) -> float:
-    return math.sqrt(a) if a >= 0.0 else math.nan
-
-
-def _exp(a: float) -> float:
-    try:
-        return math.exp(a)
-    except OverflowError:
-        return math.inf
-
-
-def _expm1(a: float) -> float:
-    try:
-        return math.expm1(a)
-    except OverflowError:
-        return math.inf
-
-
-def _log(a: float) -> float:
-    if a > 0.0:
-        return math.log(a)
-    return -math.inf if a == 0.0 else math.nan
-
-
-def _log2(a: float) -> float:
-    return math.log2(a) if a > 0.0 else _log(a)
-
-
-def _log10(a: float) -> float:
-    return math.log10(a) if a > 0.0 else _log(a)
-
-
-def _log1p(a: float) -> float:
-    return math.log1p(a) if a > -1.0 else _log(a + 1.0)
-
-
-def _cos(a: float) -> float:
-    return math.cos(a) if math.isfinite(a) else math.nan
-
-
-def _sin(a: float) -> float:
-    return math.sin(a) if math.isfinite(a) else math.nan
-
-
-def _tan(a: float) -> float:
-    return math.tan(a) if math.isfinite(a) else math.nan
-
-
-def _whole(function: Callable[[float], int], a: float) -> float:
-    # copysign keeps the sign of zero, as the C functions do
-    return math.copysign(float(function(a)), a) if math.isfinite(a) else a
-
-
-def table_row(x: float, last: int) -> int:
-    """The row that a lookup reads: the nearest that there is; of a NaN the first, as the clamped conversion in C."""
-    return int(min(max(x, 0.0), float(last))) if x == x else 0
-
-
-_HOST_FUNCTIONS: dict[str, object] = {
-    "math": math,
-    "_div": _div,
-    "_pow": _pow,
-    "_mod": _mod,
-    "_floordiv": _floordiv,
-    "_sqrt": _sqrt,
-    "_exp": _exp,
-    "_expm1": _expm1,
-    "_log": _log,
-    "_log2": _log2,
-    "_log10": _log10,
-    "_log1p": _log1p,
-    "_cos": _cos,
-    "_sin": _sin,
-    "_tan": _tan,
-    "_whole": _whole,
-    "table_row": table_row,
-}
+    return f"numpy_{name}({', '.join(f'{{{k}}}' for k in range(OPERATIONS[name].operands))})"

@@ -13,9 +13,10 @@ from typing import Any
 
 from torch import Tensor
 
+from ..program.bounds import Interval
 from ..program.builder import Builder, Value
+from .graph import TABLE, Node
 from .mathematics import quiet_numpy
-from .operations import TABLE, Interval, Node
 from .outside import Watch, is_a, shown
 from .paths import LAST_STEP, Explorer, Outcome, Path, Untraceable, current
 from .sandbox import Sandbox
@@ -26,37 +27,50 @@ AROUND = 8  # steps on both sides of each threshold and constant
 FARTHEST = 2**31 + 1  # step that is compared
 MOST_AROUND = 600
 SPARSE_AFTER = 8  # functions of one code that are compared at all steps
-Evaluator = Callable[[Mapping[str, float]], "tuple[float, ...] | None"]  # from inputs to results; None: it raises
+Evaluator = Callable[[Mapping[str, Any]], "tuple[float, ...] | None"]  # from inputs to results; None: it raises
 
-Inputs = Mapping[str, Callable[[], Value]]
+
+@dataclass(frozen=True)
+class Given:
+    """What functions of one kind are given.
+
+    Attributes:
+        arguments: in their order, by name: between which numbers each is, and whether it is an int, or else a float.
+        draw: numbers for which a function is compared with its program; may be few where the second argument says so.
+        drawn: what these are, in messages.
+    """
+
+    arguments: Mapping[str, tuple[Interval, bool]]
+    draw: Callable[[Explorer, bool], Sequence[Mapping[str, Any]]]
+    drawn: str
 
 
 @dataclass(frozen=True, eq=False)
 class Traced:
-    """A function of the step as operations.
+    """A function as operations.
 
     Attributes:
         outcome: the operations.
-        watch: what it read.
         evaluator: computes it on the host.
-        horizon: the last step up to which its whole numbers are exact.
+        watch: what it read.
+        compared: at how many of what it was given.
     """
 
     name: str
+    given: Given
     outcome: Outcome
     evaluator: Evaluator
     watch: Watch
     compared: int
-    horizon: int
 
     @property
     def traps(self) -> bool:
-        """Whether it raises at some steps."""
+        """Whether it raises for some arguments."""
         return not self.outcome.trap.is_const
 
-    def evaluate(self, step: int) -> tuple[float, ...] | None:
+    def evaluate(self, *arguments: float) -> tuple[float, ...] | None:
         """Its values as the host computes them; None where it raises."""
-        return self.evaluator({"step": float(step)})
+        return self.evaluator(dict(zip(self.given.arguments, arguments, strict=True)))
 
     def changed(self) -> bool:
         """Whether something that the function read from outside is not what it was: trace it again."""
@@ -64,10 +78,11 @@ class Traced:
 
     def explain(self) -> str:
         """What was traced, how it was checked and what is promised."""
-        ends, one = "raises at some steps" if self.traps else "never raises", self.outcome
+        drawn, one = self.given.drawn, self.outcome
+        ends = f"raises at some {drawn}" if self.traps else "never raises"
         return (
             f"{self.name}: {one.paths} path(s), {len(one.nodes)} values, {ends}; {promise([one])}; "
-            f"compared at {self.compared} steps"
+            f"compared at {self.compared} {drawn}"
         )
 
 
@@ -79,23 +94,45 @@ def promise(outcomes: Iterable[Outcome]) -> str:
     return f"the same bits as the function{but if inexact else ' on every device'}"
 
 
+def steps_to_compare(explorer: Explorer, sparse: bool) -> list[int]:
+    """Around each number in the function and each step where a decision changes, and spread over what can come."""
+    last, steps = min(explorer.horizon, FARTHEST), set(range(33))
+    for centre in sorted(int(p) for p in {*explorer.points, *explorer.graph.numbers()} if 0 <= p <= last):
+        steps.update(range(centre - AROUND, centre + AROUND + 1) if len(steps) < MOST_AROUND else (centre,))
+    generator = random.Random(0)
+    steps.update(int(1.12**k) for k in range(10, 190))
+    steps.update(generator.randrange(10**7) for _ in range(20 if sparse else 150))
+    found = sorted(x for x in {*steps, 2**24 + 1, 2**31 - 1, 2**31, last} if 0 <= x <= last)
+    # a function that runs long is compared at fewer
+    return found[:: 1 + len(found) * explorer.lines_of_a_path // 500_000]
+
+
+STEP = Given(
+    {"step": (Interval(0.0, float(LAST_STEP)), True)},
+    lambda explorer, sparse: [{"step": step} for step in steps_to_compare(explorer, sparse)],
+    "steps",
+)
+
+
 def trace(
-    function: Callable[[int], Any],
+    function: Callable[..., Any],
     outputs: int = 1,
     *,
+    given: Given = STEP,
     sparse: bool = False,
     is_valid: Callable[[Any], Any] | None = None,
 ) -> Traced:
-    """A Python function of the step as a program.
+    """A Python function as a program.
 
-    It is not called: its code is run in the sandbox on a symbolic step, once for each path through its decisions. The
-    result is compared, bit for bit and exception for exception, with that code run on numbers: around every constant
-    and decision about the step, and at steps spread up to 2**31.
+    It is not called: its code is run in the sandbox on symbolic numbers, once for each path through its decisions. The
+    result is compared, bit for bit and exception for exception, with that code run on numbers.
 
     Args:
-        function: takes the step, an int from 0 on, and returns a number.
+        function: takes numbers and returns a number.
         outputs: 1 for a number; n for a tuple or list of n numbers.
-        sparse: compare at fewer steps, for one of many functions that differ in numbers only.
+        given: what it takes; default, the step, an int from 0 on. It is compared around every constant and decision
+            about the step, and at steps spread up to 2**31.
+        sparse: compare at fewer, for one of many functions that differ in numbers only.
         is_valid: whether what it returned may be used; where not, it is as if the function raised.
 
     Raises:
@@ -103,24 +140,26 @@ def trace(
     """
     name = describe(function)
     with naming(name), quiet_numpy(), closing(Sandbox()) as box:
-        explorer = Explorer({"step": (Interval(0.0, float(LAST_STEP)), True)})
-        rebuilt = box.wrap(function)
+        explorer, rebuilt = Explorer(given.arguments), box.wrap(function)
 
-        def run(step: Any) -> Any:
-            result = rebuilt(step)
+        def run(values: Mapping[str, Any]) -> Any:
+            result = rebuilt(*values.values())
             if is_valid is not None and not is_valid(result):
                 raise ValueError
             return result
 
-        outcome = explorer.explore(lambda: returned(run(Sym(explorer.inputs["step"], "int")), outputs))
-        evaluator, steps = evaluator_of(outcome), steps_to_compare(explorer, sparse)
-        compare(explorer, evaluator, lambda x: run(x["step"]), [{"step": x} for x in steps])
-        return Traced(name, outcome, evaluator, box.watch, len(steps), explorer.horizon)
+        outcome = explorer.explore(lambda: returned(run(symbols(explorer)), outputs))
+        evaluator, drawn = evaluator_of(outcome), given.draw(explorer, sparse)
+        compare(explorer, evaluator, run, drawn)
+        return Traced(name, given, outcome, evaluator, box.watch, len(drawn))
 
 
-def trace_all(
-    functions: Sequence[Callable[[int], Any]], outputs: int = 1, is_valid: Callable[[Any], Any] | None = None
-) -> list[Traced]:
+def symbols(explorer: Explorer) -> dict[str, Sym]:
+    """The inputs as a function gets them."""
+    return {name: Sym(node, "int" if node.whole else "float") for name, node in explorer.inputs.items()}
+
+
+def trace_all(functions: Sequence[Callable[..., Any]], outputs: int = 1, **options: Any) -> list[Traced]:
     """:func:`trace` for one function of each param group; the same function is traced once.
 
     Functions after the first 8 of one name and place are compared at fewer steps.
@@ -131,28 +170,13 @@ def trace_all(
         if id(function) not in known:
             counts[describe(function)] += 1
             sparse = counts[describe(function)] > SPARSE_AFTER
-            known[id(function)] = trace(function, outputs, sparse=sparse, is_valid=is_valid)
+            known[id(function)] = trace(function, outputs, sparse=sparse, **options)
     return [known[id(function)] for function in functions]
 
 
-def emit_per_group(b: Builder, traces: Sequence[Traced], step: Value) -> tuple[Value, ...]:
-    """Append one traced function for each param group, or the only one for all, which stays uniform.
-
-    Where one raises, the program traps.
-
-    Raises:
-        Untraceable: the functions are too many and too different for one program.
-    """
-    if len(traces) not in (1, b.n_groups):
-        raise ValueError(f"{len(traces)} functions for {b.n_groups} param groups; give one a group")
-    horizon = min(t.horizon for t in traces)
-    if horizon < LAST_STEP:
-        b.trap(step > horizon)
-    same_for_all = len({id(t) for t in traces}) == 1
-    return emit_groups(b, [t.outcome for t in traces[: 1 if same_for_all else None]], {"step": lambda: step})
-
-
-def emit(b: Builder, outcomes: Sequence[Outcome], inputs: Inputs) -> tuple[tuple[Value, ...], Value | None]:
+def emit(
+    b: Builder, outcomes: Sequence[Outcome], inputs: Mapping[str, Value]
+) -> tuple[tuple[Value, ...], Value | None]:
     """Append outcomes of one shape, one for each param group or a single one for all; the values, and the trap.
 
     Their graphs are gone through together: where numbers differ, a constant or table has one for each group.
@@ -168,7 +192,7 @@ def emit(b: Builder, outcomes: Sequence[Outcome], inputs: Inputs) -> tuple[tuple
         if node.is_const:
             made[node] = b.const(b.free_name("c"), numbers if len(numbers) > 1 else node.value)
         elif node.op == "input":
-            made[node] = inputs[node.field]()
+            made[node] = inputs[node.field]
         elif node.op in ("lookup", "count_lt"):
             name, n = b.free_name("t"), len(node.value)
             b.table(name, [table[row] for row in range(n) for table in numbers], width=len(numbers))
@@ -179,27 +203,39 @@ def emit(b: Builder, outcomes: Sequence[Outcome], inputs: Inputs) -> tuple[tuple
     return tuple(made[v] for v in first.values), None if first.trap.is_const else made[first.trap]
 
 
-def emit_groups(
-    b: Builder, outcomes: Sequence[Outcome], inputs: Inputs, *, trap_lasts: bool = False
+def emit_per_group(
+    b: Builder, outcomes: Sequence[Outcome], inputs: Mapping[str, Value], *, trap_lasts: bool = False
 ) -> tuple[Value, ...]:
-    """Append one outcome for each param group, or a single one for all; where one raises, the program traps.
+    """Append one function for each param group, or the only one for all, which stays uniform.
 
-    Those of one shape become one; others are selected by the number of their kind.
+    Those of one shape become one; others are selected by the number of their kind. Where one raises, and past the
+    horizon, the program traps.
 
     Args:
         trap_lasts: of a trap that does not come back by itself; see :meth:`Builder.trap`, also for ``awaited``.
+
+    Raises:
+        Untraceable: the functions are too many and too different for one program, or whether one raises is not the
+            same for all groups.
     """
+    if len(outcomes) not in (1, b.n_groups):
+        raise ValueError(f"{len(outcomes)} functions for {b.n_groups} param groups; give one a group")
     kinds: dict[Any, dict[int, Outcome]] = {}
     for g, one in enumerate(outcomes):  # a trap stops all groups together, so its condition cannot have numbers of each
-        kinds.setdefault(one.shape(numbers=not one.trap.is_const), {})[g] = one
+        kinds.setdefault(one.form if one.trap.is_const else one.bits, {})[g] = one
     if sum(len(next(iter(own.values())).nodes) for own in kinds.values()) > MOST_OPERATIONS:
         raise Untraceable(f"the {len(kinds)} kinds of functions of the param groups are too long for one program")
+    horizon = min(one.horizon for one in outcomes)
+    for name in {name for one in outcomes for name in one.counted if horizon < LAST_STEP}:
+        b.trap(inputs[name] > horizon)
     results: tuple[Value, ...] = ()
     for own in kinds.values():
         first = next(iter(own.values()))
-        uniform = len({one.shape(numbers=True) for one in own.values()}) == 1
+        uniform = len({one.bits for one in own.values()}) == 1
         values, trap = emit(b, [first] if uniform else [own.get(g, first) for g in range(b.n_groups)], inputs)
         if trap is not None:
+            if not trap.uniform:
+                raise Untraceable("whether it raises depends on the lr, or another value of each param group")
             b.trap(trap, awaited=trap_lasts, lasts=trap_lasts)
         if results:
             here = b.const(b.free_name("kind"), [float(g in own) for g in range(b.n_groups)])
@@ -243,7 +279,7 @@ def evaluator_of(outcome: Outcome) -> Evaluator:
     """Computes it on the host."""
     b = Builder(1)
     inputs = {n.field: b.register(n.field, 0.0) for n in outcome.nodes if n.op == "input"}
-    values, trap = emit(b, [outcome], {name: (lambda v=v: v) for name, v in inputs.items()})  # type: ignore[misc]
+    values, trap = emit(b, [outcome], inputs)
     results = [f"result {k}" for k in range(len(values) + 1)]
     for name, value in zip(results, [*values, b.number(0.0) if trap is None else trap], strict=True):
         b.register(name, 0.5)
@@ -262,19 +298,6 @@ def evaluator_of(outcome: Outcome) -> Evaluator:
         return None if trapped else tuple(found)
 
     return run
-
-
-def steps_to_compare(explorer: Explorer, sparse: bool) -> list[int]:
-    """Around each number in the function and each step where a decision changes, and spread over what can come."""
-    last, steps = min(explorer.horizon, FARTHEST), set(range(33))
-    for centre in sorted(int(p) for p in {*explorer.points, *explorer.graph.numbers()} if 0 <= p <= last):
-        steps.update(range(centre - AROUND, centre + AROUND + 1) if len(steps) < MOST_AROUND else (centre,))
-    generator = random.Random(0)
-    steps.update(int(1.12**k) for k in range(10, 190))
-    steps.update(generator.randrange(10**7) for _ in range(20 if sparse else 150))
-    found = sorted(x for x in {*steps, 2**24 + 1, 2**31 - 1, 2**31, last} if 0 <= x <= last)
-    # a function that runs long is compared at fewer
-    return found[:: 1 + len(found) * explorer.lines_of_a_path // 500_000]
 
 
 def compare(

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from .operations import JUMPS, TABLE, Node
+from .graph import JUMPS, TABLE, Node
 from .paths import current
 from .symbol import INTS, Sym, apply, bounds, finite, is_, is_infinite, kind_of, lift, node_of, refuse_jump, to_integer
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import dis
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from types import FrameType, TracebackType
 from typing import Any
 
-from .operations import TABLE, Graph, Interval, Node, Ranges
+from ..program.bounds import Interval
+from .graph import Graph, Node, Ranges
 
 MAX_PATHS = 256
 MAX_DECISIONS = 256  # on one path
@@ -41,11 +43,13 @@ class Outcome:
     Attributes:
         values: what it returns.
         trap: not 0 where it raises; the constant 0 if it never does.
+        horizon: the last step up to which its whole numbers are exact.
     """
 
     values: tuple[Node, ...]
     trap: Node
-    paths: int = 1
+    paths: int
+    horizon: int
 
     @cached_property
     def nodes(self) -> list[Node]:
@@ -62,17 +66,27 @@ class Outcome:
     @property
     def inexact(self) -> list[str]:
         """Operations whose last place is not the same for every evaluator."""
-        return sorted({node.op for node in self.nodes if node.op in TABLE and TABLE[node.op].units})
+        return sorted({node.op for node in self.nodes if node.traits.units})
 
-    def shape(self, *, numbers: bool) -> tuple[Any, ...]:
-        """Equal for outcomes that are the same to the bit, or with ``numbers`` False but for constants and tables."""
-        place, lines = {node: k for k, node in enumerate(self.nodes)}, []
-        for node in self.nodes:
-            value = node.field if node.op == "input" else node.value
-            if not numbers and (node.is_const or isinstance(value, tuple)):
-                value = "" if node.is_const else len(value)
-            lines.append((node.op, repr(value), tuple(place[a] for a in node.args)))
-        return tuple(lines), tuple(place[v] for v in self.values), None if self.trap.is_const else place[self.trap]
+    @property
+    def counted(self) -> set[str]:
+        """The inputs that are whole numbers."""
+        return {node.field for node in self.nodes if node.op == "input" and node.whole}
+
+    @cached_property
+    def bits(self) -> tuple[Any, ...]:
+        """Equal for outcomes that are the same to the bit."""
+        return self._lines(lambda node: repr(node.field or node.value))
+
+    @cached_property
+    def form(self) -> tuple[Any, ...]:
+        """Equal for outcomes that are the same but for constants and the numbers in tables."""
+        return self._lines(lambda n: len(n.value) if isinstance(n.value, tuple) else n.field or n.is_const or n.value)
+
+    def _lines(self, described: Callable[[Node], Any]) -> tuple[Any, ...]:
+        place = {node: k for k, node in enumerate(self.nodes)}
+        lines = tuple((node.op, described(node), *(place[a] for a in node.args)) for node in self.nodes)
+        return lines, tuple(place[v] for v in self.values), None if self.trap.is_const else place[self.trap]
 
 
 _Taken = tuple[list[tuple[Node, bool]], tuple[Node, ...] | None]  # decisions, and results; None: it raised
@@ -110,7 +124,7 @@ class Explorer:
         if values is None:
             shown = " ".join(f"{type(self.error).__name__} ({BaseException.__str__(self.error)})".split())
             raise Untraceable(f"it raises {shown} at every step")
-        return Outcome(values, trap, len(taken))
+        return Outcome(values, trap, len(taken), self.horizon)
 
     def _paths(self, function: Callable[[], tuple[Node, ...]]) -> Iterator[list[_Taken]]:
         """All paths, at once.
@@ -235,7 +249,7 @@ class Path:
         return truth
 
 
-def _refuse_unknown(error: Any, traceback: TracebackType) -> None:
+def _refuse_unknown(error: Any, place: TracebackType) -> None:
     """End the trace at an exception that may be one of symbolic numbers, and not of the function's.
 
     The function's are those that it raises, those that a rule raises in Python's place, and those of plain values.
@@ -243,9 +257,9 @@ def _refuse_unknown(error: Any, traceback: TracebackType) -> None:
     known = (ArithmeticError, LookupError, StopIteration, RecursionError)
     if not isinstance(error, Exception) or isinstance(error, known):
         return
-    while traceback.tb_next is not None:
-        traceback = traceback.tb_next
-    raised = traceback.tb_frame.f_code.co_code[traceback.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+    while place.tb_next is not None:
+        place = place.tb_next
+    raised = place.tb_frame.f_code.co_code[place.tb_lasti] == dis.opmap["RAISE_VARARGS"]
     said = BaseException.__str__(error)
     if not raised or said.startswith("exceptions must derive"):
         raise current().stop(f"{type(error).__name__}: {said}, where the function may not raise that")
@@ -255,39 +269,22 @@ def _is_traced(frame: FrameType) -> bool:
     return type(frame.f_globals) is not dict  # rebuilt functions have globals of their own class
 
 
-def traced_frame() -> FrameType | None:
-    """The rebuilt function that runs now."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None and not _is_traced(frame):
-        frame = frame.f_back
-    return frame
+def traced_frames() -> list[FrameType]:
+    """The rebuilt functions that run now, the innermost first."""
+    frames = (frame for frame, _ in traceback.walk_stack(sys._getframe(1)))
+    return [frame for frame in frames if _is_traced(frame)]
 
 
 def _located(reason: str) -> str:
-    """The reason in one line, with the line of the function that runs now."""
-    frame = traced_frame()
-    where = f"line {frame.f_lineno} of {_function_around(frame)}{_elsewhere(frame)}: " if frame else ""
+    """The reason in one line, with the line of the function that runs now; the file, if not that of the outermost."""
+    frames, where = traced_frames(), ""
+    if frames:
+        # Python before 3.12 has comprehensions as functions of their own
+        names = (f.f_code.co_name for f in frames if f.f_code.co_name not in ("<listcomp>", "<setcomp>", "<dictcomp>"))
+        file = frames[0].f_code.co_filename
+        elsewhere = "" if frames[-1].f_code.co_filename == file else f" in {file.rpartition('/')[2]}"
+        where = f"line {frames[0].f_lineno} of {next(names, frames[0].f_code.co_name)}{elsewhere}: "
     return " ".join(f"{where}{reason}".split())
-
-
-def _function_around(frame: FrameType) -> str:
-    """The name of the function that a user sees there: Python has comprehensions as functions of their own."""
-    around: FrameType | None = frame
-    while around is not None and around.f_code.co_name in _COMPREHENSIONS:
-        around = around.f_back
-    return frame.f_code.co_name if around is None or not _is_traced(around) else around.f_code.co_name
-
-
-def _elsewhere(frame: FrameType) -> str:
-    """The file, if it is another one than that of the function that is traced."""
-    file, outer = frame.f_code.co_filename, frame
-    caller = frame.f_back
-    while caller is not None:
-        outer, caller = caller if _is_traced(caller) else outer, caller.f_back
-    return "" if outer.f_code.co_filename == file else f" in {file.rpartition('/')[2]}"
-
-
-_COMPREHENSIONS = ("<listcomp>", "<setcomp>", "<dictcomp>")
 
 
 # -- what a traced function must not see of ours ------------------------------------------------------------

@@ -27,7 +27,7 @@ from typing import Any
 from .builtin import COPIES, copy_of
 from .mathematics import CALLS
 from .outside import HEAP_TYPE, MISSING, StandIn, Watch, is_a, real_of, shown
-from .paths import Guarded, current, traced_frame
+from .paths import Guarded, current, traced_frames
 from .symbol import is_numpy_float
 
 _SIMPLE = frozenset((int, float, bool, str, bytes, type(None), type(...), type(NotImplemented)))
@@ -173,8 +173,8 @@ class Sandbox:
 
     def _super(self, *arguments: Any) -> Any:
         if not arguments:
-            frame = traced_frame()
-            if frame is None or "__class__" not in frame.f_locals:
+            frame = traced_frames()[0]
+            if "__class__" not in frame.f_locals:
                 raise current().stop("super() outside of a method")
             arguments = frame.f_locals["__class__"], frame.f_locals[frame.f_code.co_varnames[0]]
         start, real = map(real_of, arguments)

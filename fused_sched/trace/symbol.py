@@ -13,7 +13,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from .operations import Interval, Node
+from ..program.bounds import Interval
+from .graph import Node
 from .paths import EXACT, LAST_STEP, Guarded, current
 
 MAX_CONCRETE = 64  # values of a symbolic index

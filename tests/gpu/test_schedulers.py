@@ -200,6 +200,25 @@ def test_replays_never_have_a_value_that_a_group_refuses(
         scheduler.get_last_value()
 
 
+@pytest.mark.parametrize("value", [-10, 2.5, 7.0])
+def test_an_epoch_that_no_counting_leads_to_is_refused_after_the_capture(
+    value: float, gpu_backend: Any, capture: Capture, warm_up: WarmUp
+) -> None:
+    """A traced function is for steps from 0 on, and replays ask nobody."""
+    made = _optimizer(backend=gpu_backend)
+    scheduler = LambdaLR(made, lambda step: 0.5 if step < 0 else 1.0 + step % 4)
+    warm_up(scheduler.step, 2)
+    graph = capture(scheduler.step)
+    graph.replay()
+    for edit in (lambda: setattr(scheduler, "last_epoch", value), lambda: scheduler.__dict__.update(last_epoch=value)):
+        with pytest.raises(ValueError, match=rf"last_epoch={value!r} was assigned after a CUDA graph was captured"):
+            edit()
+        assert scheduler.last_epoch == 3
+    scheduler.last_epoch = 9
+    graph.replay()
+    assert (scheduler.last_epoch, scheduler.get_last_lr()) == (10, [lr * 3.0 for lr in LRS])
+
+
 def test_function_called_by_python_cannot_be_captured_without_a_horizon(
     gpu_backend: Any, capture: Capture, warm_up: WarmUp
 ) -> None:

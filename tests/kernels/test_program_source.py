@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from fused_sched.memory.control_block import FIELDS, GROUP_STRIDE, GROUPS_OFFSET
 from fused_sched.program.builder import Builder, Value
-from fused_sched.program.program import FIELD_OPERATIONS, OPERATIONS, Program
+from fused_sched.program.operations import FIELD_OPERATIONS, OPERATIONS
+from fused_sched.program.program import Program
 
 pytest.importorskip("triton")
 
@@ -83,7 +84,7 @@ def programs(draw: Callable[..., object], names: list[str]) -> tuple[Program, in
         if name == "lookup":
             values.append(b.lookup(draw(st.sampled_from(["narrow", "wide"])), draw(st.sampled_from(values))))
         else:
-            values.append(b.op(name, *(draw(st.sampled_from(values)) for _ in range(OPERATIONS[name]))))
+            values.append(b.op(name, *(draw(st.sampled_from(values)) for _ in range(OPERATIONS[name].operands))))
     uniform = [v for v in values if v.uniform]
     b.set_register("r0", draw(st.sampled_from(uniform)))
     b.set_register("r1", draw(st.sampled_from(values)))
@@ -104,7 +105,7 @@ def test_exact_operation_on_special_values(name: str) -> None:
     b = Builder(len(pairs))
     x = b.const("x", [p[0] for p in pairs])
     y = b.const("y", [p[1] for p in pairs])
-    b.set_field("lr", b.op(name, *[x, y, x][: OPERATIONS[name]]))
+    b.set_field("lr", b.op(name, *[x, y, x][: OPERATIONS[name].operands]))
     check(b.finish(name), new_control(len(pairs), [0.0]), advances=1, relative=0.0)
 
 
@@ -115,7 +116,7 @@ def test_inexact_operation_is_within_two_units(name: str) -> None:
     b = Builder(len(pairs))
     x = b.const("x", [p[0] for p in pairs])
     y = b.const("y", [p[1] for p in pairs])
-    b.set_field("lr", b.op(name, *[x, y][: OPERATIONS[name]]))
+    b.set_field("lr", b.op(name, *[x, y][: OPERATIONS[name].operands]))
     check(b.finish(name), new_control(len(pairs), [0.0]), advances=1, relative=4.5e-16)
 
 

@@ -26,7 +26,8 @@ from fused_sched.kernels.launcher import compile_kernel
 from fused_sched.kernels.program_source import advance_function
 from fused_sched.memory.parameter_table import kind_code
 from fused_sched.program.builder import Builder
-from fused_sched.program.program import OPERATIONS, Program
+from fused_sched.program.operations import OPERATIONS
+from fused_sched.program.program import Program
 from fused_sched.trace import Traced, trace
 from fused_sched.trace.function import emit
 
@@ -39,7 +40,7 @@ def operation(name: str) -> Program:
     b = Builder(LANES)
     b.set_register("last_epoch", b.register("last_epoch", 0) + 1)
     operands = [b.const(letter, [0.0] * LANES) for letter in "xyz"]
-    b.set_field("lr", b.op(name, *operands[: OPERATIONS[name]]))
+    b.set_field("lr", b.op(name, *operands[: OPERATIONS[name].operands]))
     return b.finish(name)
 
 
@@ -57,7 +58,7 @@ def of_steps(traced: Traced) -> Program:
     """The lr of each of 128 groups becomes a function of a step of the group's own, the momentum whether it raises."""
     b = Builder(LANES)
     step = b.const("x", [0.0] * LANES)
-    values, trap = emit(b, [traced.outcome], {"step": lambda: step})
+    values, trap = emit(b, [traced.outcome], {"step": step})
     b.set_field("lr", values[0])
     b.set_field("momentum", b.number(0.0) if trap is None else trap)
     return b.finish(traced.name)

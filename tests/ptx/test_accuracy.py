@@ -18,7 +18,7 @@ pytest.importorskip("triton")
 
 from fused_sched.kernels.program_source import EXPRESSIONS
 from fused_sched.memory.control_block import FIELDS, GROUP_STRIDE, GROUPS_OFFSET
-from fused_sched.program.program import OPERATIONS
+from fused_sched.program.operations import OPERATIONS
 from ptx import Kernel, perturb
 from ptx.compile_triton import LANES, operation
 from ptx.compiled import triton_ptx
@@ -48,7 +48,7 @@ def _on_device(kernel: Kernel, name: str, values: list[tuple[float, ...]]) -> li
     results: list[float] = []
     for start in range(0, len(values), LANES):
         memory = program.initial_memory(range(program.n_groups))
-        for k, operand in enumerate(("x", "y")[: OPERATIONS[name]]):
+        for k, operand in enumerate(("x", "y")[: OPERATIONS[name].operands]):
             at = program.offsets[operand]
             memory[at : at + LANES] = torch.tensor([v[k] for v in values[start : start + LANES]], dtype=torch.float64)
         schedules = torch.tensor([memory.data_ptr()])

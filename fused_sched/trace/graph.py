@@ -1,18 +1,20 @@
-"""Operations: the one form between a function and a program, and the table of what is known of each.
+"""The graph: the one form between a function and a program, and what is known of its values on a path.
 
-A traced function becomes nodes of a graph. A node is an operation of the program
-(:data:`fused_sched.program.program.OPERATIONS`), a constant, an input, or a place in a table that is sorted or not.
+A node is an operation of the program (:data:`fused_sched.program.operations.OPERATIONS`), a constant, an input, or a
+place in a sorted table.
 """
 
 from __future__ import annotations
 
 import bisect
-import itertools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-from ..program.program import host_function, table_row
+from ..program.bounds import ANY, Interval, table_row
+from ..program.operations import OPERATIONS, Traits, host_function
+
+TABLE: dict[str, Traits] = {**OPERATIONS, "count_lt": Traits(1, whole=True)}  # bisect_left, which a program is made of
 
 COMPARISONS = frozenset(("lt", "le", "eq", "ne"))
 JUMPS = COMPARISONS | {"floor", "ceil", "trunc", "round", "floordiv", "mod", "lookup", "count_lt"}
@@ -27,7 +29,7 @@ class Node:
     by those of the operands, as paths have found them.
     """
 
-    __slots__ = ("args", "field", "id", "inexact", "inputs", "is_const", "op", "spans", "value", "whole")
+    __slots__ = ("args", "field", "id", "inexact", "inputs", "is_const", "op", "spans", "traits", "value", "whole")
 
     def __init__(self, number: int, op: str, args: tuple[Node, ...], value: Any, whole: bool) -> None:
         self.id, self.op, self.args, self.value, self.whole = number, op, args, value, whole
@@ -35,8 +37,13 @@ class Node:
         self.inputs: frozenset[str] = frozenset((value,) if op == "input" else ()).union(*(a.inputs for a in args))
         below = () if op in COMPARISONS or op in ("and", "or", "not") else args[1:] if op == "where" else args
         self.spans: dict[tuple[Interval, ...], Interval] = {}
-        units = op in TABLE and TABLE[op].units
-        self.inexact: str = op if units else next((a.inexact for a in below if a.inexact), "")
+        self.traits = TABLE[op] if args else Traits(0)
+        self.inexact: str = op if self.traits.units else next((a.inexact for a in below if a.inexact), "")
+
+    @property
+    def function(self) -> Callable[..., float]:
+        """The host's function of the operands."""
+        return function_of(self.op, self.value)
 
     def __str__(self) -> str:
         words = [self.op, *(f"%{a.id}" for a in self.args), *([] if self.value is None else [str(self.value)])]
@@ -92,112 +99,6 @@ def function_of(op: str, value: Any) -> Callable[..., float]:
     return (lambda x: float(bisect.bisect_left(value, x))) if op == "count_lt" else host_function(op, value)
 
 
-# -- the table ---------------------------------------------------------------------------------------------
-
-
-class Interval(NamedTuple):
-    """Where a value is: between two numbers, both of them possible, or NaN where that is possible."""
-
-    low: float = -math.inf
-    high: float = math.inf
-    nan: bool = False
-
-    def has(self, x: float) -> bool:
-        return self.low <= x <= self.high
-
-    @property
-    def endless(self) -> bool:
-        return self.low == -math.inf or self.high == math.inf
-
-    @property
-    def truth(self) -> bool | None:
-        """Of a condition, which is true where it is not 0; None: either."""
-        return True if self.low > 0 or self.high < 0 else False if self.low == self.high == 0 and not self.nan else None
-
-    def joined(self, other: Interval) -> Interval:
-        return Interval(min(self.low, other.low), max(self.high, other.high), self.nan or other.nan)
-
-
-ANY = Interval(nan=True)
-
-
-def _at_ends(node: Node, *of: Interval) -> Interval:
-    """For what rises or falls in each operand, up to its last place: IEEE rounding is monotone. Truths are 0 and 1."""
-    f = function_of(node.op, node.value)
-    ends = [(x.low, x.high, math.nan) if x.nan else (x.low, x.high) for x in of]
-    made = [(f(*x), any(a != a for a in x)) for x in itertools.product(*ends)]
-    values = [value for value, _ in made if value == value]
-    if any(value != value and not of_nan for value, of_nan in made):
-        return ANY
-    low, high = min(values), max(values)
-    if TABLE[node.op].units:
-        low, high = (x + d * abs(x) if math.isfinite(x) else x for x, d in ((low, -1e-14), (high, 1e-14)))
-    return Interval(low, high, len(values) < len(made))
-
-
-def _unless(jumps: Callable[..., bool]) -> Callable[..., Interval]:
-    """As :func:`_at_ends`, but for operands where it does not rise or fall."""
-    return lambda node, *of: ANY if jumps(*of) else _at_ends(node, *of)
-
-
-def _abs(node: Node, a: Interval) -> Interval:
-    low, high = sorted((abs(a.low), abs(a.high)))
-    return Interval(0.0 if a.has(0.0) else low, high, a.nan)
-
-
-def _mod(node: Node, a: Interval, b: Interval) -> Interval:
-    nan = a.nan or b.nan or a.endless
-    if b.has(0.0) or b.low < 0:
-        return ANY if b.has(0.0) else Interval(b.low, 0.0, nan)
-    inside = a.low >= 0 and a.high < b.low
-    return a._replace(nan=nan) if inside else Interval(0.0, b.high - 1 if node.whole else b.high, nan)
-
-
-def _equal(node: Node, a: Interval, b: Interval) -> Interval:
-    never, nan = a.high < b.low or b.high < a.low, a.nan or b.nan
-    always = a.low == a.high == b.low == b.high and not nan
-    found = Interval(float(always), float(not never))
-    return found if node.op == "eq" else Interval(1.0 - found.high, 1.0 - found.low)
-
-
-def _where(node: Node, condition: Interval, a: Interval, b: Interval) -> Interval:
-    return a.joined(b) if condition.truth is None else a if condition.truth else b
-
-
-def _lookup(node: Node, a: Interval) -> Interval:
-    first, last = (table_row(x, len(node.value) - 1) for x in a[:2])
-    rows = node.value[0 if a.nan else first : last + 1]
-    return Interval(min(rows), max(rows))
-
-
-class Facts(NamedTuple):
-    """What is known of an operation: the bounds of its value, from its node and the bounds of its operands.
-
-    ``whole``: whether it gives whole numbers; None: if its operands are whole. ``units``, in the last place, by which
-    two evaluators of a program may differ: what the C library's, numpy's and CUDA's functions are off, of the two
-    worst together. tanh of the C library alone is off by up to 2.2.
-    """
-
-    bounds: Callable[..., Interval] = _at_ends
-    whole: bool | None = False
-    units: int = 0
-
-
-_DIVIDED = _unless(lambda a, b: b.has(0.0))
-_WAVE = Facts(lambda node, a: Interval(-1.0, 1.0, a.nan or a.endless), units=2)
-TABLE: dict[str, Facts] = {
-    **dict.fromkeys(("add", "sub", "neg", "min", "max"), Facts(whole=None)),
-    **dict.fromkeys(("lt", "le", "and", "or", "not"), Facts(whole=True)),
-    **dict.fromkeys(("floor", "ceil", "trunc", "round", "count_lt"), Facts(whole=True)),
-    **dict.fromkeys(("exp", "expm1", "log", "log2", "log10", "log1p", "atan"), Facts(units=2)),
-    "mul": Facts(_unless(lambda a, b: (a.has(0.0) and b.endless) or (b.has(0.0) and a.endless)), None),
-    "div": Facts(_DIVIDED), "floordiv": Facts(_DIVIDED, None), "mod": Facts(_mod, None), "abs": Facts(_abs, None),
-    "pow": Facts(_unless(lambda a, b: a.low < 0 or (a.low == 0 and b.low < 0)), units=2), "sqrt": Facts(),
-    "eq": Facts(_equal, True), "ne": Facts(_equal, True), "where": Facts(_where, None), "lookup": Facts(_lookup, None),
-    "cos": _WAVE, "sin": _WAVE, "tan": Facts(lambda node, a: ANY, units=2), "tanh": Facts(units=4),
-}  # fmt: skip
-
-
 # -- what is known on a path -------------------------------------------------------------------------------
 
 
@@ -227,7 +128,7 @@ class Ranges:
         return found
 
     def _of(self, node: Node) -> Interval:
-        of, bounds = tuple([self.bounds(a) for a in node.args]), TABLE[node.op].bounds
+        of, bounds = tuple([self.bounds(a) for a in node.args]), node.traits.bounds
         if node.op in ("div", "floordiv") and node.args[1] in self.nonzero and of[1].low < 0 < of[1].high:
             sides = of[1]._replace(high=-1.0), of[1]._replace(low=1.0)  # whole and not 0: either side of it
             return bounds(node, of[0], sides[0]).joined(bounds(node, of[0], sides[1]))
