@@ -14,7 +14,7 @@ from ..program.program import LAST_EPOCH
 from ..program.schedule import Schedule
 from ..trace import Traced, Untraceable, emit_per_group, trace_all
 from ..trace.function import describe
-from ..trace.symbol import is_numpy_float, is_numpy_single
+from ..trace.symbol import is_numpy
 from .audit import Audit
 from .registers import is_counted
 
@@ -35,7 +35,7 @@ def as_number(value: Any) -> float:
         NotANumber: it is none of them.
     """
     kind = type(value)
-    if kind not in (int, float, bool) and not is_numpy_float(kind) and not is_numpy_single(kind):
+    if kind not in (int, float, bool) and not is_numpy(kind) and not is_numpy(kind, "float32"):
         raise NotANumber(kind.__name__)
     return float(value)
 

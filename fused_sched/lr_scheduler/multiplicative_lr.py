@@ -9,7 +9,7 @@ from torch.optim import Optimizer, lr_scheduler
 
 from ..program.builder import Builder, Value
 from ..program.single import to_single
-from ..trace.symbol import is_numpy_single
+from ..trace.symbol import is_numpy
 from .base import OnDevice
 from .functions import as_number
 
@@ -49,10 +49,10 @@ class MultiplicativeLR(OnDevice, lr_scheduler.MultiplicativeLR):
     def _rows(self, called: Sequence[Sequence[Any]]) -> list[list[float]]:
         factors = [as_number(x) for x in called[0]]
         lrs: list[Any] = [1.0] * len(factors)
-        if any(is_numpy_single(type(x)) for x in called[0]) and "lr" in self._home.fields_bound:
+        if any(is_numpy(type(x), "float32") for x in called[0]) and "lr" in self._home.fields_bound:
             lrs = [group["lr"] for group in self.optimizer.param_groups]  # of tensors, products are tensors
-        kinds = [type(lr * x) if is_numpy_single(type(x)) else float for lr, x in zip(lrs, called[0], strict=False)]
-        return [factors, [float(is_numpy_single(kind)) for kind in kinds]]
+        kinds = [type(lr * x) if is_numpy(type(x), "float32") else float for lr, x in zip(lrs, called[0], strict=False)]
+        return [factors, [float(is_numpy(kind, "float32")) for kind in kinds]]
 
     def _next_lr(self, b: Builder, epoch: Value) -> Value:
         assert self._source is not None

@@ -28,7 +28,7 @@ from .builtin import COPIES, copy_of
 from .mathematics import CALLS
 from .outside import HEAP_TYPE, MISSING, StandIn, Watch, is_a, real_of, shown
 from .paths import Guarded, current, traced_frames
-from .symbol import is_numpy_float
+from .symbol import is_numpy
 
 _SIMPLE = frozenset((int, float, bool, str, bytes, type(None), type(...), type(NotImplemented)))
 _ERRORS = {id(x) for x in vars(builtins).values() if type(x) is type and issubclass(x, Exception)}
@@ -79,7 +79,7 @@ class Sandbox:
     def wrap(self, value: Any) -> Any:
         """What the traced function gets for a value from outside."""
         kind = type(value)
-        if kind in _SIMPLE or id(value) in _ERRORS or issubclass(kind, Guarded) or is_numpy_float(kind):
+        if kind in _SIMPLE or id(value) in _ERRORS or issubclass(kind, Guarded) or is_numpy(kind):
             return value
         return self._once("stand-in", value, self._stand_in)
 
@@ -160,14 +160,11 @@ class Sandbox:
             return self.wrap(value.__func__)
         if type(value) is classmethod:
             return StandIn(value, functools.partial(self.wrap(value.__func__), self.wrap(owner)))
-        if type(value).__flags__ & HEAP_TYPE:
-            self.watch.of_class(value, "__get__")
-        computes = any("__get__" in one.__dict__ for one in type(value).__mro__)
-        if computes and not is_a(value, type, types.FunctionType):
-            kinds = type(value).__mro__
-            what = next((k.__dict__["_said"] for k in kinds if type(k.__dict__.get("_said")) is str), None)
-            advice = ": a method that does so can be traced" if type(value) is property else ""
-            what = what or f"a {type(value).__name__}"
+        kind = self.watch.kind(value) if type(value).__flags__ & HEAP_TYPE else type(value)
+        if self.watch.in_class(kind, "__get__") is not MISSING and not is_a(value, type, types.FunctionType):
+            said = self.watch.in_class(kind, "_said")
+            what = said if type(said) is str else f"a {kind.__name__}"
+            advice = ": a method that does so can be traced" if kind is property else ""
             raise current().stop(f"it reads {name!r}, {what} of {shown(owner)}, which computes it{advice}")
         return self.wrap(value)
 

@@ -75,14 +75,9 @@ node_of: Callable[[Sym], Node] = Sym._node.__get__  # type: ignore[attr-defined]
 kind_of: Callable[[Sym], str] = Sym._kind.__get__  # type: ignore[attr-defined]
 
 
-def is_numpy_float(kind: type) -> bool:
-    """Whether it is numpy's float64."""
-    return kind is getattr(sys.modules.get("numpy"), "float64", None)
-
-
-def is_numpy_single(kind: type) -> bool:
-    """Whether it is numpy's float32."""
-    return kind is getattr(sys.modules.get("numpy"), "float32", None)
+def is_numpy(kind: type, name: str = "float64") -> bool:
+    """Whether it is the class of numpy's that has this name."""
+    return kind is getattr(sys.modules.get("numpy"), name, None)
 
 
 def constant(value: float, kind: str = "int") -> Sym:
@@ -99,7 +94,7 @@ def lift(value: Any) -> Any:
         if kind is int and abs(value) > EXACT and (abs(value) > 2**1023 or int(float(value)) != value):
             raise current().stop(f"{value} is an int that float64 cannot hold")
         return constant(value, kind.__name__)
-    if is_numpy_float(kind):
+    if is_numpy(kind):
         return constant(value, "numpy")
     if issubclass(kind, _NO_NUMBERS) or callable(value):
         return None
