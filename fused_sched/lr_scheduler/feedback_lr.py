@@ -218,6 +218,7 @@ class FeedbackLR(Measured, _HostFeedbackLR):
     def _explained(self) -> str | None:
         if self._traced is None:
             return None
-        waits = ": each step waits for the device" if any(one.traps for one in self._traced) else ""
         lines = [f"its function is part of the program: {one.explain()}" for one in dict.fromkeys(self._traced)]
-        return "\n".join([*lines, f"{self._audit.explain()}{waits}"])
+        if any(one.traps for one in self._traced):
+            lines.append("each step waits for the device, to see whether it raised")
+        return "\n".join([*lines, self._audit.explain()])

@@ -226,7 +226,7 @@ def emit_per_group(
     if sum(len(next(iter(own.values())).nodes) for own in kinds.values()) > MOST_OPERATIONS:
         raise Untraceable(f"the {len(kinds)} kinds of functions of the param groups are too long for one program")
     horizon = min(one.horizon for one in outcomes)
-    for name in {name for one in outcomes for name in one.counted if horizon < LAST_STEP}:
+    for name in outcomes[0].counted if horizon < LAST_STEP else ():
         b.trap(inputs[name] > horizon)
     results: tuple[Value, ...] = ()
     for own in kinds.values():

@@ -43,13 +43,14 @@ class Outcome:
     Attributes:
         values: what it returns.
         trap: not 0 where it raises; the constant 0 if it never does.
-        horizon: the last step up to which its whole numbers are exact.
+        horizon: how far the inputs in ``counted``, which are ints, may count for all ints to be exact.
     """
 
     values: tuple[Node, ...]
     trap: Node
     paths: int
     horizon: int
+    counted: tuple[str, ...]
 
     @cached_property
     def nodes(self) -> list[Node]:
@@ -67,11 +68,6 @@ class Outcome:
     def inexact(self) -> list[str]:
         """Operations whose last place is not the same for every evaluator."""
         return sorted({node.op for node in self.nodes if node.traits.units})
-
-    @property
-    def counted(self) -> set[str]:
-        """The inputs that are whole numbers."""
-        return {node.field for node in self.nodes if node.op == "input" and node.whole}
 
     @cached_property
     def bits(self) -> tuple[Any, ...]:
@@ -124,7 +120,8 @@ class Explorer:
         if values is None:
             shown = " ".join(f"{type(self.error).__name__} ({BaseException.__str__(self.error)})".split())
             raise Untraceable(f"it raises {shown} at every step")
-        return Outcome(values, trap, len(taken), self.horizon)
+        counted = tuple(name for name, node in self.inputs.items() if node.whole)
+        return Outcome(values, trap, len(taken), self.horizon, counted)
 
     def _paths(self, function: Callable[[], tuple[Node, ...]]) -> Iterator[list[_Taken]]:
         """All paths, at once.
