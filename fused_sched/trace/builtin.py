@@ -25,7 +25,7 @@ from .symbol import Sym, apply, bounds, concrete, is_, kind_of, lift, node_of, r
 LONGEST = 100_000  # elements that are gone through
 
 
-def elements(values: Iterable[Any] = ()) -> list[Any]:
+def elements(values: Iterable[Any] = (), /) -> list[Any]:
     """All of an iterable, unless it is endless."""
     found = []
     for value in values:
@@ -119,7 +119,7 @@ class Copy(Guarded):
         return member(members(self), x) if type(x) is Sym else CLASS_OF[type(self)].__contains__(self, x)
 
 
-def _get(items: dict[Any, Any], key: Any, default: Any = None) -> Any:
+def _get(items: dict[Any, Any], key: Any, default: Any = None, /) -> Any:
     return find(items, key, default) if type(key) is Sym else dict.get(items, key, default)
 
 
@@ -155,7 +155,7 @@ def _symbolic(*values: Any) -> bool:
     return any(type(v) is Sym for v in values)
 
 
-def _bool(x: Any = False) -> Any:
+def _bool(x: Any = False, /) -> Any:
     if type(x) is not Sym:
         return bool(x)
     return x if kind_of(x) == "bool" else apply("ne", "bool", x, 0.0)
@@ -163,8 +163,8 @@ def _bool(x: Any = False) -> Any:
 
 def _extreme(real: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
     values = members(arguments[0]) if len(arguments) == 1 else list(arguments)
-    if named.get("key") is not None or not _symbolic(*values):
-        return real(values, **named)
+    if named or not _symbolic(*values):
+        return real(*((values,) if len(arguments) == 1 else arguments), **named)
     best = values[0]
     for value in values[1:]:
         a, b = lift(best), lift(value)
@@ -175,7 +175,7 @@ def _extreme(real: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
     return best
 
 
-def _sum(values: Iterable[Any], start: Any = 0) -> Any:
+def _sum(values: Iterable[Any], /, start: Any = 0) -> Any:
     values = elements(values)
     if not _symbolic(start, *values):
         return sum(values, start)
@@ -198,7 +198,7 @@ def _sum(values: Iterable[Any], start: Any = 0) -> Any:
 _CLASSES: dict[str, type] = {"bool": bool, "int": int, "float": float}
 
 
-def _isinstance(x: Any, classes: Any) -> bool:
+def _isinstance(x: Any, classes: Any, /) -> bool:
     if is_a(classes, tuple):
         return any(_isinstance(x, c) for c in classes)
     wanted, plain = real_of(classes), cast("Any", type.__subclasscheck__)
@@ -208,7 +208,7 @@ def _isinstance(x: Any, classes: Any) -> bool:
     return issubclass(kind, wanted)
 
 
-def _hasattr(x: Any, name: str) -> bool:
+def _hasattr(x: Any, name: str, /) -> bool:
     if name.startswith("__"):
         raise current().stop(f"it uses hasattr() for {name}")
     return hasattr(x, name)
@@ -226,18 +226,20 @@ for _real in (  # they ask their operands, which refuse by themselves
 ):  # fmt: skip
     CALLS[_real] = _real
 CALLS.update({
-    float: lambda x=0.0: Sym(node_of(x), "float") if type(x) is Sym else float(x),
-    int: lambda x=0, *base: to_integer(x, "trunc") if type(x) is Sym else int(x, *base),
-    bool: _bool, list: elements, tuple: lambda x=(): tuple(elements(x)),
-    set: lambda x=(): set(elements(x)), frozenset: lambda x=(): frozenset(elements(x)),
-    reversed: lambda x: iter(elements(x)[::-1]), sum: _sum,
-    sorted: lambda x, **named: sorted(elements(x) if named else members(x), **named), isinstance: _isinstance,
-    iter: lambda x: iter(x), hasattr: _hasattr, next: lambda x, *default: next(x, *default),
-    functools.reduce: lambda function, values, *start: functools.reduce(function, elements(values), *start),
+    float: lambda x=0.0, /: Sym(node_of(x), "float") if type(x) is Sym else float(x),
+    int: lambda x=0, /, *base: int(x, *base) if base or type(x) is not Sym else to_integer(x, "trunc"),
+    bool: _bool, list: elements, tuple: lambda x=(), /: tuple(elements(x)),
+    set: lambda x=(), /: set(elements(x)), frozenset: lambda x=(), /: frozenset(elements(x)),
+    reversed: lambda x, /: iter(elements(reversed(x))), sum: _sum,
+    sorted: lambda x, /, **named: sorted(elements(x) if named else members(x), **named), isinstance: _isinstance,
+    iter: lambda x, /: iter(x), hasattr: _hasattr, next: lambda x, /, *default: next(x, *default),
+    functools.reduce: lambda function, values, /, *start: functools.reduce(function, elements(values), *start),
 })  # fmt: skip
 
 
 def _search(real: Callable[..., Any], a: Any, x: Any, *more: Any, **named: Any) -> Any:
+    if not is_a(a, list, tuple):
+        raise current().stop(f"{real.__name__}() in what is no list or tuple")
     if not _symbolic(x, *more, *a):
         return real(a, x, *more, **named)
     table = numbers(a) if type(x) is Sym and not more and not named else None

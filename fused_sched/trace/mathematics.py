@@ -43,7 +43,7 @@ def _of_math(op: str, outside: str = "", limit: float = 0.0, *, grows: bool = Fa
     ``outside``: the comparison with the limit by which it raises ValueError; "inf": for infinities; "": for nothing.
     """
 
-    def rule(a: Any) -> Sym:
+    def rule(a: Any, /) -> Sym:
         x = lift(a)
         raises = is_infinite(x) if outside == "inf" else bounds(x).low <= limit and outside and is_(outside, x, limit)
         if raises:
@@ -60,7 +60,7 @@ _LN = _of_math("log", "le")
 def _domain(rule: Rule) -> Rule:
     """Two floats, with ValueError where operators raise ZeroDivisionError."""
 
-    def call(a: Any, b: Any) -> Any:
+    def call(a: Any, b: Any, /) -> Any:
         try:
             return rule(*(Sym(node_of(lift(x)), "float") for x in (a, b)))
         except ZeroDivisionError:
@@ -69,13 +69,13 @@ def _domain(rule: Rule) -> Rule:
     return call
 
 
-def _fmod(x: Any, y: Any) -> Sym:
+def _fmod(x: Any, y: Any, /) -> Sym:
     if is_infinite(x):
         raise ValueError("math domain error")
     return _copysign(abs(x) % abs(y), x)
 
 
-def _copysign(a: Any, b: Any) -> Sym:
+def _copysign(a: Any, b: Any, /) -> Sym:
     x, y = lift(a), lift(b)
     if bounds(y).nan:
         raise current().stop("math.copysign with what may be a NaN")
@@ -86,20 +86,20 @@ def _copysign(a: Any, b: Any) -> Sym:
 
 
 _TESTS: dict[str, Rule] = {
-    "isnan": lambda x: apply("ne", "bool", x, x),
-    "isinf": lambda x: apply("eq", "bool", abs(x), math.inf),
-    "isfinite": lambda x: apply("lt", "bool", abs(x), math.inf),
+    "isnan": lambda x, /: apply("ne", "bool", x, x),
+    "isinf": lambda x, /: apply("eq", "bool", abs(x), math.inf),
+    "isfinite": lambda x, /: apply("lt", "bool", abs(x), math.inf),
 }
 _MATH: dict[str, Rule] = {
-    "sqrt": _of_math("sqrt", "lt"), "log": lambda x, *base: _LN(x) / _LN(*base) if base else _LN(x),
+    "sqrt": _of_math("sqrt", "lt"), "log": lambda x, /, *base: _LN(x) / _LN(*base) if base else _LN(x),
     "log2": _of_math("log2", "le"), "log10": _of_math("log10", "le"),
     "log1p": _of_math("log1p", "le", -1.0), "exp": _of_math("exp", grows=True), "expm1": _of_math("expm1", grows=True),
     "cos": _of_math("cos", "inf"), "sin": _of_math("sin", "inf"), "tan": _of_math("tan", "inf"),
     "atan": _of_math("atan"), "tanh": _of_math("tanh"), "fabs": _of_math("abs"),
-    "floor": lambda x: to_integer(x, "floor"), "ceil": lambda x: to_integer(x, "ceil"),
-    "trunc": lambda x: to_integer(x, "trunc"),
-    "degrees": lambda x: apply("mul", "float", x, 180.0 / math.pi),
-    "radians": lambda x: apply("mul", "float", x, math.pi / 180.0),
+    "floor": lambda x, /: to_integer(x, "floor"), "ceil": lambda x, /: to_integer(x, "ceil"),
+    "trunc": lambda x, /: to_integer(x, "trunc"),
+    "degrees": lambda x, /: apply("mul", "float", x, 180.0 / math.pi),
+    "radians": lambda x, /: apply("mul", "float", x, math.pi / 180.0),
     "pow": _domain(lambda x, y: x**y), "fmod": _domain(_fmod), "copysign": _copysign,
     **_TESTS,
 }  # fmt: skip
@@ -110,13 +110,13 @@ for _name, _real in vars(math).items():
 
 # -- numpy's ufuncs on scalars -----------------------------------------------------------------------------
 
-_SAME = ("exp", "expm1", "log", "log2", "log10", "log1p", "cos", "sin", "tan", "tanh", "sqrt", "floor", "ceil", "trunc")
+_FLOATS = ("exp", "expm1", "log", "log2", "log10", "log1p", "cos", "sin", "tan", "tanh", "sqrt")
 _UFUNCS = {
-    **dict(zip(_SAME, _SAME, strict=True)), "rint": "round", "arctan": "atan", "power": "pow", "fabs": "abs",
-    "absolute": "abs", "negative": "neg", "add": "add", "subtract": "sub", "multiply": "mul", "divide": "div",
-    "minimum": "min", "maximum": "max",
+    **{name: name for name in (*_FLOATS, "floor", "ceil", "trunc")}, "rint": "round", "arctan": "atan",
+    "power": "pow", "fabs": "abs", "absolute": "abs", "negative": "neg", "add": "add", "subtract": "sub",
+    "multiply": "mul", "divide": "div", "minimum": "min", "maximum": "max",
 }  # fmt: skip
-_OF_INTS = (*_SAME[:11], "arctan", "divide", "minimum", "maximum")
+_OF_INTS = (*_FLOATS, "arctan", "divide", "minimum", "maximum")
 
 
 def _ufunc(name: str) -> Rule:
@@ -127,6 +127,7 @@ def _ufunc(name: str) -> Rule:
         xs = [x for x in map(lift, arguments) if x is not None]
         of_ints = all(kind_of(x) in INTS for x in xs)
         odd = len(xs) < len(arguments) or any("bool" in kind_of(x) for x in xs) or (of_ints and name not in _OF_INTS)
+        odd = odd or len(xs) != TABLE[op].operands
         if named or odd:
             raise current().stop(f"numpy.{name}() of arrays, truth values or ints, or with options")
         if op in ("min", "max") and of_ints:
@@ -151,7 +152,11 @@ def _has_no_minus_zero(node: Node) -> bool:
     return math.copysign(1.0, node.value) > 0 if node.is_const else node.op == "input" and node.whole
 
 
-def _where(condition: Any, a: Any, b: Any) -> Any:
+def _as_numpys(rule: Rule) -> Rule:
+    return lambda x, /: Sym(node_of(rule(x)), "numpy bool")
+
+
+def _where(condition: Any, a: Any, b: Any, /) -> Any:
     x, y = lift(a), lift(b)
     kinds = {kind_of(x), kind_of(y)}
     if kinds <= set(INTS) or kinds & {"bool", "numpy bool"}:
@@ -168,8 +173,8 @@ def quiet_numpy() -> AbstractContextManager[Any]:
         for name in _UFUNCS:
             stands_for(getattr(np, name), _ufunc(name))
         for name, rule in _TESTS.items():
-            stands_for(getattr(np, name), lambda x, rule=rule: Sym(node_of(rule(x)), "numpy bool"))
+            stands_for(getattr(np, name), _as_numpys(rule))
         stands_for(np.clip, lambda a, a_min, a_max: _ufunc("minimum")(_ufunc("maximum")(a, a_min), a_max))
         stands_for(np.where, _where)
-        stands_for(np.float64, lambda x=0.0: Sym(node_of(x), "numpy"))
+        stands_for(np.float64, lambda x, /: Sym(node_of(x), "numpy"))
     return np.errstate(all="ignore")  # type: ignore[no-any-return]

@@ -184,9 +184,11 @@ def real_of(value: Any) -> Any:
     return _SLOTS["_real"](value) if type(value) is StandIn else value
 
 
+# by __getitem__ text that is formatted would take it for a mapping
+_NOT_REFUSED = ("__new__", "__init__", "__getattribute__", "__doc__", "__getitem__")
 for _name in {name for kind in (complex, float, int, list, dict) for name in vars(kind)} | {
     *("__next__", "__matmul__", "__rmatmul__", "__enter__", "__exit__", "__str__", "__format__", "__complex__"),
     *("__instancecheck__", "__subclasscheck__"),
 }:
-    if _name.startswith("__") and _name not in ("__new__", "__init__", "__getattribute__", "__doc__"):
+    if _name.startswith("__") and _name not in _NOT_REFUSED:
         setattr(StandIn, _name, refusing(f"uses {_name} of"))

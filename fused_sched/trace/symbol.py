@@ -65,7 +65,8 @@ class Sym(Guarded):
         return Sym(node_of(self), number_kind(self))
 
     def __round__(self, digits: int | None = None) -> Sym:
-        if digits is not None and (kind_of(self) not in ("int", "bool") or digits < 0):
+        exact = digits is None or (kind_of(self) in ("int", "bool") and type(digits) is int and digits >= 0)
+        if not exact:
             raise current().stop("round() to decimal digits has no exact counterpart in binary arithmetic")
         return to_integer(self, "round")
 
@@ -92,7 +93,7 @@ def lift(value: Any) -> Any:
         return value
     if kind in (bool, int, float):
         if kind is int and abs(value) > EXACT and (abs(value) > 2**1023 or int(float(value)) != value):
-            raise current().stop(f"{value} is an int that float64 cannot hold")
+            raise current().stop("it computes with an int that float64 cannot hold")
         return constant(value, kind.__name__)
     if is_numpy(kind):
         return constant(value, "numpy")
