@@ -156,6 +156,10 @@ class StandIn(Guarded):
 
     __slots__ = ("_call", "_read", "_real")
 
+    def __new__(cls, real: Any, *how: Any) -> StandIn:
+        has_items = any("__getitem__" in one.__dict__ for one in type(real).__mro__)
+        return super().__new__(_WithItems if has_items else cls)
+
     def __init__(self, real: Any, call: Callable[..., Any] | None, read: Callable[[str], Any] | None = None) -> None:
         for slot, value in zip(StandIn.__slots__, (call, read, real), strict=True):
             object.__setattr__(self, slot, value)
@@ -181,10 +185,16 @@ _SLOTS: dict[str, Callable[[StandIn], Any]] = {name: getattr(StandIn, name).__ge
 
 def real_of(value: Any) -> Any:
     """What a stand-in stands for; other values are themselves."""
-    return _SLOTS["_real"](value) if type(value) is StandIn else value
+    return _SLOTS["_real"](value) if is_a(value, StandIn) else value
 
 
-# by __getitem__ text that is formatted would take it for a mapping
+class _WithItems(StandIn):
+    """Only of what has them: text that is formatted takes for a mapping whatever has this method."""
+
+    __slots__ = ()
+    __getitem__ = refusing("uses __getitem__ of")
+
+
 _NOT_REFUSED = ("__new__", "__init__", "__getattribute__", "__doc__", "__getitem__")
 for _name in {name for kind in (complex, float, int, list, dict) for name in vars(kind)} | {
     *("__next__", "__matmul__", "__rmatmul__", "__enter__", "__exit__", "__str__", "__format__", "__complex__"),

@@ -175,7 +175,7 @@ class Sandbox:
                 raise current().stop("super() outside of a method")
             arguments = frame.f_locals["__class__"], frame.f_locals[frame.f_code.co_varnames[0]]
         start, real = map(real_of, arguments)
-        if type(arguments[1]) is not StandIn or not is_a(start, type) or not is_a(real, start):
+        if not is_a(arguments[1], StandIn) or not is_a(start, type) or not is_a(real, start):
             raise current().stop("super() of what is no object from outside")
         return StandIn(super(start, real), None, functools.partial(self._read, real, after=start))
 
